@@ -1,0 +1,165 @@
+"""Every error that fednot tells a caller, in one catalogue.
+
+A reason is stable: programs may branch on it, and it travels as `google.rpc.ErrorInfo.reason` under
+the domain `fednot`. The sentence is for a person and may change.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum, auto
+from typing import Final
+
+import grpc
+
+DOMAIN: Final = "fednot"
+
+
+class Reason(StrEnum):
+    """Why a call was refused."""
+
+    @staticmethod
+    def _generate_next_value_(name: str, *_: object) -> str:
+        return name
+
+    INVALID_REQUEST = auto()
+    INVALID_CLIENT_NAME = auto()
+    INVALID_SELECTOR = auto()
+    NO_SUCH_LAYER = auto()
+    NOT_AN_ANTICHAIN = auto()
+    OUTPUT_LAYER = auto()
+    LAYER_NOT_NEGATABLE = auto()
+    LAYER_ALREADY_NEGATED = auto()
+    NO_ELIGIBLE_LAYER = auto()
+    UNKNOWN_METHOD = auto()
+    UNKNOWN_CLIENT = auto()
+    UNKNOWN_DELETION = auto()
+    UNKNOWN_VERSION = auto()
+    UNKNOWN_SESSION = auto()
+    UNKNOWN_WORK = auto()
+    CLIENT_BARRED = auto()
+    CLIENT_ALREADY_FORGOTTEN = auto()
+    DELETION_IN_PROGRESS = auto()
+    REQUEST_ID_REUSED = auto()
+    NOT_CANCELLABLE = auto()
+    TRAINING_ACTIVE = auto()
+    TRAINING_NOT_ACTIVE = auto()
+    NOT_RELEASED = auto()
+    VERSION_DESTROYED = auto()
+    MANIFEST_MISMATCH = auto()
+    STALE_GENERATION = auto()
+    WRONG_BASE_VERSION = auto()
+    WRONG_SIZE = auto()
+    WRONG_CHECKSUM = auto()
+    WRONG_NUM_EXAMPLES = auto()
+    NOT_FINITE = auto()
+    INVALID_STREAM = auto()
+    DUPLICATE_UPDATE = auto()
+    ROUND_OVER = auto()
+    SLOW_SENDER = auto()
+    SHUTTING_DOWN = auto()
+    INTERNAL = auto()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a reason means: its gRPC status code and what the caller can do about it."""
+
+    code: grpc.StatusCode
+    remedy: str
+
+
+_INVALID = grpc.StatusCode.INVALID_ARGUMENT
+_STATE = grpc.StatusCode.FAILED_PRECONDITION
+_NOT_FOUND = grpc.StatusCode.NOT_FOUND
+
+CATALOGUE: Final[dict[Reason, Entry]] = {
+    Reason.INVALID_REQUEST: Entry(_INVALID, "Correct the named field."),
+    Reason.INVALID_CLIENT_NAME: Entry(
+        _INVALID, "Use 1 to 63 of a-z, 0-9, '-', '_' and '.', starting with a letter or digit."
+    ),
+    Reason.INVALID_SELECTOR: Entry(
+        _INVALID, "Use first, layers=NAME,..., index=N,... or all-but-last."
+    ),
+    Reason.NO_SUCH_LAYER: Entry(_INVALID, "Take one of the layers that the message lists."),
+    Reason.NOT_AN_ANTICHAIN: Entry(
+        _INVALID, "Choose layers of which none feeds another, or allow unsafe layers."
+    ),
+    Reason.OUTPUT_LAYER: Entry(_INVALID, "Leave the output layer out, or allow unsafe layers."),
+    Reason.LAYER_NOT_NEGATABLE: Entry(_INVALID, "Choose a weight that the message lists."),
+    Reason.LAYER_ALREADY_NEGATED: Entry(
+        _STATE,
+        "Negating it again would restore what was forgotten; take a layer listed as eligible.",
+    ),
+    Reason.NO_ELIGIBLE_LAYER: Entry(_STATE, "Ask for the method retrain."),
+    Reason.UNKNOWN_METHOD: Entry(_INVALID, "Take one of the methods that the message lists."),
+    Reason.UNKNOWN_CLIENT: Entry(_NOT_FOUND, "`fednot clients` lists the names."),
+    Reason.UNKNOWN_DELETION: Entry(_NOT_FOUND, "`fednot jobs` lists requests and jobs."),
+    Reason.UNKNOWN_VERSION: Entry(_NOT_FOUND, "Take a version that the server lists."),
+    Reason.UNKNOWN_SESSION: Entry(_STATE, "Join again; the server restarted or lost the client."),
+    Reason.UNKNOWN_WORK: Entry(_STATE, "Drop the work and poll for new work."),
+    Reason.CLIENT_BARRED: Entry(
+        grpc.StatusCode.PERMISSION_DENIED, "The client was forgotten and may not train."
+    ),
+    Reason.CLIENT_ALREADY_FORGOTTEN: Entry(_STATE, "Nothing is left to do; see the named request."),
+    Reason.DELETION_IN_PROGRESS: Entry(
+        grpc.StatusCode.ALREADY_EXISTS, "Follow the request that the message names."
+    ),
+    Reason.REQUEST_ID_REUSED: Entry(
+        grpc.StatusCode.ALREADY_EXISTS, "Use a new request id for another payload."
+    ),
+    Reason.NOT_CANCELLABLE: Entry(_STATE, "Only a job that waits can be cancelled."),
+    Reason.TRAINING_ACTIVE: Entry(_STATE, "Wait for the run, or stop it first."),
+    Reason.TRAINING_NOT_ACTIVE: Entry(_STATE, "Start a run first."),
+    Reason.NOT_RELEASED: Entry(_STATE, "Wait until the open deletions have completed."),
+    Reason.VERSION_DESTROYED: Entry(_STATE, "Take a later version."),
+    Reason.MANIFEST_MISMATCH: Entry(_STATE, "Give server and client the same Task."),
+    Reason.STALE_GENERATION: Entry(_STATE, "Drop the update and poll for new work."),
+    Reason.WRONG_BASE_VERSION: Entry(_STATE, "Train from the version that the work names."),
+    Reason.WRONG_SIZE: Entry(_INVALID, "Send exactly the bytes that the manifest describes."),
+    Reason.WRONG_CHECKSUM: Entry(grpc.StatusCode.DATA_LOSS, "Send the update again."),
+    Reason.WRONG_NUM_EXAMPLES: Entry(
+        _INVALID, "Send a count from 1 to the number of examples stated at join."
+    ),
+    Reason.NOT_FINITE: Entry(
+        _INVALID, "Find why training made NaN or Inf; lower the learning rate."
+    ),
+    Reason.INVALID_STREAM: Entry(_INVALID, "Send a header, then chunks, then a trailer."),
+    Reason.DUPLICATE_UPDATE: Entry(
+        grpc.StatusCode.ALREADY_EXISTS, "The update was counted already; poll for new work."
+    ),
+    Reason.ROUND_OVER: Entry(
+        grpc.StatusCode.ABORTED, "The round ended or was aborted; drop the work and poll again."
+    ),
+    Reason.SLOW_SENDER: Entry(
+        grpc.StatusCode.DEADLINE_EXCEEDED, "Check the link; the next round will ask again."
+    ),
+    Reason.SHUTTING_DOWN: Entry(grpc.StatusCode.UNAVAILABLE, "Reconnect after a short wait."),
+    Reason.INTERNAL: Entry(grpc.StatusCode.INTERNAL, "See the server's log."),
+}
+
+
+class FednotError(Exception):
+    """A refusal with a reason of the catalogue.
+
+    `metadata` travels in ErrorInfo; `retry_after` (seconds) travels as RetryInfo if set.
+    """
+
+    def __init__(
+        self,
+        reason: Reason,
+        message: str,
+        *,
+        metadata: dict[str, str] | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.metadata = metadata or {}
+        self.retry_after = retry_after
+
+    @property
+    def code(self) -> grpc.StatusCode:
+        """The gRPC status code of the reason."""
+        return CATALOGUE[self.reason].code

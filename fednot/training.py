@@ -1,0 +1,113 @@
+"""The default training and evaluation loops for classification."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from fednot.task import SampleDataset, Task
+
+
+class WorkCancelledError(Exception):
+    """The round that the training was for is over."""
+
+
+@dataclass(frozen=True)
+class TrainContext:
+    """What one piece of training work comes with.
+
+    `config` holds the run's overrides of hyper-parameters, such as {"local_epochs": 2};
+    `cancelled` is set when the round is over; `phase` is "training" or "recovery".
+    """
+
+    device: torch.device
+    seed: int
+    round: int
+    phase: str = "training"
+    config: Mapping[str, float] = field(default_factory=dict)
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def check(self) -> None:
+        """Raises WorkCancelledError if the round is over; call it at least once a batch."""
+        if self.cancelled.is_set():
+            raise WorkCancelledError(f"round {self.round} is over")
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How many examples an update was trained on, and what training measured."""
+
+    num_examples: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+def train(task: Task, model: nn.Module, data: SampleDataset, context: TrainContext) -> TrainResult:
+    """Trains with SGD over shuffled batches; the order follows from the seed alone.
+
+    Raises WorkCancelledError when the round is over.
+    """
+    optimiser = torch.optim.SGD(
+        model.parameters(),
+        lr=context.config.get("learning_rate", task.learning_rate),
+        momentum=context.config.get("momentum", task.momentum),
+        weight_decay=context.config.get("weight_decay", task.weight_decay),
+    )
+    generator = torch.Generator().manual_seed(context.seed)
+    batch_size = int(context.config.get("batch_size", task.batch_size))
+    epochs = int(context.config.get("local_epochs", task.local_epochs))
+    model.train()
+    total = 0.0
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(context.seed)
+        for _ in range(epochs):
+            order = torch.randperm(len(data), generator=generator).tolist()
+            for inputs, targets in batches(data, order, batch_size):
+                context.check()
+                optimiser.zero_grad()
+                outputs = model(inputs.to(context.device))
+                loss = task.loss(outputs, targets.to(context.device))
+                loss.backward()
+                optimiser.step()
+                total += float(loss.detach()) * len(targets)
+    return TrainResult(len(data), {"loss": total / (epochs * len(data))})
+
+
+@torch.no_grad()
+def evaluate(
+    task: Task, model: nn.Module, data: SampleDataset, device: torch.device
+) -> dict[str, float]:
+    """Mean loss, accuracy, and the accuracy of the best constant guess ("chance")."""
+    model.eval()
+    loss, correct = 0.0, 0
+    counts: dict[int, int] = {}
+    for inputs, targets in batches(data, list(range(len(data))), 256):
+        outputs = model(inputs.to(device))
+        on_device = targets.to(device)
+        loss += float(task.loss(outputs, on_device)) * len(targets)
+        correct += int((outputs.argmax(dim=1) == on_device).sum())
+        for target in targets.tolist():
+            counts[target] = counts.get(target, 0) + 1
+    size = len(data)
+    return {
+        "loss": loss / size,
+        "accuracy": correct / size,
+        "chance": max(counts.values()) / size,
+    }
+
+
+def batches(
+    data: SampleDataset, order: list[int], batch_size: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yields inputs and targets stacked over the batch, in the given order of indices."""
+    for start in range(0, len(order), batch_size):
+        samples = [data[index] for index in order[start : start + batch_size]]
+        yield (
+            torch.stack([sample[0] for sample in samples]),
+            torch.stack([torch.as_tensor(sample[1]) for sample in samples]),
+        )
