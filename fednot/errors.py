@@ -89,7 +89,7 @@ CATALOGUE: Final[dict[Reason, Entry]] = {
     Reason.LAYER_NOT_NEGATABLE: Entry(_INVALID, "Choose a weight that the message lists."),
     Reason.LAYER_ALREADY_NEGATED: Entry(
         _STATE,
-        "Negating it again would restore what was forgotten; take a layer listed as eligible.",
+        "Negating it again restores what was forgotten; take an eligible layer.",
     ),
     Reason.NO_ELIGIBLE_LAYER: Entry(_STATE, "Ask for the method retrain."),
     Reason.UNKNOWN_METHOD: Entry(_INVALID, "Take one of the methods that the message lists."),
@@ -122,7 +122,7 @@ CATALOGUE: Final[dict[Reason, Entry]] = {
         _INVALID, "Send a count from 1 to the number of examples stated at join."
     ),
     Reason.NOT_FINITE: Entry(
-        _INVALID, "Find why training made NaN or Inf; lower the learning rate."
+        _INVALID, "Find why training made NaN or Inf, or lower the learning rate."
     ),
     Reason.INVALID_STREAM: Entry(_INVALID, "Send a header, then chunks, then a trailer."),
     Reason.DUPLICATE_UPDATE: Entry(

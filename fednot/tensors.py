@@ -74,4 +74,4 @@ def first_not_finite(flat: torch.Tensor, manifest: Manifest) -> str | None:
 
 def as_bytes(flat: torch.Tensor) -> memoryview:
     """The flat model's bytes, without a copy."""
-    return memoryview(flat.numpy())
+    return memoryview(flat.numpy().data)

@@ -72,7 +72,7 @@ def train(task: Task, model: nn.Module, data: SampleDataset, context: TrainConte
                 optimiser.zero_grad()
                 outputs = model(inputs.to(context.device))
                 loss = task.loss(outputs, targets.to(context.device))
-                loss.backward()
+                torch.autograd.backward(loss)
                 optimiser.step()
                 total += float(loss.detach()) * len(targets)
     return TrainResult(len(data), {"loss": total / (epochs * len(data))})

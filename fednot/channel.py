@@ -1,0 +1,45 @@
+"""The gRPC channel and its options, the same on both sides where they must agree."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import grpc
+from grpc import aio
+
+KEEPALIVE_SECONDS: Final = 30
+MAX_MESSAGE_BYTES: Final = 4 << 20
+DEFAULT_ADDRESS: Final = "127.0.0.1:50051"
+
+_Options = list[tuple[str, int]]
+
+CLIENT_OPTIONS: Final[_Options] = [
+    ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.min_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 5_000),
+]
+
+SERVER_OPTIONS: Final[_Options] = [
+    ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", KEEPALIVE_SECONDS * 500),
+    ("grpc.http2.max_ping_strikes", 3),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.so_reuseport", 0),
+]
+
+
+def open_channel(address: str) -> grpc.Channel:
+    """A plaintext channel for blocking calls."""
+    return grpc.insecure_channel(address, options=CLIENT_OPTIONS)
+
+
+def open_aio_channel(address: str) -> aio.Channel:
+    """A plaintext channel for asyncio."""
+    return aio.insecure_channel(address, options=CLIENT_OPTIONS)

@@ -1,0 +1,150 @@
+"""Settings of a process: flag > environment > TOML file > default, as one frozen object.
+
+An environment variable `<PREFIX>NAME_FILE` names a file that holds the value, for secrets. An
+unknown key, wherever it stands, is an error that names the nearest known one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import sys
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeVar, get_origin
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
+
+USAGE_ERROR: Final = 2
+
+
+class SettingsError(ValueError):
+    """A setting that is unknown or has a wrong value; the message says where it came from."""
+
+
+class Settings(BaseModel):
+    """The frozen settings of one process; subclasses list the fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def load(
+    kind: type[S],
+    *,
+    program: str,
+    prefix: str,
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+) -> S:
+    """Reads the settings of a kind.
+
+    Raises SettingsError for a bad value or an unknown key; `--help` and an unknown flag end the
+    process through argparse, as command lines do.
+    """
+    flags = _flags(kind, program, arguments)
+    config_file = flags.pop("config", None) or environment.get(f"{prefix}CONFIG")
+    values = _from_file(kind, Path(config_file)) if config_file else {}
+    values |= _from_environment(kind, prefix, environment)
+    values |= flags
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise SettingsError(_sentences(error)) from error
+
+
+def load_or_exit(kind: type[S], *, program: str, prefix: str) -> S:
+    """Reads the settings of this process; prints what is wrong and exits with 2."""
+    try:
+        return load(
+            kind, program=program, prefix=prefix, arguments=sys.argv[1:], environment=os.environ
+        )
+    except SettingsError as error:
+        sys.stderr.write(f"{program}: {error}\n")
+        raise SystemExit(USAGE_ERROR) from error
+
+
+def _flags(kind: type[Settings], program: str, arguments: Sequence[str]) -> dict[str, Any]:
+    parser = argparse.ArgumentParser(
+        prog=program, description=kind.__doc__, argument_default=argparse.SUPPRESS
+    )
+    parser.add_argument("--config", metavar="FILE", help="a TOML file of these settings")
+    parser.add_argument("--version", action="version", version=_version())
+    for name, field in kind.model_fields.items():
+        _add_flag(parser, name, field)
+    return vars(parser.parse_args(arguments))
+
+
+def _add_flag(parser: argparse.ArgumentParser, name: str, field: FieldInfo) -> None:
+    flag = f"--{name.replace('_', '-')}"
+    text = (field.description or "").replace("%", "%%")
+    if field.annotation is bool:
+        parser.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
+        return
+    default = field.get_default(call_default_factory=True)
+    shown = text if field.is_required() or default in (None, ()) else f"{text} (default {default})"
+    repeated = get_origin(field.annotation) is tuple
+    parser.add_argument(flag, action="append" if repeated else "store", metavar="X", help=shown)
+
+
+def _from_environment(
+    kind: type[Settings], prefix: str, environment: Mapping[str, str]
+) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for variable, text in environment.items():
+        name = variable.removeprefix(prefix).lower()
+        if not variable.startswith(prefix) or name == "config":
+            continue
+        if name not in kind.model_fields and name.endswith("_file"):
+            name, text = name.removesuffix("_file"), _secret(variable, text)
+        if name not in kind.model_fields:
+            nearest = _nearest(name, kind.model_fields)
+            raise SettingsError(f"environment variable {variable} is unknown{nearest}")
+        repeated = get_origin(kind.model_fields[name].annotation) is tuple
+        values[name] = text.split() if repeated else text
+    return values
+
+
+def _secret(variable: str, path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise SettingsError(f"{variable} names a file that cannot be read: {error}") from error
+
+
+def _from_file(kind: type[Settings], path: Path) -> dict[str, Any]:
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"{path} cannot be read: {error}") from error
+    values = {}
+    for key, value in table.items():
+        name = key.replace("-", "_")
+        if name not in kind.model_fields:
+            raise SettingsError(f"{path}: {key} is unknown{_nearest(name, kind.model_fields)}")
+        values[name] = value
+    return values
+
+
+def _nearest(name: str, known: Mapping[str, object]) -> str:
+    found = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {found[0]}?" if found else f"; known are {', '.join(known)}"
+
+
+def _sentences(error: ValidationError) -> str:
+    rows = []
+    for detail in error.errors():
+        place = ".".join(str(part) for part in detail["loc"])
+        rows.append(f"{place}: {detail['msg']}" if place else str(detail["msg"]))
+    return "; ".join(rows)
+
+
+def _version() -> str:
+    from fednot import __version__
+
+    return f"fednot {__version__}"
