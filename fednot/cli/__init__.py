@@ -1,0 +1,1 @@
+"""The control command `fednot`."""

@@ -1,0 +1,59 @@
+"""The verb `demo`: a federation that forgets, on this machine."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fednot.cli.exit_codes import ExitCode
+from fednot.cli.failures import local
+from fednot.cli.output import Output
+from fednot.cli.session import local_verb
+
+app = typer.Typer()
+
+Seed = Annotated[int, typer.Option(min=0, help="Seeds data, weights and shuffling.")]
+Rounds = Annotated[int, typer.Option(min=1, help="Training rounds.")]
+Clients = Annotated[int, typer.Option(min=2, help="Clients; one of them is to be forgotten.")]
+Folder = Annotated[
+    Path, typer.Option("--out", metavar="FOLDER", help="Where results go.", file_okay=False)
+]
+
+
+@app.command()
+@local_verb
+def demo(
+    output: Output,
+    seed: Seed = 0,
+    rounds: Rounds = 12,
+    clients: Clients = 5,
+    out: Folder = Path("demo-out"),
+) -> ExitCode:
+    """Train, forget a client and look, all on this machine."""
+    if not output.json:
+        return ExitCode(_run(seed, rounds, clients, out))
+    with redirect_stdout(sys.stderr):
+        code = _run(seed, rounds, clients, out)
+    output.document(
+        {"seed": seed, "rounds": rounds, "clients": clients, "out": str(out), "exit_code": code}
+    )
+    return ExitCode(code)
+
+
+def _run(seed: int, rounds: int, clients: int, out: Path) -> int:
+    try:
+        from fednot.demo.run import run_demo  # type: ignore[import-not-found, unused-ignore]
+
+        return int(run_demo(seed=seed, rounds=rounds, clients=clients, out=out))
+    except ModuleNotFoundError as error:
+        name = error.name or ""
+        if name.startswith(("fednot", "server", "client")):
+            raise
+        raise local(
+            f"the demo needs the package {name}, which is not installed",
+            "pip install 'fednot[demo]'",
+        ) from error

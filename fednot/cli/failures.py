@@ -1,0 +1,132 @@
+"""What `fednot` says when a command does not succeed."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import grpc
+
+from fednot.cli.exit_codes import ExitCode
+from fednot.errors import CATALOGUE, FednotError, Reason
+from fednot.rpc_errors import from_rpc_error
+
+TIMED_OUT: Final = "TIMED_OUT"
+UNREACHABLE: Final = "UNREACHABLE"
+REMEDY_KEY: Final = "remedy"
+_CUT: Final = frozenset(
+    {
+        grpc.StatusCode.ABORTED,
+        grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNKNOWN,
+    }
+)
+
+
+class CliError(Exception):
+    """An end other than success: a sentence, an exit code, and what can be done about it.
+
+    `reason` is one of `fednot.errors.Reason`, or of this command's own (docs/cli.md). `lost` tells
+    that the connection broke, so that a repeatable call may be tried again; `overdue`, that the
+    call's own deadline passed.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        code: ExitCode,
+        *,
+        reason: str = "",
+        remedy: str = "",
+        metadata: dict[str, str] | None = None,
+        lost: bool = False,
+        overdue: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+        self.reason = reason
+        self.remedy = remedy
+        self.metadata = metadata or {}
+        self.lost = lost
+        self.overdue = overdue
+
+    def document(self) -> dict[str, object]:
+        """The error as it is printed with `--format json`."""
+        return {
+            "error": self.message,
+            "reason": self.reason,
+            "remedy": self.remedy,
+            "metadata": self.metadata,
+            "exit_code": int(self.code),
+        }
+
+
+def usage(message: str, remedy: str = "") -> CliError:
+    """The command line is wrong in a way that the parser cannot see."""
+    return CliError(message, ExitCode.USAGE, reason="USAGE", remedy=remedy)
+
+
+def local(message: str, remedy: str = "") -> CliError:
+    """Work on this machine failed."""
+    return CliError(message, ExitCode.FAILED, reason="LOCAL", remedy=remedy)
+
+
+def timed_out(message: str, remedy: str = "") -> CliError:
+    """A wait reached its limit."""
+    return CliError(message, ExitCode.TIMED_OUT, reason=TIMED_OUT, remedy=remedy)
+
+
+def from_rpc(error: grpc.RpcError, address: str, timeout: float) -> CliError:
+    """Reads a failed call: a refusal with its reason, or a server that was not reached."""
+    refusal = from_rpc_error(error)
+    if refusal is not None:
+        return _refused(refusal)
+    code = error.code() if isinstance(error, grpc.Call) else grpc.StatusCode.UNKNOWN
+    details = (error.details() if isinstance(error, grpc.Call) else None) or "no details"
+    if code is grpc.StatusCode.UNAVAILABLE:
+        return _unreachable(f"the server at {address} cannot be reached: {details}")
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return _unreachable(
+            f"the server at {address} did not answer within {timeout:g} s", overdue=True
+        )
+    return CliError(
+        f"the call failed: {details}",
+        ExitCode.REFUSED,
+        reason=code.name,
+        remedy=_remedy(code),
+        lost=code in _CUT,
+    )
+
+
+def _refused(refusal: FednotError) -> CliError:
+    closing = refusal.reason is Reason.SHUTTING_DOWN
+    metadata = dict(refusal.metadata)
+    return CliError(
+        refusal.message,
+        ExitCode.UNREACHABLE if closing else ExitCode.REFUSED,
+        reason=refusal.reason,
+        remedy=metadata.pop(REMEDY_KEY, "") or CATALOGUE[refusal.reason].remedy,
+        metadata=metadata,
+        lost=closing,
+    )
+
+
+def _unreachable(message: str, *, overdue: bool = False) -> CliError:
+    return CliError(
+        message,
+        ExitCode.UNREACHABLE,
+        reason=UNREACHABLE,
+        remedy=(
+            "Check that fednot-server runs, that --server (or FEDNOT_SERVER) names its host and "
+            "port, and that no firewall or TLS proxy stands between."
+        ),
+        lost=True,
+        overdue=overdue,
+    )
+
+
+def _remedy(code: grpc.StatusCode) -> str:
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return "The address is no fednot server, or one of another version; see `fednot --version`."
+    return CATALOGUE[Reason.INTERNAL].remedy

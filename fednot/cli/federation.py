@@ -1,0 +1,61 @@
+"""The verbs that look at the federation: `status`, `clients`, `rounds` and `versions`."""
+
+from __future__ import annotations
+
+import typer
+
+from fednot.cli import listing, options, tables
+from fednot.cli.documents import document, documents
+from fednot.cli.exit_codes import ExitCode
+from fednot.cli.session import Session, verb
+from fednot.v1 import operator_pb2
+
+app = typer.Typer()
+
+
+@app.command()
+@verb
+def status(session: Session) -> ExitCode:
+    """Show where the federation stands and what it waits for."""
+    found = session.call(session.operator.GetStatus, operator_pb2.GetStatusRequest())
+    if session.output.json:
+        session.output.document(document(found))
+    else:
+        session.output.show(tables.status(found))
+    return ExitCode.DONE
+
+
+@app.command()
+@verb
+def clients(session: Session) -> ExitCode:
+    """List every client that ever joined."""
+    found = session.call(session.operator.ListClients, operator_pb2.ListClientsRequest())
+    if session.output.json:
+        session.output.document({"clients": documents(found.clients)})
+    else:
+        session.output.show(tables.clients(found.clients))
+    return ExitCode.DONE
+
+
+@app.command()
+@verb
+def rounds(session: Session, limit: options.Limit = options.DEFAULT_LIMIT) -> ExitCode:
+    """List rounds, newest first."""
+    found = listing.first_rounds(session, limit)
+    if session.output.json:
+        session.output.document({"rounds": documents(found)})
+    else:
+        session.output.show(tables.rounds(found))
+    return ExitCode.DONE
+
+
+@app.command()
+@verb
+def versions(session: Session, limit: options.Limit = options.DEFAULT_LIMIT) -> ExitCode:
+    """List versions of the global model, newest first."""
+    found = listing.first_versions(session, limit)
+    if session.output.json:
+        session.output.document({"versions": documents(found)})
+    else:
+        session.output.show(tables.versions(found))
+    return ExitCode.DONE

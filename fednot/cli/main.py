@@ -1,0 +1,46 @@
+"""The control command `fednot`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from fednot import __version__
+from fednot.cli import deletions, demonstration, federation, models, training, unlearning
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Control a federation that can forget. Options go behind the verb.",
+)
+app.add_typer(demonstration.app)
+app.add_typer(training.app)
+app.add_typer(federation.app)
+app.add_typer(unlearning.app, name="unlearn")
+app.add_typer(deletions.app)
+app.add_typer(models.app, name="model")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"fednot {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Control a federation that can forget. Options go behind the verb."""
+
+
+def main() -> None:
+    """Runs the command line of this process."""
+    app(prog_name="fednot")

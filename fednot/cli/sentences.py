@@ -1,0 +1,104 @@
+"""How enums, metrics, times and progress read in a sentence."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Final
+
+from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from fednot.v1 import deletion_pb2, federation_pb2, model_pb2, operator_pb2
+
+_DURATION: Final = re.compile(r"\d+(\.\d+)? ?(s|min|h|seconds?|minutes?|hours?)\b")
+_UNITS: Final = (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10))
+
+
+def word(enum: EnumTypeWrapper, prefix: str, value: int) -> str:
+    """The name of an enum's value without its prefix, in small letters."""
+    try:
+        return enum.Name(value).removeprefix(prefix).lower().replace("_", " ")
+    except ValueError:
+        return str(value)
+
+
+def run_state(value: int) -> str:
+    """The word for a run's state."""
+    return word(operator_pb2.RunState, "RUN_STATE_", value)
+
+
+def client_state(value: int) -> str:
+    """The word for a client's state."""
+    return word(operator_pb2.ClientState, "CLIENT_STATE_", value)
+
+
+def round_outcome(value: int) -> str:
+    """The word for a round's outcome."""
+    return word(operator_pb2.RoundOutcome, "ROUND_OUTCOME_", value)
+
+
+def round_phase(value: int) -> str:
+    """The word for why a round is run."""
+    return word(federation_pb2.RoundPhase, "ROUND_PHASE_", value)
+
+
+def job_phase(value: int) -> str:
+    """The word for a job's phase."""
+    return word(deletion_pb2.JobPhase, "JOB_PHASE_", value)
+
+
+def stop_reason(value: int) -> str:
+    """The word for why a recovery stopped."""
+    return word(deletion_pb2.StopReason, "STOP_REASON_", value)
+
+
+def origin(value: int) -> str:
+    """The word for how a version came to be."""
+    return word(model_pb2.VersionOrigin, "VERSION_ORIGIN_", value)
+
+
+def metrics(values: Mapping[str, float]) -> str:
+    """Metrics as "accuracy 0.9721, loss 0.0910", accuracy first."""
+    names = sorted(values, key=lambda name: (name != "accuracy", name))
+    return ", ".join(f"{name} {values[name]:.4f}" for name in names)
+
+
+def moment(stamp: Timestamp) -> str:
+    """A time in UTC, to the second; a dash if it is not set."""
+    if not stamp.ByteSize():
+        return "-"
+    return datetime.fromtimestamp(stamp.seconds, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def size(num_bytes: int) -> str:
+    """A number of bytes for people."""
+    for unit, factor in _UNITS:
+        if num_bytes >= factor:
+            return f"{num_bytes / factor:.1f} {unit}"
+    return f"{num_bytes} B"
+
+
+def scope(value: deletion_pb2.Scope) -> str:
+    """What is to be forgotten."""
+    return f"client {value.client}" if value.HasField("client") else "unknown scope"
+
+
+def round_progress(progress: deletion_pb2.RoundProgress) -> str:
+    """The round in flight: which updates came and which are missing."""
+    text = f"round {progress.round}: {progress.updates} of {progress.cohort} updates"
+    missing = listed(progress.missing)
+    return f"{text}, missing {missing}" if missing else text
+
+
+def listed(names: Iterable[str], most: int = 8) -> str:
+    """Names in a row, the end cut off if there are many."""
+    found = list(names)
+    rest = len(found) - most
+    return ", ".join(found[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def timeless(text: str) -> str:
+    """A sentence without its durations, so that "last seen 41 s ago" does not count as a change."""
+    return _DURATION.sub("", text)

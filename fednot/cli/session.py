@@ -1,0 +1,137 @@
+"""A command's connection to the server, and the decorators that make functions into verbs."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+
+import grpc
+import typer
+
+from fednot.channel import open_channel
+from fednot.cli import options
+from fednot.cli.exit_codes import ExitCode
+from fednot.cli.failures import CliError, from_rpc, usage
+from fednot.cli.output import Format, Output
+from fednot.v1 import deletion_pb2_grpc, operator_pb2_grpc
+
+P = ParamSpec("P")
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+_ADDRESS: Final = re.compile(r"unix:.+|.*[^:/]:\d{1,5}")
+
+
+class Session:
+    """A channel to the server; each call has a deadline and raises CliError."""
+
+    def __init__(self, address: str, *, timeout: float, output: Output) -> None:
+        self.address: Final = address
+        self.timeout: Final = timeout
+        self.output: Final = output
+        self._channel: Final = open_channel(address)
+        self.operator: Final = operator_pb2_grpc.OperatorServiceStub(self._channel)
+        self.deletions: Final = deletion_pb2_grpc.DeletionServiceStub(self._channel)
+
+    def call(
+        self, method: grpc.UnaryUnaryMultiCallable[Request, Response], request: Request
+    ) -> Response:
+        """Makes a unary call. Raises CliError."""
+        try:
+            return method(request, timeout=self.timeout)
+        except grpc.RpcError as error:
+            raise from_rpc(error, self.address, self.timeout) from error
+
+    def stream(
+        self,
+        method: grpc.UnaryStreamMultiCallable[Request, Response],
+        request: Request,
+        timeout: float,
+    ) -> Iterator[Response]:
+        """Yields the responses of a streaming call. Raises CliError."""
+        responses = method(request, timeout=timeout)
+        try:
+            yield from responses
+        except grpc.RpcError as error:
+            raise from_rpc(error, self.address, timeout) from error
+        finally:
+            responses.cancel()
+
+    def close(self) -> None:
+        """Closes the channel."""
+        self._channel.close()
+
+
+def verb(function: Callable[Concatenate[Session, P], ExitCode]) -> Callable[..., None]:
+    """Makes a verb that talks to the server: adds connection options, exits with its code."""
+
+    def command(
+        *,
+        server: options.Server = options.SERVER_DEFAULT,
+        insecure: options.Insecure = False,
+        timeout: options.Timeout = options.DEFAULT_TIMEOUT,
+        format_: options.OutputFormat = Format.TABLE,
+        **arguments: Any,
+    ) -> None:
+        output = Output(format_)
+
+        def work() -> ExitCode:
+            session = _open(server, insecure=insecure, timeout=timeout, output=output)
+            with closing(session):
+                return function(session, **arguments)  # type: ignore[call-arg]
+
+        raise typer.Exit(_guarded(output, work))
+
+    return _merged(command, function)
+
+
+def local_verb(function: Callable[Concatenate[Output, P], ExitCode]) -> Callable[..., None]:
+    """Makes a verb that needs no server: adds `--format`, and exits with its code."""
+
+    def command(*, format_: options.OutputFormat = Format.TABLE, **arguments: Any) -> None:
+        output = Output(format_)
+        raise typer.Exit(_guarded(output, lambda: function(output, **arguments)))  # type: ignore[call-arg]
+
+    return _merged(command, function)
+
+
+def _open(address: str, *, insecure: bool, timeout: float, output: Output) -> Session:
+    if not insecure:
+        raise usage(
+            "TLS identities arrive in a later version; this one talks in plaintext only",
+            "Pass --insecure (or set FEDNOT_INSECURE=1) if the network between is trusted.",
+        )
+    if not _ADDRESS.fullmatch(address):
+        raise usage(f"--server {address!r} is not HOST:PORT", "Write it as in 127.0.0.1:50051.")
+    return Session(address, timeout=timeout, output=output)
+
+
+def _guarded(output: Output, work: Callable[[], ExitCode]) -> int:
+    try:
+        return int(work())
+    except CliError as error:
+        output.error(error)
+        return int(error.code)
+    except KeyboardInterrupt:
+        output.note("interrupted")
+        return int(ExitCode.INTERRUPTED)
+
+
+def _merged(command: Callable[..., None], function: Callable[..., ExitCode]) -> Callable[..., None]:
+    own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+    shared = [
+        parameter
+        for parameter in inspect.signature(command, eval_str=True).parameters.values()
+        if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+    ]
+    parameters = [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own + shared
+    ]
+    functools.update_wrapper(command, function)
+    command.__annotations__ = {item.name: item.annotation for item in parameters}
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return command

@@ -1,0 +1,167 @@
+"""Lists of the server as tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from rich.table import Table
+from rich.text import Text
+
+from fednot.cli import sentences
+from fednot.cli.output import printable
+from fednot.v1 import deletion_pb2, model_pb2, operator_pb2
+
+DASH: Final = "-"
+_SHA: Final = 12
+
+
+def status(found: operator_pb2.GetStatusResponse) -> Table:
+    """Where the federation stands, a line for each thing."""
+    table = Table.grid(padding=(0, 2))
+    for name, value in _status_rows(found):
+        table.add_row(Text(name, "bold"), Text(printable(value)))
+    return table
+
+
+def clients(found: Sequence[operator_pb2.ClientInfo], now: datetime | None = None) -> Table:
+    """The clients by name."""
+    table = _table("NAME", "STATE", "LAST SEEN", "TRAIN", "TEST", "DEVICE", "BARRED BY")
+    for client in found:
+        device = f"{client.device} (degraded)" if client.degraded else client.device
+        _add(
+            table,
+            client.name,
+            sentences.client_state(client.state),
+            _ago(client.last_seen_at, now or datetime.now(UTC)),
+            client.num_train_examples,
+            client.num_test_examples,
+            device,
+            client.barred_by,
+        )
+    return table
+
+
+def rounds(found: Iterable[operator_pb2.Round]) -> Table:
+    """The rounds, newest first."""
+    table = _table("ROUND", "PHASE", "OUTCOME", "VERSION", "UPDATES", "METRICS", "MISSING")
+    for each in found:
+        _add(
+            table,
+            each.number,
+            sentences.round_phase(each.phase),
+            sentences.round_outcome(each.outcome),
+            each.result_version,
+            _updates(each),
+            sentences.metrics(each.metrics),
+            sentences.listed(item.client for item in each.missing),
+        )
+    return table
+
+
+def versions(found: Iterable[model_pb2.Version]) -> Table:
+    """The versions, newest first."""
+    table = _table(
+        "VERSION", "ORIGIN", "STATE", "GEN", "LINEAGE", "SIZE", "SHA256", "METRICS", "CREATED"
+    )
+    for each in found:
+        _add(
+            table,
+            each.number,
+            sentences.origin(each.origin),
+            _version_state(each),
+            each.generation,
+            each.lineage,
+            sentences.size(each.num_bytes),
+            each.sha256[:_SHA],
+            sentences.metrics(each.metrics),
+            sentences.moment(each.created_at),
+        )
+    return table
+
+
+def deletions(found: Iterable[deletion_pb2.Deletion]) -> Table:
+    """The deletions, newest first."""
+    table = _table("REQUEST", "SCOPE", "PHASE", "JOB", "METHOD", "ROUNDS", "ACCEPTED", "NOTE")
+    for each in found:
+        job = each.job
+        _add(
+            table,
+            each.request_id,
+            sentences.scope(each.scope),
+            sentences.job_phase(job.phase),
+            job.id,
+            job.attempts[-1].method if job.attempts else each.method,
+            sum(len(attempt.rounds) for attempt in job.attempts),
+            sentences.moment(each.accepted_at),
+            job.failure or job.waiting_for,
+        )
+    return table
+
+
+def _status_rows(found: operator_pb2.GetStatusResponse) -> Iterable[tuple[str, str]]:
+    yield "server", f"fednot {found.software_version}, clock {sentences.moment(found.now)}"
+    yield "clients", f"{found.clients_connected} connected, {found.clients_barred} barred"
+    yield "current", _version(found.current) if found.HasField("current") else "no model"
+    yield "released", _version(found.released) if found.HasField("released") else "none"
+    yield "run", _run(found.run) if found.HasField("run") else "none so far"
+    if found.HasField("round"):
+        yield (
+            "round",
+            f"{sentences.round_progress(found.round)} ({sentences.round_phase(found.round.phase)})",
+        )
+    if found.HasField("deletion"):
+        job = found.deletion.job
+        scope = sentences.scope(found.deletion.scope)
+        yield (
+            "deletion",
+            f"{found.deletion.request_id} of {scope}: {sentences.job_phase(job.phase)}",
+        )
+    yield "open deletions", str(found.open_deletions)
+    if found.waiting_for:
+        yield "waiting", found.waiting_for
+
+
+def _run(run: operator_pb2.TrainingRun) -> str:
+    text = f"{run.id}: {sentences.run_state(run.state)}, {run.rounds_done} of {run.rounds} rounds"
+    return f"{text}: {run.failure}" if run.failure else text
+
+
+def _version(version: model_pb2.Version) -> str:
+    scores = sentences.metrics(version.metrics)
+    text = f"version {version.number} ({sentences.origin(version.origin)})"
+    return f"{text}, {scores}" if scores else text
+
+
+def _version_state(version: model_pb2.Version) -> str:
+    if version.HasField("destroyed_at"):
+        return "destroyed"
+    return "released" if version.released else "kept"
+
+
+def _updates(found: operator_pb2.Round) -> str:
+    if found.outcome == operator_pb2.ROUND_OUTCOME_RUNNING:
+        return f"? of {len(found.cohort)}"
+    return f"{len(found.cohort) - len(found.missing)} of {len(found.cohort)}"
+
+
+def _ago(stamp: Timestamp, now: datetime) -> str:
+    if not stamp.ByteSize():
+        return DASH
+    seconds = max(0, int(now.timestamp()) - stamp.seconds)
+    if seconds < 120:
+        return f"{seconds} s ago"
+    return f"{seconds // 60} min ago" if seconds < 7200 else sentences.moment(stamp)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _add(table: Table, *cells: str | int) -> None:
+    table.add_row(*(Text(printable(str(cell)) or DASH) for cell in cells))
