@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, Final
 
 import torch
@@ -135,14 +136,15 @@ class Manifest:
         """Reads what `to_json` wrote. Raises ManifestError if it is not a manifest."""
         try:
             return cls(tuple(_spec_from_row(row) for row in json.loads(text)))
-        except (TypeError, KeyError, ValueError) as error:
+        except (TypeError, KeyError, ValueError, OverflowError) as error:
             raise ManifestError(f"not a manifest: {error}") from error
 
     @classmethod
     def of(cls, module: nn.Module) -> Manifest:
         """Describes a module's state dict; tied tensors are listed once, with their aliases.
 
-        Raises ManifestError for a dtype that fednot cannot carry.
+        Raises ManifestError for a dtype that fednot cannot carry, for state that is no tensor, and
+        for parameters that share memory without being the same tensor.
         """
         types = _owner_types(module)
         parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
@@ -150,16 +152,16 @@ class Manifest:
         aliases: dict[str, list[str]] = {}
         state = module.state_dict(keep_vars=True)
         for name, tensor in state.items():
-            key = (
-                tensor.data_ptr() if tensor.numel() else id(tensor),
-                tensor.shape,
-                tensor.stride(),
-            )
+            if not isinstance(tensor, torch.Tensor):
+                raise ManifestError(f"{name} is a {type(tensor).__name__}, not a tensor")
+            # Empty and meta tensors have no address.
+            key = (tensor.data_ptr() or id(tensor), tensor.shape, tensor.stride())
             if key in first_name:
                 aliases[first_name[key]].append(name)
             else:
                 first_name[key] = name
                 aliases[name] = []
+        _refuse_overlaps({name: state[name] for name in aliases if name in parameters})
         return cls(tuple(_laid_out(state, aliases, types, parameters)))
 
 
@@ -180,6 +182,25 @@ def _laid_out(
         spec = TensorSpec(name, dtype, tuple(tensor.shape), kind, owner, offset, tuple(others))
         yield spec
         offset = _aligned(offset + spec.nbytes)
+
+
+def _refuse_overlaps(parameters: dict[str, torch.Tensor]) -> None:
+    # A flat model holds each by itself, so loading one would overwrite the other.
+    spans = sorted(
+        (str(tensor.device), tensor.data_ptr(), _extent(tensor), name)
+        for name, tensor in parameters.items()
+        if tensor.data_ptr()
+    )
+    for (device, start, extent, name), (next_device, next_start, _, other) in pairwise(spans):
+        if device == next_device and next_start < start + extent:
+            raise ManifestError(
+                f"{name} and {other} share memory but not their shape; tie them as one tensor"
+            )
+
+
+def _extent(tensor: torch.Tensor) -> int:
+    steps = zip(tensor.shape, tensor.stride(), strict=True)
+    return (1 + sum((size - 1) * stride for size, stride in steps)) * tensor.itemsize
 
 
 def _owner_types(module: nn.Module) -> dict[str, str]:

@@ -33,10 +33,16 @@ def views(flat: torch.Tensor, manifest: Manifest) -> dict[str, torch.Tensor]:
 
 
 def flatten(tensors: Mapping[str, torch.Tensor], manifest: Manifest) -> torch.Tensor:
-    """Copies named tensors into a new flat model. Raises KeyError if one is missing."""
+    """Copies named tensors into a new flat model.
+
+    Raises KeyError if one is missing and ValueError if one has another shape than the manifest's.
+    """
     flat = empty(manifest)
     for name, view in views(flat, manifest).items():
-        view.copy_(tensors[name].detach())
+        tensor = tensors[name].detach()
+        if tensor.shape != view.shape:
+            raise ValueError(f"{name} has shape {list(tensor.shape)}, not {list(view.shape)}")
+        view.copy_(tensor)
     return flat
 
 
