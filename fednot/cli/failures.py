@@ -81,7 +81,7 @@ def from_rpc(error: grpc.RpcError, address: str, timeout: float) -> CliError:
     """Reads a failed call: a refusal with its reason, or a server that was not reached."""
     refusal = from_rpc_error(error)
     if refusal is not None:
-        return _refused(refusal)
+        return of_refusal(refusal)
     code = error.code() if isinstance(error, grpc.Call) else grpc.StatusCode.UNKNOWN
     details = (error.details() if isinstance(error, grpc.Call) else None) or "no details"
     if code is grpc.StatusCode.UNAVAILABLE:
@@ -99,7 +99,8 @@ def from_rpc(error: grpc.RpcError, address: str, timeout: float) -> CliError:
     )
 
 
-def _refused(refusal: FednotError) -> CliError:
+def of_refusal(refusal: FednotError) -> CliError:
+    """The error that tells of a refusal."""
     closing = refusal.reason is Reason.SHUTTING_DOWN
     metadata = dict(refusal.metadata)
     return CliError(

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,6 +16,9 @@ from fednot.cli.exit_codes import ExitCode
 from fednot.cli.failures import local
 from fednot.cli.output import Output
 from fednot.cli.session import Session, local_verb, verb
+
+if TYPE_CHECKING:
+    from fednot.cli.initial_model import InitialModel
 
 app = typer.Typer(no_args_is_help=True, help="Fetch a released model, or make an initial one.")
 
@@ -82,20 +85,29 @@ def init(
     built = build(task, task_arguments, seed)
     with _placed(target, force=force) as part:
         part.write_bytes(built.payload)
+    _report(output, built, target)
+    return ExitCode.DONE
+
+
+def _report(output: Output, built: InitialModel, target: Path) -> None:
+    layers, tensors = built.layers, len(built.manifest.tensors)
     if output.json:
         output.document(
             {
                 "file": str(target),
                 "num_bytes": len(built.payload),
                 "manifest_digest": built.manifest.digest,
-                "num_tensors": len(built.manifest.tensors),
-                "seed": seed,
+                "num_tensors": tensors,
+                "first_layers": list(layers.first),
+                "layers_traced": layers.traced,
+                "warning": layers.warning,
             }
         )
-        return ExitCode.DONE
-    tensors = f"{len(built.manifest.tensors)} tensors"
-    output.line(f"{tensors}, {sentences.size(len(built.payload))}, written to {target}")
-    return ExitCode.DONE
+        return
+    if layers.warning:
+        output.note(f"warning: {layers.warning}")
+    text = f"{tensors} tensors, first layer {', '.join(layers.first) or 'unknown'}"
+    output.line(f"{text}, {sentences.size(len(built.payload))}, written to {target}")
 
 
 @contextmanager

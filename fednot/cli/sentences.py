@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
-from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from fednot.v1 import deletion_pb2, federation_pb2, model_pb2, operator_pb2
@@ -16,47 +15,47 @@ _DURATION: Final = re.compile(r"\d+(\.\d+)? ?(s|min|h|seconds?|minutes?|hours?)\
 _UNITS: Final = (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10))
 
 
-def word(enum: EnumTypeWrapper, prefix: str, value: int) -> str:
+def word(name: Callable[[Any], str], prefix: str, value: int) -> str:
     """The name of an enum's value without its prefix, in small letters."""
     try:
-        return enum.Name(value).removeprefix(prefix).lower().replace("_", " ")
+        return name(value).removeprefix(prefix).lower().replace("_", " ")
     except ValueError:
         return str(value)
 
 
 def run_state(value: int) -> str:
     """The word for a run's state."""
-    return word(operator_pb2.RunState, "RUN_STATE_", value)
+    return word(operator_pb2.RunState.Name, "RUN_STATE_", value)
 
 
 def client_state(value: int) -> str:
     """The word for a client's state."""
-    return word(operator_pb2.ClientState, "CLIENT_STATE_", value)
+    return word(operator_pb2.ClientState.Name, "CLIENT_STATE_", value)
 
 
 def round_outcome(value: int) -> str:
     """The word for a round's outcome."""
-    return word(operator_pb2.RoundOutcome, "ROUND_OUTCOME_", value)
+    return word(operator_pb2.RoundOutcome.Name, "ROUND_OUTCOME_", value)
 
 
 def round_phase(value: int) -> str:
     """The word for why a round is run."""
-    return word(federation_pb2.RoundPhase, "ROUND_PHASE_", value)
+    return word(federation_pb2.RoundPhase.Name, "ROUND_PHASE_", value)
 
 
 def job_phase(value: int) -> str:
     """The word for a job's phase."""
-    return word(deletion_pb2.JobPhase, "JOB_PHASE_", value)
+    return word(deletion_pb2.JobPhase.Name, "JOB_PHASE_", value)
 
 
 def stop_reason(value: int) -> str:
     """The word for why a recovery stopped."""
-    return word(deletion_pb2.StopReason, "STOP_REASON_", value)
+    return word(deletion_pb2.StopReason.Name, "STOP_REASON_", value)
 
 
 def origin(value: int) -> str:
     """The word for how a version came to be."""
-    return word(model_pb2.VersionOrigin, "VERSION_ORIGIN_", value)
+    return word(model_pb2.VersionOrigin.Name, "VERSION_ORIGIN_", value)
 
 
 def metrics(values: Mapping[str, float]) -> str:
