@@ -28,7 +28,7 @@ def load_task(place: str, arguments: list[str] | tuple[str, ...] = ()) -> Task:
         raise TaskLoadError(f"{where} has no class {name} that subclasses fednot.Task")
     try:
         return found(**_keywords(arguments))
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise TaskLoadError(f"{place} does not take {list(arguments)}: {error}") from error
 
 

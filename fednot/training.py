@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -50,8 +50,15 @@ class TrainResult:
 def train(task: Task, model: nn.Module, data: SampleDataset, context: TrainContext) -> TrainResult:
     """Trains with SGD over shuffled batches; the order follows from the seed alone.
 
-    Raises WorkCancelledError when the round is over.
+    Raises WorkCancelledError when the round is over, ValueError if there is nothing to train on.
     """
+    batch_size = int(context.config.get("batch_size", task.batch_size))
+    epochs = int(context.config.get("local_epochs", task.local_epochs))
+    if not len(data) or batch_size < 1 or epochs < 1:
+        raise ValueError(
+            f"{len(data)} samples, batch_size {batch_size} and local_epochs {epochs} must all be "
+            "at least 1"
+        )
     optimiser = torch.optim.SGD(
         model.parameters(),
         lr=context.config.get("learning_rate", task.learning_rate),
@@ -59,8 +66,6 @@ def train(task: Task, model: nn.Module, data: SampleDataset, context: TrainConte
         weight_decay=context.config.get("weight_decay", task.weight_decay),
     )
     generator = torch.Generator().manual_seed(context.seed)
-    batch_size = int(context.config.get("batch_size", task.batch_size))
-    epochs = int(context.config.get("local_epochs", task.local_epochs))
     model.train()
     total = 0.0
     with torch.random.fork_rng(devices=[]):
@@ -82,7 +87,12 @@ def train(task: Task, model: nn.Module, data: SampleDataset, context: TrainConte
 def evaluate(
     task: Task, model: nn.Module, data: SampleDataset, device: torch.device
 ) -> dict[str, float]:
-    """Mean loss, accuracy, and the accuracy of the best constant guess ("chance")."""
+    """Mean loss, accuracy, and the accuracy of the best constant guess ("chance").
+
+    Raises ValueError if there are no samples.
+    """
+    if not len(data):
+        raise ValueError("there are no samples to evaluate on")
     model.eval()
     loss, correct = 0.0, 0
     counts: dict[int, int] = {}
@@ -101,13 +111,29 @@ def evaluate(
     }
 
 
+@runtime_checkable
+class BatchedDataset(Protocol):
+    """A dataset that gives many samples at once, faster than one by one."""
+
+    def batch(self, indices: Sequence[int], /) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs and targets stacked in the order of the indices, equal to the single samples."""
+        ...
+
+
 def batches(
     data: SampleDataset, order: list[int], batch_size: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yields inputs and targets stacked over the batch, in the given order of indices."""
     for start in range(0, len(order), batch_size):
-        samples = [data[index] for index in order[start : start + batch_size]]
-        yield (
-            torch.stack([sample[0] for sample in samples]),
-            torch.stack([torch.as_tensor(sample[1]) for sample in samples]),
-        )
+        yield batch_of(data, order[start : start + batch_size])
+
+
+def batch_of(data: SampleDataset, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Inputs and targets at the indices, stacked; a dataset's own `batch` is used if it has one."""
+    if isinstance(data, BatchedDataset):
+        return data.batch(indices)
+    samples = [data[index] for index in indices]
+    return (
+        torch.stack([sample[0] for sample in samples]),
+        torch.stack([torch.as_tensor(sample[1]) for sample in samples]),
+    )

@@ -1,0 +1,1 @@
+"""The training client; `python -m client` runs it. Nothing here is for users' code to import."""

@@ -1,0 +1,196 @@
+"""What the client knows of its connection, and the one place that retries a call.
+
+An outage is logged once when it begins and once when it ends, whichever call saw it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+import grpc
+from grpc import aio
+
+from client.backoff import Backoff
+from client.metrics import ClientMetrics
+from fednot.errors import CATALOGUE, FednotError, Reason
+from fednot.http_status import Health
+from fednot.rpc_errors import from_rpc_error
+from fednot.training import WorkCancelledError
+
+LIVE_SECONDS: Final = 15.0
+
+_PASSING: Final = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.ABORTED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.DATA_LOSS,
+}
+_RETRIED: Final = {
+    Reason.SHUTTING_DOWN,
+    Reason.INTERNAL,
+    Reason.SLOW_SENDER,
+    Reason.WRONG_CHECKSUM,
+}
+
+_log = logging.getLogger("client")
+
+T = TypeVar("T")
+
+
+class SessionLostError(Exception):
+    """The server does not know the session; the client has to join again."""
+
+
+class FinalRefusalError(Exception):
+    """A refusal that no retry mends; the message is the server's sentence and the remedy."""
+
+
+class BrokenStreamError(Exception):
+    """A download that ended early, stalled or did not match its checksum."""
+
+
+class Connection:
+    """Calls the server until it answers, and says how the connection stands."""
+
+    def __init__(
+        self,
+        address: str,
+        metrics: ClientMetrics,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.address = address
+        self.waiting_for = "the start"
+        self._metrics = metrics
+        self._clock = clock
+        self._in_session = False
+        self._last_answer = float("-inf")
+        self._live_seconds = LIVE_SECONDS
+        self._outage_since: float | None = None
+
+    async def call(
+        self, attempt: Callable[[], Awaitable[T]], cancelled: threading.Event | None = None
+    ) -> T:
+        """Awaits attempts, with growing pauses in between, until the server answers.
+
+        Raises FednotError for a refusal that the caller must judge, SessionLostError,
+        FinalRefusalError, and WorkCancelledError once `cancelled` is set.
+        """
+        backoff = Backoff()
+        while True:
+            pause = backoff.next()
+            try:
+                return await self.once(attempt)
+            except _PassingError as passing:
+                pause = max(pause, passing.retry_after or 0.0)
+            if cancelled is not None and cancelled.is_set():
+                raise WorkCancelledError("the work no longer counts")
+            await asyncio.sleep(pause)
+
+    async def try_once(self, attempt: Callable[[], Awaitable[T]]) -> T | None:
+        """One attempt; None if the server could not be reached. Raises as `call` does."""
+        try:
+            return await self.once(attempt)
+        except _PassingError:
+            return None
+
+    async def once(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """One attempt, with its errors sorted; what may pass is raised as a private error."""
+        try:
+            answer = await attempt()
+        except (aio.AioRpcError, TimeoutError, BrokenStreamError) as error:
+            raise self._sorted(error) from error
+        self._answered()
+        return answer
+
+    def opened(self, heartbeat_seconds: float) -> None:
+        """A session was opened; from now on an answer is due in a few heartbeats."""
+        self._in_session = True
+        self._live_seconds = max(LIVE_SECONDS, 3 * heartbeat_seconds)
+        self._metrics.connected(True)
+
+    def closed(self) -> None:
+        """The session has ended."""
+        self._in_session = False
+        self._metrics.connected(False)
+
+    def health(self) -> Health:
+        """Ok while a session is open and the server answered a short time ago."""
+        age = self._clock() - self._last_answer
+        up = self._in_session and self._outage_since is None and age <= self._live_seconds
+        waiting_for = self.waiting_for
+        if self._outage_since is not None:
+            since = self._clock() - self._outage_since
+            waiting_for = f"the server at {self.address}, not reached for {since:.0f} s"
+        return Health(up, {"server": self.address, "waiting_for": waiting_for})
+
+    def _sorted(self, error: BaseException) -> Exception:
+        refusal = refusal_of(error) if isinstance(error, aio.AioRpcError) else None
+        if refusal is not None and refusal.reason not in _RETRIED:
+            self._answered()
+            return _judged(refusal)
+        if refusal is None and isinstance(error, aio.AioRpcError) and error.code() not in _PASSING:
+            return FinalRefusalError(
+                f"{error.details()} ({error.code().name}); check that {self.address} is a "
+                "fednot server of this version"
+            )
+        self._failed(_reason(error))
+        return _PassingError(refusal.retry_after if refusal else None)
+
+    def _answered(self) -> None:
+        self._last_answer = self._clock()
+        if self._outage_since is None:
+            return
+        lasted = self._clock() - self._outage_since
+        self._outage_since = None
+        self._metrics.connected(self._in_session)
+        self._metrics.reconnected()
+        _log.info("reached the server at %s again after %.1f s", self.address, lasted)
+
+    def _failed(self, reason: str) -> None:
+        if self._outage_since is not None:
+            return
+        self._outage_since = self._clock()
+        self._metrics.connected(False)
+        _log.warning("waiting for the server at %s: %s", self.address, reason)
+
+
+class _PassingError(Exception):
+    def __init__(self, retry_after: float | None) -> None:
+        super().__init__("the server could not be reached")
+        self.retry_after = retry_after
+
+
+def refusal_of(error: aio.AioRpcError) -> FednotError | None:
+    """The server's reason, or None if the failed call carries none that can be read."""
+    try:
+        return from_rpc_error(error)
+    except ValueError:
+        return None
+
+
+def _judged(refusal: FednotError) -> Exception:
+    if refusal.reason is Reason.UNKNOWN_SESSION:
+        return SessionLostError(refusal.message)
+    if refusal.reason in (Reason.MANIFEST_MISMATCH, Reason.INVALID_CLIENT_NAME):
+        return final(refusal)
+    return refusal
+
+
+def final(refusal: FednotError) -> FinalRefusalError:
+    """The refusal as one that ends the process, with what to do about it."""
+    return FinalRefusalError(f"{refusal.message} {CATALOGUE[refusal.reason].remedy}")
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, aio.AioRpcError):
+        return f"{error.code().name}: {error.details()}"
+    return str(error) or "it did not answer in time"

@@ -1,0 +1,115 @@
+"""The client's state directory: who it is, and that only one process uses it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final, Self
+
+IDENTITY_FILE: Final = "identity.json"
+LOCK_FILE: Final = "lock"
+
+
+class StateError(ValueError):
+    """A state directory that this process may not use, and what to do about it."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A client's name and when it first joined (ISO 8601, UTC)."""
+
+    name: str
+    first_joined: str
+
+
+class StateDirectory:
+    """A locked state directory. The lock falls with the process, however it ends."""
+
+    def __init__(self, path: Path, lock: int, identity: Identity | None) -> None:
+        self.path = path
+        self.identity = identity
+        self._lock = lock
+
+    @classmethod
+    def open(cls, path: Path, name: str) -> Self:
+        """Makes or takes the directory for the client of this name.
+
+        Raises StateError if it is another client's, if a running process has it, or if it cannot be
+        read or written.
+        """
+        try:
+            lock = _locked(path)
+        except BlockingIOError as error:
+            raise StateError(
+                f"{path} is in use by another running client; stop it or give --state-dir another"
+            ) from error
+        except OSError as error:
+            raise StateError(f"the state directory {path} cannot be used: {error}") from error
+        try:
+            return cls(path, lock, _read_for(path / IDENTITY_FILE, name))
+        except StateError:
+            os.close(lock)
+            raise
+
+    def remember(self, name: str) -> None:
+        """Writes the identity, durably and whole, at the first join; later it does nothing."""
+        if self.identity is not None:
+            return
+        identity = Identity(name, datetime.now(UTC).isoformat(timespec="seconds"))
+        text = json.dumps({"name": identity.name, "first_joined": identity.first_joined})
+        _write_atomically(self.path / IDENTITY_FILE, text + "\n")
+        self.identity = identity
+
+    def close(self) -> None:
+        """Gives the lock back."""
+        os.close(self._lock)
+
+
+def _locked(path: Path) -> int:
+    if not path.is_dir():
+        path.mkdir(parents=True, mode=0o700)
+        path.chmod(0o700)
+    lock = os.open(path / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise
+    return lock
+
+
+def _read_for(path: Path, name: str) -> Identity | None:
+    try:
+        row = json.loads(path.read_text(encoding="utf-8"))
+        identity = Identity(str(row["name"]), str(row["first_joined"]))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StateError(
+            f"{path} is no identity file ({error}); restore it or remove it"
+        ) from error
+    if identity.name != name:
+        raise StateError(
+            f"{path.parent} belongs to the client {identity.name!r}, not {name!r}; "
+            "give each client its own --state-dir"
+        )
+    return identity
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    draft = path.with_suffix(".draft")
+    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

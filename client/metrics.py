@@ -1,0 +1,107 @@
+"""The client's Prometheus metrics; the only module of the client that knows prometheus_client."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, exposition
+
+from fednot import __version__
+
+PHASES: Final = ("training", "recovery", "evaluation")
+OUTCOMES: Final = ("completed", "cancelled", "failed", "refused")
+_DURATIONS: Final = (0.1, 0.3, 1, 3, 10, 30, 60, 180, 600, 1800, 3600)
+
+
+class ClientMetrics:
+    """What the client counts, in the registry that it is given."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+        self._connected = Gauge(
+            "fednot_client_connected", "1 while a session is open.", registry=registry
+        )
+        self._reconnects = Counter(
+            "fednot_client_reconnects_total",
+            "Outages that ended, and sessions that had to be opened again.",
+            registry=registry,
+        )
+        self._rounds = Counter(
+            "fednot_client_rounds_total",
+            "Pieces of work by phase and outcome.",
+            ["phase", "outcome"],
+            registry=registry,
+        )
+        self._duration = Histogram(
+            "fednot_client_train_duration_seconds",
+            "How long local training took.",
+            buckets=_DURATIONS,
+            registry=registry,
+        )
+        self._examples = Counter(
+            "fednot_client_examples_total",
+            "Training examples behind the updates that the server took.",
+            registry=registry,
+        )
+        self._transfer = Counter(
+            "fednot_client_transfer_bytes_total",
+            "Model bytes moved.",
+            ["direction"],
+            registry=registry,
+        )
+        self._device = Gauge(
+            "fednot_client_device_info", "The device in use.", ["device"], registry=registry
+        )
+        self._degraded = Gauge(
+            "fednot_client_degraded",
+            "1 after falling back from CUDA to the CPU.",
+            registry=registry,
+        )
+        self._barred = Gauge(
+            "fednot_client_barred", "1 while this client may not train.", registry=registry
+        )
+        build = Gauge("fednot_client_build_info", "The version.", ["version"], registry=registry)
+        build.labels(__version__).set(1)
+        for phase in PHASES:
+            for outcome in OUTCOMES:
+                self._rounds.labels(phase, outcome)
+        for direction in ("download", "upload"):
+            self._transfer.labels(direction)
+
+    def connected(self, value: bool) -> None:
+        """Whether a session is open."""
+        self._connected.set(value)
+
+    def reconnected(self) -> None:
+        """An outage ended, or a session had to be opened again."""
+        self._reconnects.inc()
+
+    def work_ended(self, phase: str, outcome: str) -> None:
+        """A piece of work ended; the labels are of PHASES and OUTCOMES."""
+        self._rounds.labels(phase, outcome).inc()
+
+    def trained(self, seconds: float) -> None:
+        """Local training took so long."""
+        self._duration.observe(seconds)
+
+    def contributed(self, examples: int) -> None:
+        """The server took an update of so many examples."""
+        self._examples.inc(examples)
+
+    def moved(self, direction: str, num_bytes: int) -> None:
+        """So many model bytes were moved; the direction is "download" or "upload"."""
+        self._transfer.labels(direction).inc(num_bytes)
+
+    def device(self, name: str, *, degraded: bool) -> None:
+        """The device in use from now on."""
+        self._device.clear()
+        self._device.labels(name).set(1)
+        self._degraded.set(degraded)
+
+    def barred(self, value: bool) -> None:
+        """Whether the client is barred from training."""
+        self._barred.set(value)
+
+    def render(self) -> tuple[bytes, str]:
+        """All metrics in the text format, and its content type."""
+        return exposition.generate_latest(self._registry), exposition.CONTENT_TYPE_LATEST

@@ -1,0 +1,172 @@
+"""The life of the client: join, poll, work, join again, leave."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Any, Final
+
+from grpc import aio
+
+from client.backoff import Backoff
+from client.barring import Barring
+from client.connection import SessionLostError
+from client.rounds import Rounds
+from client.session import LEAVE_SECONDS, Session
+from client.startup import Prepared
+from client.worker import Worker
+from fednot.errors import FednotError
+from fednot.v1 import federation_pb2
+from fednot.v1.federation_pb2_grpc import FederationServiceAsyncStub
+
+BARRED_PAUSE: Final = 5.0
+STEADY_SECONDS: Final = 30.0
+CANCEL_SECONDS: Final = 2.0
+HASTY_SECONDS: Final = 0.1
+
+_log = logging.getLogger("client")
+
+
+class Runtime:
+    """A client that serves its federation until it is stopped."""
+
+    def __init__(
+        self,
+        stub: FederationServiceAsyncStub,
+        prepared: Prepared,
+        rounds: Rounds,
+        worker: Worker,
+    ) -> None:
+        self._stub = stub
+        self._connection = prepared.connection
+        self._request = prepared.join_request()
+        self._rounds = rounds
+        self._worker = worker
+        self._device = prepared.trainer.device
+        self._state = prepared.state
+        self._metrics = prepared.metrics
+        self._barring = Barring(prepared.metrics)
+        self._poll_wait = prepared.settings.poll_wait
+        self._session: Session | None = None
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serves until `stop` is set, then leaves, all within a few seconds.
+
+        Raises FinalRefusalError, after leaving, when the server refuses for good.
+        """
+        serving = asyncio.create_task(self._serve_for_ever())
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._rounds.cancel()
+            await _end(serving, stopping)
+            await self._leave()
+            await self._worker.stopped(CANCEL_SECONDS)
+        if not serving.cancelled():
+            serving.result()
+
+    async def _serve_for_ever(self) -> None:
+        backoff = Backoff()
+        while True:
+            session = await self._join()
+            started = time.monotonic()
+            try:
+                await self._serve(session)
+            except (SessionLostError, FednotError) as error:
+                _log.warning("the session ended, joining again: %s", error)
+            self._connection.closed()
+            self._session = None
+            self._metrics.reconnected()
+            if time.monotonic() - started > STEADY_SECONDS:
+                backoff.reset()
+            await asyncio.sleep(backoff.next())
+
+    async def _join(self) -> Session:
+        self._connection.waiting_for = f"{self._connection.address} to open a session"
+        self._request.device = str(self._device.current)
+        session = await Session.join(self._stub, self._connection, self._request)
+        self._session = session
+        self._state.remember(self._request.client)
+        _log.info("joined %s as %s", self._connection.address, self._request.client)
+        if session.barred is not None:
+            self._barring.told(session.barred)
+        else:
+            self._barring.lifted()
+        return session
+
+    async def _serve(self, session: Session) -> None:
+        polling = asyncio.create_task(self._poll(session))
+        beating = asyncio.create_task(self._beat(session))
+        try:
+            await asyncio.wait({polling, beating}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._rounds.cancel()
+            await _end(polling, beating)
+        for error in [task.exception() for task in (polling, beating) if _ended(task)]:
+            if error is not None:
+                raise error
+
+    async def _poll(self, session: Session) -> None:
+        pace = Backoff()
+        while True:
+            self._connection.waiting_for = f"work from {self._connection.address}"
+            asked = time.monotonic()
+            response = await session.poll(self._poll_wait)
+            if response.WhichOneof("work") == "barred":
+                self._barring.told(response.barred)
+                await asyncio.sleep(min(self._poll_wait, BARRED_PAUSE))
+                continue
+            done = await self._work(session, response)
+            if done or time.monotonic() - asked > HASTY_SECONDS:
+                pace.reset()
+            else:  # a server that hands out nothing, or failing work, at once is not flooded
+                await asyncio.sleep(pace.next())
+
+    async def _work(self, session: Session, response: federation_pb2.PollWorkResponse) -> bool:
+        match response.WhichOneof("work"):
+            case "train":
+                self._barring.lifted()
+                return await self._rounds.train(session, response.train) == "completed"
+            case "evaluate":
+                return await self._rounds.evaluate(session, response.evaluate) == "completed"
+        return False
+
+    async def _beat(self, session: Session) -> None:
+        while True:
+            await asyncio.sleep(session.heartbeat_seconds)
+            work = self._rounds.current
+            response = await session.heartbeat(
+                work.id if work else "",
+                str(self._device.current),
+                degraded=self._device.degraded,
+            )
+            if response is None:
+                continue
+            if work is not None and not response.work_stands:
+                work.cancelled.set()
+            if response.HasField("barred"):
+                self._barring.told(response.barred)
+
+    async def _leave(self) -> None:
+        self._connection.closed()
+        if self._session is None:
+            return
+        session, self._session = self._session, None
+        try:
+            await asyncio.wait_for(session.leave(), LEAVE_SECONDS + 0.5)
+        except (aio.AioRpcError, TimeoutError) as error:
+            _log.info("left without the server's answer: %s", type(error).__name__)
+        else:
+            _log.info("left %s", self._connection.address)
+
+
+def _ended(task: asyncio.Task[Any]) -> bool:
+    return task.done() and not task.cancelled()
+
+
+async def _end(*tasks: asyncio.Task[Any]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks, timeout=CANCEL_SECONDS)

@@ -1,0 +1,108 @@
+"""One session with the server: every call of it, each with its deadline."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Final, Self
+
+from google.protobuf import duration_pb2
+
+from client.connection import Connection, FinalRefusalError, SessionLostError, final
+from fednot.errors import FednotError
+from fednot.v1 import federation_pb2
+from fednot.v1.federation_pb2_grpc import FederationServiceAsyncStub
+
+JOIN_SECONDS: Final = 30.0
+CALL_SECONDS: Final = 15.0
+LEAVE_SECONDS: Final = 2.0
+DEFAULT_HEARTBEAT_SECONDS: Final = 5.0
+SHORTEST_HEARTBEAT_SECONDS: Final = 0.05
+
+
+class Session:
+    """An open session. Calls are repeated over outages until the server answers.
+
+    Each may raise FednotError, SessionLostError and FinalRefusalError.
+    """
+
+    def __init__(
+        self,
+        stub: FederationServiceAsyncStub,
+        connection: Connection,
+        client: str,
+        opened: federation_pb2.JoinResponse,
+    ) -> None:
+        self.message = federation_pb2.Session(client=client, id=opened.session_id)
+        self.barred = opened.barred if opened.HasField("barred") else None
+        given = opened.heartbeat_interval.ToNanoseconds() / 1e9 or DEFAULT_HEARTBEAT_SECONDS
+        self.heartbeat_seconds = max(given, SHORTEST_HEARTBEAT_SECONDS)
+        self._stub = stub
+        self._connection = connection
+
+    @classmethod
+    async def join(
+        cls,
+        stub: FederationServiceAsyncStub,
+        connection: Connection,
+        request: federation_pb2.JoinRequest,
+    ) -> Self:
+        """Opens a session, however long it takes. Raises FinalRefusalError if it is refused."""
+        try:
+            opened = await connection.call(lambda: stub.Join(request, timeout=JOIN_SECONDS))
+        except FednotError as refusal:
+            raise final(refusal) from refusal
+        except SessionLostError as error:
+            raise FinalRefusalError(f"the server refuses to open a session: {error}") from error
+        session = cls(stub, connection, request.client, opened)
+        connection.opened(session.heartbeat_seconds)
+        return session
+
+    async def poll(self, wait_seconds: float) -> federation_pb2.PollWorkResponse:
+        """Asks for work; the server may hold the call for the given time."""
+        wait = duration_pb2.Duration()
+        wait.FromNanoseconds(int(wait_seconds * 1e9))
+        request = federation_pb2.PollWorkRequest(session=self.message, max_wait=wait)
+        timeout = wait_seconds + CALL_SECONDS
+        return await self._connection.call(lambda: self._stub.PollWork(request, timeout=timeout))
+
+    async def heartbeat(
+        self, work_id: str, device: str, *, degraded: bool
+    ) -> federation_pb2.HeartbeatResponse | None:
+        """Says what the client does; None if the server could not be reached this time."""
+        request = federation_pb2.HeartbeatRequest(
+            session=self.message, work_id=work_id, device=device, degraded=degraded
+        )
+        return await self._connection.try_once(
+            lambda: self._stub.Heartbeat(request, timeout=CALL_SECONDS)
+        )
+
+    async def report_evaluation(
+        self,
+        work_id: str,
+        num_examples: int,
+        metrics: Mapping[str, float],
+        cancelled: threading.Event,
+    ) -> None:
+        """Reports scores. Raises WorkCancelledError if the work ends during an outage."""
+        request = federation_pb2.ReportEvaluationRequest(
+            session=self.message, work_id=work_id, num_examples=num_examples, metrics=metrics
+        )
+        await self._connection.call(
+            lambda: self._stub.ReportEvaluation(request, timeout=CALL_SECONDS), cancelled
+        )
+
+    async def report_failure(self, work_id: str, message: str, cancelled: threading.Event) -> None:
+        """Says that the work could not be done. Raises WorkCancelledError as above."""
+        request = federation_pb2.ReportFailureRequest(
+            session=self.message, work_id=work_id, message=message
+        )
+        await self._connection.call(
+            lambda: self._stub.ReportFailure(request, timeout=CALL_SECONDS), cancelled
+        )
+
+    async def leave(self) -> None:
+        """Closes the session, with one attempt. Raises AioRpcError if it did not get through."""
+        await self._stub.Leave(
+            federation_pb2.LeaveRequest(session=self.message), timeout=LEAVE_SECONDS
+        )

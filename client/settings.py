@@ -1,0 +1,77 @@
+"""The client's settings: flags, FEDNOT_CLIENT_* variables, a TOML file."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Final, Literal
+
+from pydantic import Field, field_validator
+
+from fednot.channel import DEFAULT_ADDRESS
+from fednot.errors import CATALOGUE, Reason
+from fednot.settings import Settings
+
+PROGRAM: Final = "fednot-client"
+PREFIX: Final = "FEDNOT_CLIENT_"
+
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+_DEVICE: Final = re.compile(r"auto|cpu|cuda(:\d{1,3})?")
+
+
+class ClientSettings(Settings):
+    """Trains a federation's model on the data of this machine, which never leaves it."""
+
+    name: str = Field(description="this client's name in the federation, the same in every run")
+    server: str = Field(default=DEFAULT_ADDRESS, description="HOST:PORT of the server to dial")
+    task: str = Field(description="the Task: FILE.py:Class or package.module:Class")
+    task_arg: tuple[str, ...] = Field(
+        default=(), description="KEY=VALUE for the Task's constructor; may be given again"
+    )
+    device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
+    state_dir: Path = Field(
+        default=Path(".fednot-client"),
+        description="directory of this client's identity; each client needs its own",
+    )
+    http_address: str = Field(
+        default="127.0.0.1:9465", description="HOST:PORT of /metrics and /healthz; '' turns it off"
+    )
+    insecure: bool = Field(default=False, description="dial in plain text")
+    torch_threads: int = Field(default=1, ge=1, le=1024, description="CPU threads for torch")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="debug, info, warning or error"
+    )
+    poll_wait: float = Field(
+        default=20.0, gt=0, le=30, description="seconds that the server may hold a poll for work"
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, name: str) -> str:
+        if not _NAME.fullmatch(name):
+            raise ValueError(
+                f"{name!r} is no client name; {CATALOGUE[Reason.INVALID_CLIENT_NAME].remedy}"
+            )
+        return name
+
+    @field_validator("device")
+    @classmethod
+    def _device(cls, device: str) -> str:
+        if not _DEVICE.fullmatch(device):
+            raise ValueError(f"{device!r} is no device; use auto, cpu, cuda or cuda:N")
+        return device
+
+    @field_validator("server", "http_address")
+    @classmethod
+    def _address(cls, address: str) -> str:
+        host, _, port = address.rpartition(":")
+        if address and (not host or not port.isdecimal() or int(port) > 65535):
+            raise ValueError(f"{address!r} is no address; write HOST:PORT")
+        return address
+
+    @field_validator("server")
+    @classmethod
+    def _some_server(cls, server: str) -> str:
+        if not server:
+            raise ValueError("write the server's HOST:PORT")
+        return server
