@@ -1,0 +1,1 @@
+"""Cohorts: where work is sent and answers come from."""

@@ -1,0 +1,209 @@
+"""The cohort of clients that dialled in over gRPC: their sessions and the work they were given."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncGenerator, Iterable
+from dataclasses import dataclass, field
+
+from fednot.errors import FednotError, Reason
+from server.cohorts.cohort import Answer, NoAnswer, Update, WorkPlan
+from server.pulse import Pulse
+
+LIVENESS_TICK = 0.5
+
+
+@dataclass
+class Session:
+    """A client that is there: `last_seen` is on the monotonic clock, in seconds."""
+
+    client: str
+    num_train_examples: int
+    num_test_examples: int
+    device: str
+    last_seen: float
+    degraded: bool = False
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+
+class Assignment:
+    """One client's part of a plan. It outlives a session, so that a client that rejoins gets it."""
+
+    def __init__(self, client: str, plan: WorkPlan, answers: asyncio.Queue[Answer]) -> None:
+        self.id = uuid.uuid4().hex
+        self.client = client
+        self.plan = plan
+        self.deadline_at = time.time() + plan.deadline
+        self.answered = False
+        self.over = False
+        self._answers = answers
+        self._verdict: asyncio.Future[None] | None = None
+
+    def check_open(self) -> None:
+        """Raises FednotError (ROUND_OVER, DUPLICATE_UPDATE) unless an answer is awaited."""
+        if self.over:
+            raise _round_over()
+        if self.answered:
+            raise FednotError(Reason.DUPLICATE_UPDATE, "this work was answered already")
+
+    def answer(self, answer: Answer) -> None:
+        """Hands an answer to the round. Raises FednotError unless one is awaited."""
+        self.check_open()
+        self.answered = True
+        self._answers.put_nowait(answer)
+
+    async def submit(self, update: Update) -> None:
+        """Hands an update to the round and waits for its verdict.
+
+        Raises FednotError if the round refuses the update, or ends first.
+        """
+        verdict: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def settle(refusal: FednotError | None) -> None:
+            if verdict.done():
+                return
+            if refusal is None:
+                verdict.set_result(None)
+            else:
+                verdict.set_exception(refusal)
+
+        self.answer(Update(update.client, update.num_examples, update.flat, update.metrics, settle))
+        self._verdict = verdict
+        await verdict
+
+    def end(self) -> None:
+        """Ends the work: an update whose verdict is open is refused."""
+        self.over = True
+        if self._verdict is not None and not self._verdict.done():
+            self._verdict.set_exception(_round_over())
+
+
+class RemoteCohort:
+    """Sessions and assignments. A session lapses when nothing was heard for `lapse` seconds."""
+
+    def __init__(self, *, lapse: float) -> None:
+        self._lapse = lapse
+        self._sessions: dict[str, Session] = {}
+        self._assignments: dict[str, Assignment] = {}
+        self._pulse = Pulse()
+
+    def connected(self) -> frozenset[str]:
+        """Clients whose session has not lapsed."""
+        return frozenset(name for name in self._sessions if self._is_live(name))
+
+    def last_seen(self, client: str) -> float | None:
+        """When the client was last heard of in this process, in seconds since the epoch."""
+        session = self._sessions.get(client)
+        return time.time() - (time.monotonic() - session.last_seen) if session else None
+
+    def can_evaluate(self, client: str) -> bool:
+        """Whether the client said that it holds test examples."""
+        session = self._sessions.get(client)
+        return session is not None and session.num_test_examples > 0
+
+    async def wait_for_change(self, seconds: float) -> None:
+        """Waits until a client joined or left, or work was given or has ended."""
+        await self._pulse.wait(seconds, self._pulse.mark())
+
+    def open(self, session: Session) -> None:
+        """Opens a session in place of the client's older one."""
+        self._sessions[session.client] = session
+        self._pulse.beat()
+
+    def close(self, session: Session) -> None:
+        """Closes a session; a round that waits for the client stops waiting."""
+        self._sessions.pop(session.client, None)
+        for assignment in self._of(session.client):
+            if not assignment.answered:
+                assignment.answer(NoAnswer(session.client, "it left"))
+        self._pulse.beat()
+
+    def session(self, client: str, session_id: str) -> Session:
+        """The live session of a caller, marked as seen. Raises FednotError (UNKNOWN_SESSION)."""
+        found = self._sessions.get(client)
+        if found is None or found.id != session_id:
+            raise FednotError(
+                Reason.UNKNOWN_SESSION,
+                f"client {client!r} has no session {session_id!r}; it must join",
+            )
+        found.last_seen = time.monotonic()
+        return found
+
+    def sessions(self) -> dict[str, Session]:
+        """Live sessions by client."""
+        return {name: self._sessions[name] for name in self.connected()}
+
+    def working(self) -> frozenset[str]:
+        """Clients with work that they have not answered."""
+        return frozenset(a.client for a in self._assignments.values() if not a.answered)
+
+    async def next_assignment(self, client: str, max_wait: float) -> Assignment | None:
+        """The client's open work, once there is some, or None after `max_wait` seconds."""
+        until = time.monotonic() + max_wait
+        while True:
+            mark = self._pulse.mark()
+            for assignment in self._of(client):
+                if not assignment.answered:
+                    return assignment
+            left = until - time.monotonic()
+            if left <= 0 or not await self._pulse.wait(left, mark):
+                return None
+
+    def assignment(self, client: str, work_id: str) -> Assignment:
+        """The work of an id, if it is the caller's. Raises FednotError (UNKNOWN_WORK)."""
+        found = self._assignments.get(work_id)
+        if found is None or found.client != client:
+            raise FednotError(
+                Reason.UNKNOWN_WORK, f"client {client!r} has no work {work_id!r}; the round is over"
+            )
+        return found
+
+    async def work(self, plan: WorkPlan) -> AsyncGenerator[Answer, None]:
+        """Yields one answer for each client of the plan, until its deadline."""
+        answers: asyncio.Queue[Answer] = asyncio.Queue()
+        batch = [Assignment(client, plan, answers) for client in plan.clients]
+        self._assignments |= {assignment.id: assignment for assignment in batch}
+        self._pulse.beat()
+        until = time.monotonic() + plan.deadline
+        waiting = set(plan.clients)
+        try:
+            while waiting and (left := until - time.monotonic()) > 0:
+                try:
+                    answer = await asyncio.wait_for(answers.get(), min(left, LIVENESS_TICK))
+                except TimeoutError:
+                    self._give_up_on_lapsed(batch)
+                    continue
+                waiting.discard(answer.client)
+                yield answer
+            for client in sorted(waiting):
+                yield NoAnswer(client, f"no answer in {plan.deadline:g} s; {self._seen(client)}")
+        finally:
+            for assignment in batch:
+                assignment.end()
+                del self._assignments[assignment.id]
+            self._pulse.beat()
+
+    def _give_up_on_lapsed(self, batch: Iterable[Assignment]) -> None:
+        for assignment in batch:
+            if not assignment.answered and not self._is_live(assignment.client):
+                reason = f"lost; {self._seen(assignment.client)}"
+                assignment.answer(NoAnswer(assignment.client, reason))
+
+    def _of(self, client: str) -> list[Assignment]:
+        return [a for a in self._assignments.values() if a.client == client]
+
+    def _is_live(self, client: str) -> bool:
+        session = self._sessions.get(client)
+        return session is not None and time.monotonic() - session.last_seen < self._lapse
+
+    def _seen(self, client: str) -> str:
+        session = self._sessions.get(client)
+        if session is None:
+            return "it has no session"
+        return f"last seen {time.monotonic() - session.last_seen:.0f} s ago"
+
+
+def _round_over() -> FednotError:
+    return FednotError(Reason.ROUND_OVER, "the round has ended; this work no longer counts")

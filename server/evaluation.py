@@ -1,0 +1,59 @@
+"""Scores of the global model: on the server's own test data, else on the clients'."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from contextlib import aclosing
+
+import torch
+from torch import nn
+
+from fednot.manifest import Manifest
+from fednot.task import SampleDataset, Task
+from fednot.tensors import load_into
+from server.cohorts.cohort import Cohort, Evaluation, WorkPlan
+from server.records import Metrics
+
+CPU = torch.device("cpu")
+
+
+class ServerEvaluator:
+    """Evaluates with the Task on the test data that the server holds."""
+
+    def __init__(self, task: Task, data: SampleDataset) -> None:
+        self._task = task
+        self._data = data
+        self._model: nn.Module | None = None
+
+    async def score(self, flat: torch.Tensor, manifest: Manifest) -> Metrics:
+        """What the Task's evaluation finds, in a thread of its own."""
+        return await asyncio.to_thread(self._score, flat, manifest)
+
+    def _score(self, flat: torch.Tensor, manifest: Manifest) -> Metrics:
+        if self._model is None:
+            self._model = self._task.build_model()
+        load_into(self._model, flat, manifest)
+        return finite(self._task.evaluate(self._model, self._data, CPU))
+
+
+async def score_by_clients(cohort: Cohort, plan: WorkPlan) -> Metrics:
+    """The mean of the clients' metrics, each weighted by its number of examples.
+
+    Empty if no client answered before the deadline.
+    """
+    totals: dict[str, float] = {}
+    weights: dict[str, int] = {}
+    async with aclosing(cohort.work(plan)) as answers:
+        async for answer in answers:
+            if not isinstance(answer, Evaluation):
+                continue
+            for key, value in finite(answer.metrics).items():
+                totals[key] = totals.get(key, 0.0) + value * answer.num_examples
+                weights[key] = weights.get(key, 0) + answer.num_examples
+    return {key: total / weights[key] for key, total in totals.items()}
+
+
+def finite(metrics: Metrics) -> dict[str, float]:
+    """The metrics without those that are NaN or infinite, which no database or JSON can hold."""
+    return {key: float(value) for key, value in metrics.items() if math.isfinite(value)}

@@ -1,0 +1,70 @@
+"""The parts of a running federation, and what is going on in it now."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from server.cohorts.cohort import Cohort
+from server.evaluation import ServerEvaluator
+from server.fences import Fences
+from server.global_model import GlobalModel
+from server.interruption import Interruptible
+from server.metrics import Metrics
+from server.pulse import Pulse
+from server.records import RecoveryPolicy, RoundPolicy, RoundProgress
+from server.state.database import Database
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a request that leaves a field unset gets; times in seconds."""
+
+    rounds: RoundPolicy = field(default_factory=RoundPolicy)
+    recovery: RecoveryPolicy = field(default_factory=RecoveryPolicy)
+    recovery_rounds: int = 20
+    job_deadline: float = 30 * 24 * 3600.0
+    round_retries: int = 3
+    retry_wait: float = 2.0
+    keep_versions: int = 5
+    seed: int = 0
+
+
+@dataclass
+class Activity:
+    """What the server does now: the round in flight and what it waits for, in a sentence."""
+
+    progress: RoundProgress | None = None
+    waiting_for: str = ""
+
+
+@dataclass
+class Federation:
+    """Everything that the coordinator works with."""
+
+    database: Database
+    model: GlobalModel
+    cohort: Cohort
+    evaluator: ServerEvaluator | None
+    defaults: Defaults
+    metrics: Metrics
+    fences: Fences = field(default_factory=Fences)
+    activity: Activity = field(default_factory=Activity)
+    work: Interruptible = field(default_factory=Interruptible)
+    changes: Pulse = field(default_factory=Pulse)
+
+    def eligible(self) -> tuple[str, ...]:
+        """Connected clients that are not barred, by name."""
+        return tuple(
+            sorted(name for name in self.cohort.connected() if self.fences.bar_of(name) is None)
+        )
+
+    def waits_for(self, sentence: str) -> None:
+        """Says what the server waits for; "" when it no longer waits."""
+        if sentence != self.activity.waiting_for:
+            self.activity.waiting_for = sentence
+            self.changes.beat()
+
+    def shows(self, progress: RoundProgress | None) -> None:
+        """Shows the round in flight; None when there is none."""
+        self.activity.progress = progress
+        self.changes.beat()

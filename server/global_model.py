@@ -1,0 +1,172 @@
+"""The only writer of the global model: a version's bytes and its row become current together."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from sqlalchemy import Connection, select, update
+
+from fednot.errors import FednotError, Reason
+from fednot.layers import LayerMap
+from fednot.manifest import Manifest
+from server.records import Metrics, Version, VersionOrigin
+from server.state import schema, version_rows
+from server.state.database import Database, StateError
+from server.state.model_store import ModelStore
+
+Step = Callable[[Connection, Version], None]
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A version that is about to be committed."""
+
+    flat: torch.Tensor
+    origin: VersionOrigin
+    parent: int
+    generation: int
+    lineage: int
+    round: int = 0
+    negated_tensors: tuple[str, ...] = ()
+    metrics: Metrics = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class InitialModel:
+    """What a federation starts from, if its state is new."""
+
+    flat: torch.Tensor
+    manifest: Manifest
+    layers: LayerMap
+
+
+class GlobalModel:
+    """The current version with its bytes in memory, and the older ones in the store."""
+
+    def __init__(
+        self,
+        database: Database,
+        store: ModelStore,
+        initial: InitialModel,
+        current: tuple[Version, torch.Tensor],
+    ) -> None:
+        self._database = database
+        self._store = store
+        self.manifest = initial.manifest
+        self.layers = initial.layers
+        self.current, self.flat = current
+
+    @classmethod
+    async def open(
+        cls, database: Database, store: ModelStore, initial: InitialModel
+    ) -> GlobalModel:
+        """Continues from the state, or begins with the initial model if the state is new.
+
+        Raises StateError if the state belongs to another model.
+        """
+        row = await database.run(lambda c: c.execute(select(schema.federation)).one())
+        if not row.current_version:
+            return await cls._begin(database, store, initial)
+        found = Manifest.from_json(row.manifest)
+        differences = initial.manifest.differences(found)
+        if differences:
+            raise StateError(
+                "the state belongs to another model than the Task or file given: "
+                + "; ".join(differences[:5])
+            )
+        version, _ = await database.run(version_rows.current_and_released)
+        if version is None:
+            raise StateError("the state names a current version that it does not hold")
+        flat = store.read(version.sha256, found)
+        layers = LayerMap.from_json(row.layers)
+        return cls(database, store, InitialModel(flat, found, layers), (version, flat))
+
+    @classmethod
+    async def _begin(
+        cls, database: Database, store: ModelStore, initial: InitialModel
+    ) -> GlobalModel:
+        draft = Draft(initial.flat, VersionOrigin.INITIAL, parent=0, generation=0, lineage=1)
+        layers = initial.layers.to_json()
+        sha256 = store.write(initial.flat, initial.manifest, layers)
+
+        def command(connection: Connection) -> Version:
+            values = {"manifest": initial.manifest.to_json(), "layers": layers}
+            connection.execute(update(schema.federation).values(**values))
+            version = _version(draft, 1, sha256)
+            version_rows.insert_version(connection, version)
+            return version
+
+        return cls(database, store, initial, (await database.run(command), initial.flat))
+
+    async def commit(self, draft: Draft, step: Step) -> Version:
+        """Makes a new version current; `step` writes what belongs to it in the same transaction.
+
+        If `step` raises, nothing is committed and the exception is passed on.
+        """
+        layers = self.layers.to_json()
+        sha256 = await asyncio.to_thread(self._store.write, draft.flat, self.manifest, layers)
+
+        def command(connection: Connection) -> Version:
+            version = _version(draft, version_rows.next_number(connection), sha256)
+            version_rows.insert_version(connection, version)
+            step(connection, version)
+            return version
+
+        version = await self._database.run(command)
+        self.current, self.flat = version, draft.flat
+        return version
+
+    async def read(self, number: int) -> tuple[Version, torch.Tensor]:
+        """A version and its bytes. Raises FednotError (UNKNOWN_VERSION, VERSION_DESTROYED)."""
+        if number == self.current.number:
+            return self.current, self.flat
+        version = await self._kept(number)
+        flat = await asyncio.to_thread(self._store.read, version.sha256, self.manifest)
+        return version, flat
+
+    async def read_back(self, number: int) -> tuple[Version, torch.Tensor]:
+        """As `read`, but always from the store."""
+        version = await self._kept(number)
+        flat = await asyncio.to_thread(self._store.read, version.sha256, self.manifest)
+        return version, flat
+
+    async def file_of(self, number: int) -> tuple[Version, Path]:
+        """A version and its model file."""
+        version = await self._kept(number)
+        return version, self._store.path(version.sha256)
+
+    async def sweep(self) -> int:
+        """Deletes the bytes that no kept version names, and returns how many files there were."""
+        kept = await self._database.run(version_rows.kept_hashes)
+        return await asyncio.to_thread(self._store.delete_all_but, kept)
+
+    async def _kept(self, number: int) -> Version:
+        version = await self._database.run(lambda c: version_rows.get_version(c, number))
+        if version is None:
+            raise FednotError(Reason.UNKNOWN_VERSION, f"there is no version {number}")
+        if version.destroyed_at is not None:
+            raise FednotError(
+                Reason.VERSION_DESTROYED, f"the bytes of version {number} were destroyed"
+            )
+        return version
+
+
+def _version(draft: Draft, number: int, sha256: str) -> Version:
+    return Version(
+        number=number,
+        sha256=sha256,
+        parent=draft.parent,
+        generation=draft.generation,
+        lineage=draft.lineage,
+        origin=draft.origin,
+        round=draft.round,
+        created_at=time.time(),
+        num_bytes=draft.flat.numel(),
+        metrics=draft.metrics,
+        negated_tensors=draft.negated_tensors,
+    )

@@ -1,0 +1,43 @@
+"""Work that an accepted deletion may interrupt: rounds and waits, but never a commit."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class WorkInterruptedError(Exception):
+    """The work was interrupted and left nothing behind."""
+
+
+class Interruptible:
+    """Runs one piece of work at a time; another task may interrupt it."""
+
+    def __init__(self) -> None:
+        self._task: asyncio.Task[Any] | None = None
+        self._interrupted = False
+
+    async def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Runs the work. Raises WorkInterruptedError if it was interrupted before its end."""
+        self._interrupted = False
+        task = self._task = asyncio.create_task(work)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            if self._interrupted:
+                raise WorkInterruptedError from None
+            raise
+        finally:
+            self._task = None
+
+    async def interrupt(self) -> None:
+        """Interrupts the work in hand, if any, and returns once it has ended."""
+        task = self._task
+        if task is None or task.done():
+            return
+        self._interrupted = True
+        task.cancel()
+        await asyncio.wait([task])

@@ -1,0 +1,27 @@
+"""Retraining without the forgotten data: the oracle of every comparison (paper, baselines)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+
+from server.methods.method import Needs, StartContext
+
+
+class Retrain:
+    """Start again from the initial version, for as many rounds as the model was trained."""
+
+    name: ClassVar[str] = "retrain"
+    needs: ClassVar[Needs] = Needs(initial=True)
+    new_lineage: ClassVar[bool] = True
+
+    def start(self, context: StartContext) -> torch.Tensor:
+        """The initial version. Raises ValueError if the context lacks it."""
+        if context.initial is None:
+            raise ValueError("retraining needs the initial version")
+        return context.initial.clone()
+
+    def budget(self, *, default: int, rounds_trained: int) -> int:
+        """As many rounds as the base was trained for; the default if it was not."""
+        return rounds_trained or default

@@ -1,0 +1,121 @@
+"""The server's metrics. No label names a client, a job or a person."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from server.records import JobPhase, RoundOutcome, RoundPhase, Version
+
+UPDATE_OUTCOMES: Final = ("accepted", "refused", "missing")
+CLIENT_STATES: Final = ("idle", "working", "gone", "barred")
+DIRECTIONS: Final = ("sent", "received")
+
+
+def new_registry() -> CollectorRegistry:
+    """A registry of its own, so that two servers in one process do not mix."""
+    return CollectorRegistry()
+
+
+class Metrics:
+    """Everything the server tells Prometheus; the registry is given."""
+
+    def __init__(self, registry: CollectorRegistry, version: str) -> None:
+        self._registry = registry
+        info = Gauge("fednot_build_info", "The running version", ["version"], registry=registry)
+        info.labels(version).set(1)
+        self.rounds = Counter(
+            "fednot_rounds_total", "Rounds that ended", ["phase", "outcome"], registry=registry
+        )
+        self.round_duration = Histogram(
+            "fednot_round_duration_seconds",
+            "How long rounds took, evaluation included",
+            ["phase"],
+            buckets=(0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600),
+            registry=registry,
+        )
+        self.clients = Gauge("fednot_clients", "Clients by state", ["state"], registry=registry)
+        self.updates = Counter(
+            "fednot_updates_total", "Updates by outcome", ["outcome"], registry=registry
+        )
+        self.refusals = Counter(
+            "fednot_refusals_total", "Refused calls by reason", ["reason"], registry=registry
+        )
+        self.transfer = Counter(
+            "fednot_transfer_bytes_total",
+            "Model bytes moved between server and clients",
+            ["direction"],
+            registry=registry,
+        )
+        self.accuracy = Gauge(
+            "fednot_evaluation_accuracy_ratio", "Accuracy of the newest version", registry=registry
+        )
+        self.loss = Gauge("fednot_evaluation_loss", "Loss of the newest version", registry=registry)
+        self.version = Gauge("fednot_model_version", "The newest version", registry=registry)
+        self.released = Gauge(
+            "fednot_model_released_version", "The released version, 0 if none", registry=registry
+        )
+        self.generation = Gauge(
+            "fednot_model_generation", "How often unlearning changed the model", registry=registry
+        )
+        self.jobs = Gauge(
+            "fednot_unlearning_jobs", "Unlearning jobs by phase", ["phase"], registry=registry
+        )
+        self.recovery_rounds = Counter(
+            "fednot_recovery_rounds_total", "Recovery rounds that made a version", registry=registry
+        )
+        self.oldest_request = Gauge(
+            "fednot_oldest_open_deletion_timestamp_seconds",
+            "When the oldest open deletion was accepted, 0 if none is open",
+            registry=registry,
+        )
+        self._start_at_zero()
+
+    def _start_at_zero(self) -> None:
+        for phase in RoundPhase:
+            self.round_duration.labels(phase)
+            for outcome in RoundOutcome:
+                if outcome is not RoundOutcome.RUNNING:
+                    self.rounds.labels(phase, outcome)
+        for update_outcome in UPDATE_OUTCOMES:
+            self.updates.labels(update_outcome)
+        for direction in DIRECTIONS:
+            self.transfer.labels(direction)
+        self.show_clients({})
+        self.show_jobs({}, 0.0)
+
+    def round_ended(self, phase: RoundPhase, outcome: RoundOutcome, seconds: float) -> None:
+        """Counts a round that ended."""
+        self.rounds.labels(phase, outcome).inc()
+        self.round_duration.labels(phase).observe(seconds)
+        made_version = outcome in (RoundOutcome.COMPLETED, RoundOutcome.DEGRADED)
+        if phase is RoundPhase.RECOVERY and made_version:
+            self.recovery_rounds.inc()
+
+    def show_version(self, version: Version, released: int) -> None:
+        """Shows the newest version, and which one is released."""
+        self.version.set(version.number)
+        self.generation.set(version.generation)
+        self.released.set(released)
+        if "accuracy" in version.metrics:
+            self.accuracy.set(version.metrics["accuracy"])
+        if "loss" in version.metrics:
+            self.loss.set(version.metrics["loss"])
+
+    def show_clients(self, counts: Mapping[str, int]) -> None:
+        """Shows how many clients are in each state."""
+        for state in CLIENT_STATES:
+            self.clients.labels(state).set(counts.get(state, 0))
+
+    def show_jobs(self, counts: Mapping[JobPhase, int], oldest: float) -> None:
+        """Shows how many jobs are in each phase, and when the oldest open one was asked for."""
+        for phase in JobPhase:
+            self.jobs.labels(phase).set(counts.get(phase, 0))
+        self.oldest_request.set(oldest)
+
+    def render(self) -> tuple[bytes, str]:
+        """The exposition and its content type."""
+        return generate_latest(self._registry), CONTENT_TYPE_LATEST

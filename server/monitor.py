@@ -1,0 +1,87 @@
+"""Keeps the gauges and the clients' last-seen times up to date."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from typing import Final
+
+from sqlalchemy import Connection
+
+from server.cohorts.remote import RemoteCohort
+from server.federation import Federation
+from server.records import ClientRecord, JobPhase, Version
+from server.state import client_rows, deletion_rows, version_rows
+
+log = logging.getLogger("server.monitor")
+
+TICK: Final = 2.0
+SEEN_EVERY: Final = 10.0
+
+
+class Monitor:
+    """Refreshes what Prometheus sees, after each change and every few seconds."""
+
+    def __init__(self, federation: Federation, cohort: RemoteCohort) -> None:
+        self._federation = federation
+        self._cohort = cohort
+        self._seen_written = 0.0
+        self.refreshed_at = 0.0
+
+    async def run(self) -> None:
+        """Refreshes until it is cancelled."""
+        while True:
+            mark = self._federation.changes.mark()
+            try:
+                await self._refresh()
+            except Exception:
+                log.exception("the metrics could not be refreshed")
+            await self._federation.changes.wait(TICK, mark)
+            await asyncio.sleep(0.1)
+
+    async def _refresh(self) -> None:
+        metrics = self._federation.metrics
+        current, released, clients, jobs, oldest = await self._federation.database.run(_snapshot)
+        if current is not None:
+            metrics.show_version(current, released.number if released else 0)
+        connected, working = self._cohort.connected(), self._cohort.working()
+        metrics.show_clients(Counter(_state(client, connected, working) for client in clients))
+        metrics.show_jobs(jobs, oldest)
+        await self._write_seen(connected)
+        self.refreshed_at = time.monotonic()
+
+    async def _write_seen(self, connected: frozenset[str]) -> None:
+        if time.monotonic() - self._seen_written < SEEN_EVERY:
+            return
+        self._seen_written = time.monotonic()
+        seen = {name: self._cohort.last_seen(name) for name in connected}
+
+        def command(connection: Connection) -> None:
+            for name, at in seen.items():
+                if at is not None:
+                    client_rows.record_seen(connection, name, at)
+
+        await self._federation.database.run(command)
+
+
+def _state(client: ClientRecord, connected: frozenset[str], working: frozenset[str]) -> str:
+    if client.barred_by:
+        return "barred"
+    if client.name not in connected:
+        return "gone"
+    return "working" if client.name in working else "idle"
+
+
+def _snapshot(
+    connection: Connection,
+) -> tuple[Version | None, Version | None, list[ClientRecord], dict[JobPhase, int], float]:
+    current, released = version_rows.current_and_released(connection)
+    return (
+        current,
+        released,
+        list(client_rows.list_clients(connection)),
+        deletion_rows.count_by_phase(connection),
+        deletion_rows.oldest_open(connection),
+    )

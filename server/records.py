@@ -1,0 +1,278 @@
+"""The words of the federation as immutable records (DESIGN.md, section 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+Metrics = Mapping[str, float]
+
+
+class VersionOrigin(StrEnum):
+    """How a version came to be."""
+
+    INITIAL = "initial"
+    TRAINING = "training"
+    UNLEARNING = "unlearning"
+    RECOVERY = "recovery"
+
+
+class RoundPhase(StrEnum):
+    """Why a round is run."""
+
+    TRAINING = "training"
+    RECOVERY = "recovery"
+
+
+class RoundOutcome(StrEnum):
+    """How a round ended."""
+
+    RUNNING = "running"
+    COMPLETED = "completed"
+    DEGRADED = "degraded"
+    FAILED = "failed"
+    ABORTED = "aborted"
+
+
+class RunState(StrEnum):
+    """The state of a training run."""
+
+    ACTIVE = "active"
+    COMPLETED = "completed"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+class JobPhase(StrEnum):
+    """Where a deletion's job stands; `server.phases` holds the allowed moves."""
+
+    AWAITING = "awaiting"
+    QUEUED = "queued"
+    NEGATING = "negating"
+    RECOVERING = "recovering"
+    VERIFYING = "verifying"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class AttemptOutcome(StrEnum):
+    """How an attempt ended."""
+
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    ABANDONED = "abandoned"
+
+
+class StopReason(StrEnum):
+    """Why a recovery stopped."""
+
+    TARGET = "target"
+    PLATEAU = "plateau"
+    BUDGET = "budget"
+    CHANCE = "chance"
+
+
+@dataclass(frozen=True)
+class Version:
+    """An immutable version of the global model; its bytes are in the model store under sha256."""
+
+    number: int
+    sha256: str
+    parent: int
+    generation: int
+    lineage: int
+    origin: VersionOrigin
+    round: int
+    created_at: float
+    num_bytes: int
+    metrics: Metrics = field(default_factory=dict)
+    negated_tensors: tuple[str, ...] = ()
+    destroyed_at: float | None = None
+
+
+@dataclass(frozen=True)
+class RoundPolicy:
+    """How the rounds of a run are made; times in seconds, shares from 0 to 1."""
+
+    fraction: float = 1.0
+    quorum: float = 0.5
+    deadline: float = 600.0
+    min_clients: int = 2
+    client_wait: float = 600.0
+
+
+@dataclass(frozen=True)
+class RecoveryPolicy:
+    """When recovery stops (DESIGN.md 2.6). `max_rounds` 0 lets the method say."""
+
+    min_rounds: int = 2
+    max_rounds: int = 0
+    tolerance: float = 0.01
+    plateau_rounds: int = 5
+    full_budget: bool = False
+    chance_rounds: int = 4
+    min_clients: int = 2
+    round_deadline: float = 600.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run."""
+
+    id: int
+    rounds: int
+    rounds_done: int
+    state: RunState
+    started_at: float
+    policy: RoundPolicy
+    config: Mapping[str, float]
+    failure: str = ""
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round; `missing` says of each client whose update did not count why."""
+
+    number: int
+    phase: RoundPhase
+    outcome: RoundOutcome
+    base_version: int
+    cohort: tuple[str, ...]
+    started_at: float
+    run_id: int = 0
+    job_id: str = ""
+    attempt: int = 0
+    result_version: int = 0
+    missing: Mapping[str, str] = field(default_factory=dict)
+    metrics: Metrics = field(default_factory=dict)
+    ended_at: float | None = None
+
+
+@dataclass(frozen=True)
+class RecoveryRound:
+    """One recovery round of an attempt."""
+
+    round: int
+    version: int
+    metrics: Metrics
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One try of a job, from its pinned base version."""
+
+    job_id: str
+    number: int
+    method: str
+    tensors: tuple[str, ...]
+    start_version: int
+    outcome: AttemptOutcome = AttemptOutcome.RUNNING
+    stop_reason: StopReason | None = None
+    stopped_at: int = 0
+    warnings: tuple[str, ...] = ()
+    explanation: str = ""
+    rounds: tuple[RecoveryRound, ...] = ()
+
+
+@dataclass(frozen=True)
+class DestroyedVersion:
+    """A version whose bytes a job destroyed."""
+
+    number: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """The work that serves deletions."""
+
+    id: str
+    phase: JobPhase
+    method: str
+    layers: str
+    allow_unsafe_layers: bool
+    policy: RecoveryPolicy
+    created_at: float
+    base_version: int = 0
+    target_accuracy: float | None = None
+    released_version: int = 0
+    failure: str = ""
+    history: tuple[tuple[JobPhase, float], ...] = ()
+    attempts: tuple[Attempt, ...] = ()
+    destroyed: tuple[DestroyedVersion, ...] = ()
+
+
+@dataclass(frozen=True)
+class Deletion:
+    """A request with the job that serves it."""
+
+    request_id: str
+    client: str
+    accepted_at: float
+    job: Job
+    aborted_rounds: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class DeletionAsk:
+    """What a caller asks for: the payload of Unlearn, with the server's defaults filled in.
+
+    `digest` is over the payload as it was sent, so that changed defaults do not change it.
+    """
+
+    request_id: str
+    client: str
+    method: str
+    layers: str
+    allow_unsafe_layers: bool
+    policy: RecoveryPolicy
+    digest: str
+
+
+@dataclass(frozen=True)
+class ClientRecord:
+    """A client that has joined at least once."""
+
+    name: str
+    joined_at: float
+    last_seen_at: float
+    num_train_examples: int
+    num_test_examples: int
+    device: str
+    barred_by: str = ""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """The tombstone that keeps a client out of every later round."""
+
+    client: str
+    request_id: str
+    since: float
+
+    @property
+    def message(self) -> str:
+        """One sentence for the client."""
+        return (
+            f"client {self.client} was forgotten by deletion {self.request_id} and may not train; "
+            "only an operator can readmit it"
+        )
+
+
+@dataclass(frozen=True)
+class RoundProgress:
+    """The round in flight."""
+
+    round: int
+    phase: RoundPhase
+    cohort: tuple[str, ...]
+    accepted: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Clients that are still waited for."""
+        answered = {*self.accepted, *self.failed}
+        return tuple(name for name in self.cohort if name not in answered)

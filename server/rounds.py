@@ -1,0 +1,258 @@
+"""One round: gather clients, send the plan, add up what comes, evaluate, commit."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import random
+import time
+from collections.abc import Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+
+import torch
+from sqlalchemy import Connection
+
+from fednot.errors import FednotError
+from server.aggregation import RunningAverage
+from server.cohorts.cohort import Answer, Update, WorkKind, WorkPlan
+from server.evaluation import finite, score_by_clients
+from server.federation import Federation
+from server.global_model import Draft, Step
+from server.interruption import WorkInterruptedError
+from server.records import (
+    ClientRecord,
+    Metrics,
+    Round,
+    RoundOutcome,
+    RoundPhase,
+    RoundPolicy,
+    RoundProgress,
+    Version,
+    VersionOrigin,
+)
+from server.state import client_rows, round_rows
+from server.state.fencing import FencedError
+
+log = logging.getLogger("server.rounds")
+
+WAIT_TICK = 1.0
+
+
+class NotEnoughClientsError(Exception):
+    """The clients that a round needs did not come in time; the message says which."""
+
+
+@dataclass(frozen=True)
+class RoundOrder:
+    """A round to be run, for a run or for an attempt of a job."""
+
+    phase: RoundPhase
+    policy: RoundPolicy
+    config: Mapping[str, float] = field(default_factory=dict)
+    run_id: int = 0
+    job_id: str = ""
+    attempt: int = 0
+
+
+@dataclass(frozen=True)
+class _Sum:
+    flat: torch.Tensor | None
+    accepted: tuple[str, ...]
+    missing: Mapping[str, str]
+
+
+class Rounds:
+    """Runs rounds of a federation, one at a time."""
+
+    def __init__(self, federation: Federation) -> None:
+        self._federation = federation
+
+    async def gather(self, minimum: int, wait: float, purpose: str) -> tuple[str, ...]:
+        """Waits until enough clients are there, at most `wait` seconds, saying for whom.
+
+        Raises NotEnoughClientsError, or WorkInterruptedError.
+        """
+        return await self._federation.work.run(self._gather(minimum, wait, purpose))
+
+    async def play(self, order: RoundOrder, step: Step) -> Round:
+        """Runs one round; `step` writes what belongs to a new version with the version itself.
+
+        A round that reaches no quorum is returned with the outcome FAILED and made no version.
+        Raises NotEnoughClientsError, or WorkInterruptedError after which nothing of it is left.
+        """
+        policy = order.policy
+        purpose = f"a {order.phase} round"
+        clients = await self.gather(policy.min_clients, policy.client_wait, purpose)
+        begun = await self._begin(order, clients)
+        try:
+            return await self._to_its_end(order, begun, step)
+        except (WorkInterruptedError, FencedError) as error:
+            seconds = time.time() - begun.started_at
+            self._federation.metrics.round_ended(order.phase, RoundOutcome.ABORTED, seconds)
+            log.info("round %d was aborted; what it had received is dropped", begun.number)
+            raise WorkInterruptedError from error
+        finally:
+            self._federation.shows(None)
+
+    async def score(self, flat: torch.Tensor, version: Version, deadline: float) -> Metrics:
+        """Evaluates a model on the server's test data, else on that of the eligible clients."""
+        federation = self._federation
+        if federation.evaluator is not None:
+            return await federation.evaluator.score(flat, federation.model.manifest)
+        clients = tuple(c for c in federation.eligible() if federation.cohort.can_evaluate(c))
+        if not clients:
+            return {}
+        kind, phase = WorkKind.EVALUATE, RoundPhase.TRAINING
+        plan = WorkPlan(kind, 0, phase, version, flat, clients, deadline)
+        return await score_by_clients(federation.cohort, plan)
+
+    async def _gather(self, minimum: int, wait: float, purpose: str) -> tuple[str, ...]:
+        federation = self._federation
+        until = time.monotonic() + wait
+        try:
+            while len(clients := federation.eligible()) < minimum:
+                left = until - time.monotonic()
+                sentence = await self._missing(minimum, clients, purpose)
+                if left <= 0:
+                    raise NotEnoughClientsError(f"after {wait:g} s still {sentence}")
+                federation.waits_for(sentence)
+                await federation.cohort.wait_for_change(min(left, WAIT_TICK))
+            return clients
+        finally:
+            federation.waits_for("")
+
+    async def _missing(self, minimum: int, clients: tuple[str, ...], purpose: str) -> str:
+        known = await self._federation.database.run(client_rows.list_clients)
+        gone = [
+            f"{client.name}, last seen {self._silence(client):.0f} s ago"
+            for client in known
+            if client.name not in clients and not client.barred_by
+        ]
+        more = minimum - len(clients)
+        names = f": {'; '.join(gone)}" if gone else "; none that may train is known and gone"
+        return f"waiting for {more} of {minimum} clients for {purpose}{names}"
+
+    def _silence(self, client: ClientRecord) -> float:
+        seen = self._federation.cohort.last_seen(client.name)
+        return max(0.0, time.time() - max(seen or 0.0, client.last_seen_at))
+
+    async def _begin(self, order: RoundOrder, clients: tuple[str, ...]) -> Round:
+        federation = self._federation
+        version = federation.model.current
+        chosen = clients
+        if order.policy.fraction < 1:
+            size = max(order.policy.min_clients, math.ceil(order.policy.fraction * len(clients)))
+            draw = random.Random(f"{federation.defaults.seed}/{version.number}")  # noqa: S311
+            chosen = tuple(sorted(draw.sample(clients, min(size, len(clients)))))
+        new = Round(
+            number=0,
+            phase=order.phase,
+            outcome=RoundOutcome.RUNNING,
+            base_version=version.number,
+            cohort=chosen,
+            started_at=time.time(),
+            run_id=order.run_id,
+            job_id=order.job_id,
+            attempt=order.attempt,
+        )
+        return await federation.database.run(lambda c: round_rows.start_round(c, new))
+
+    async def _to_its_end(self, order: RoundOrder, begun: Round, step: Step) -> Round:
+        federation = self._federation
+        base = federation.model.current
+        summed = await federation.work.run(self._sum(order, begun, base))
+        if summed.flat is None:
+            return await self._fail(begun, summed)
+        scoring = self.score(summed.flat, base, order.policy.deadline)
+        metrics = finite(await federation.work.run(scoring))
+        outcome = RoundOutcome.DEGRADED if summed.missing else RoundOutcome.COMPLETED
+        ended = replace(
+            begun, outcome=outcome, missing=summed.missing, metrics=metrics, ended_at=time.time()
+        )
+        draft = Draft(
+            flat=summed.flat,
+            origin=VersionOrigin(order.phase.value),
+            parent=base.number,
+            generation=base.generation,
+            lineage=base.lineage,
+            round=begun.number,
+            negated_tensors=base.negated_tensors,
+            metrics=metrics,
+        )
+
+        def commit(connection: Connection, version: Version) -> None:
+            round_rows.end_round(connection, replace(ended, result_version=version.number))
+            step(connection, version)
+
+        version = await federation.model.commit(draft, commit)
+        self._report(ended)
+        return replace(ended, result_version=version.number)
+
+    async def _sum(self, order: RoundOrder, begun: Round, base: Version) -> _Sum:
+        federation = self._federation
+        plan = WorkPlan(
+            kind=WorkKind.TRAIN,
+            round=begun.number,
+            phase=order.phase,
+            version=base,
+            flat=federation.model.flat,
+            clients=begun.cohort,
+            deadline=order.policy.deadline,
+            seed=federation.defaults.seed,
+            config=order.config,
+        )
+        average = RunningAverage(federation.model.manifest)
+        progress = RoundProgress(begun.number, order.phase, begun.cohort)
+        missing: dict[str, str] = {}
+        federation.shows(progress)
+        async with aclosing(federation.cohort.work(plan)) as answers:
+            async for answer in answers:
+                refusal = await self._add(average, answer)
+                if refusal is None:
+                    progress = replace(progress, accepted=(*progress.accepted, answer.client))
+                else:
+                    progress = replace(progress, failed=(*progress.failed, answer.client))
+                    missing[answer.client] = refusal
+                federation.shows(progress)
+        enough = len(progress.accepted) >= math.ceil(order.policy.quorum * len(begun.cohort))
+        flat = average.applied_to(plan.flat) if enough and progress.accepted else None
+        return _Sum(flat, progress.accepted, missing)
+
+    async def _add(self, average: RunningAverage, answer: Answer) -> str | None:
+        updates = self._federation.metrics.updates
+        if not isinstance(answer, Update):
+            updates.labels("missing").inc()
+            return getattr(answer, "reason", "it evaluated instead of training")
+        try:
+            await asyncio.to_thread(average.add, answer.flat, answer.num_examples)
+        except FednotError as refusal:
+            answer.settle(refusal)
+            updates.labels("refused").inc()
+            return f"{refusal.reason}: {refusal.message}"
+        answer.settle(None)
+        updates.labels("accepted").inc()
+        return None
+
+    async def _fail(self, begun: Round, summed: _Sum) -> Round:
+        ended = replace(
+            begun, outcome=RoundOutcome.FAILED, missing=summed.missing, ended_at=time.time()
+        )
+        await self._federation.database.run(lambda c: round_rows.end_round(c, ended))
+        self._report(ended)
+        return ended
+
+    def _report(self, ended: Round) -> None:
+        seconds = (ended.ended_at or ended.started_at) - ended.started_at
+        self._federation.metrics.round_ended(ended.phase, ended.outcome, seconds)
+        missing = "; ".join(f"{name}: {why}" for name, why in ended.missing.items())
+        log.info(
+            "%s round %d %s in %.1f s%s%s",
+            ended.phase,
+            ended.number,
+            ended.outcome,
+            seconds,
+            f", accuracy {ended.metrics['accuracy']:.4f}" if "accuracy" in ended.metrics else "",
+            f"; missing {missing}" if missing else "",
+        )

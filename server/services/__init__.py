@@ -1,0 +1,1 @@
+"""The gRPC services: thin servicers that unpack, call and pack."""

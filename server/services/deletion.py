@@ -1,0 +1,132 @@
+"""The service of deletion."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+from grpc import aio
+
+from fednot.errors import FednotError, Reason
+from fednot.v1 import deletion_pb2, deletion_pb2_grpc
+from server.coordinator import Coordinator
+from server.federation import Federation
+from server.phases import ENDED
+from server.records import Deletion, DeletionAsk
+from server.services.messages import deletion_message, progress_message
+from server.services.paging import next_token, page_of
+from server.services.policies import recovery_policy
+from server.state import deletion_rows
+
+MAX_REQUEST_ID: Final = 128
+WATCH_TICK: Final = 15.0
+
+Context = aio.ServicerContext[Any, Any]
+
+
+class DeletionServicer(deletion_pb2_grpc.DeletionServiceServicer):
+    """Takes deletion requests and shows how their jobs stand."""
+
+    def __init__(self, federation: Federation, coordinator: Coordinator) -> None:
+        self._federation = federation
+        self._coordinator = coordinator
+
+    async def Unlearn(
+        self, request: deletion_pb2.UnlearnRequest, context: Context
+    ) -> deletion_pb2.UnlearnResponse:
+        """Accepts a deletion; its scope is fenced when this returns."""
+        deletion = await self._coordinator.accept(self._ask(request))
+        return deletion_pb2.UnlearnResponse(deletion=await self._message(deletion))
+
+    async def GetDeletion(
+        self, request: deletion_pb2.GetDeletionRequest, context: Context
+    ) -> deletion_pb2.GetDeletionResponse:
+        """Reads one deletion."""
+        deletion = await self._find(request)
+        return deletion_pb2.GetDeletionResponse(deletion=await self._message(deletion))
+
+    async def ListDeletions(
+        self, request: deletion_pb2.ListDeletionsRequest, context: Context
+    ) -> deletion_pb2.ListDeletionsResponse:
+        """Lists deletions, newest first."""
+        before, size = page_of(request.page_size, request.page_token)
+        found = await self._federation.database.run(
+            lambda c: deletion_rows.list_deletions(c, before, size)
+        )
+        return deletion_pb2.ListDeletionsResponse(
+            deletions=[await self._message(deletion) for _, deletion in found],
+            next_page_token=next_token(len(found), size, found[-1][0]) if found else "",
+        )
+
+    async def WatchDeletion(
+        self, request: deletion_pb2.WatchDeletionRequest, context: Context
+    ) -> AsyncIterator[deletion_pb2.WatchDeletionResponse]:
+        """Streams the deletion after each change until its job has ended."""
+        last = None
+        while True:
+            mark = self._federation.changes.mark()
+            deletion = await self._find(request)
+            response = deletion_pb2.WatchDeletionResponse(
+                deletion=await self._message(deletion),
+                round=progress_message(self._federation.activity.progress),
+            )
+            if response != last:
+                yield response
+                last = response
+            if deletion.job.phase in ENDED:
+                return
+            await self._federation.changes.wait(WATCH_TICK, mark)
+
+    async def CancelDeletion(
+        self, request: deletion_pb2.CancelDeletionRequest, context: Context
+    ) -> deletion_pb2.CancelDeletionResponse:
+        """Cancels a deletion that waits."""
+        deletion = await self._coordinator.cancel(request.request_id)
+        return deletion_pb2.CancelDeletionResponse(deletion=await self._message(deletion))
+
+    def _ask(self, request: deletion_pb2.UnlearnRequest) -> DeletionAsk:
+        if request.scope.WhichOneof("target") != "client" or not request.scope.client:
+            raise FednotError(Reason.INVALID_REQUEST, "scope.client: name the client to forget")
+        if len(request.request_id) > MAX_REQUEST_ID:
+            raise FednotError(
+                Reason.INVALID_REQUEST, f"request_id: must be at most {MAX_REQUEST_ID} characters"
+            )
+        payload = deletion_pb2.UnlearnRequest()
+        payload.CopyFrom(request)
+        payload.ClearField("request_id")
+        return DeletionAsk(
+            request_id=request.request_id or str(uuid.uuid4()),
+            client=request.scope.client,
+            method=request.method,
+            layers=request.layers,
+            allow_unsafe_layers=request.allow_unsafe_layers,
+            policy=recovery_policy(request.recovery, self._federation.defaults.recovery),
+            digest=hashlib.sha256(payload.SerializeToString(deterministic=True)).hexdigest(),
+        )
+
+    async def _find(
+        self, request: deletion_pb2.GetDeletionRequest | deletion_pb2.WatchDeletionRequest
+    ) -> Deletion:
+        if request.WhichOneof("key") == "job_id":
+            job_id = request.job_id
+            return await self._federation.database.run(
+                lambda c: deletion_rows.get_deletion_of_job(c, job_id)
+            )
+        request_id = request.request_id
+        return await self._federation.database.run(
+            lambda c: deletion_rows.get_deletion(c, request_id)
+        )
+
+    async def _message(self, deletion: Deletion) -> deletion_pb2.Deletion:
+        waiting = await self._waiting_for(deletion)
+        return deletion_message(deletion, waiting)
+
+    async def _waiting_for(self, deletion: Deletion) -> str:
+        if deletion.job.phase in ENDED:
+            return ""
+        jobs = await self._federation.database.run(deletion_rows.open_jobs)
+        if jobs and jobs[0].id != deletion.job.id:
+            return f"waiting for {jobs[0].id}, which goes first"
+        return self._federation.activity.waiting_for

@@ -1,0 +1,231 @@
+"""The service for clients."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+from grpc import aio
+
+from fednot.errors import FednotError, Reason
+from fednot.manifest import ManifestError
+from fednot.tensors import as_bytes
+from fednot.v1 import federation_pb2, federation_pb2_grpc, model_pb2
+from fednot.wire import checksum, chunks, manifest_of
+from server.cohorts.cohort import Evaluation, NoAnswer, WorkKind
+from server.cohorts.remote import Assignment, RemoteCohort, Session
+from server.federation import Federation
+from server.records import ClientRecord
+from server.services.messages import barred_message, round_phase, timestamp
+from server.services.uploads import UploadDesk
+from server.state import client_rows
+
+CLIENT_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+MAX_POLL_SECONDS: Final = 30.0
+MAX_MESSAGE_LENGTH: Final = 500
+
+Context = aio.ServicerContext[Any, Any]
+
+
+class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
+    """Sessions, work, and model bytes both ways."""
+
+    def __init__(
+        self,
+        federation: Federation,
+        cohort: RemoteCohort,
+        *,
+        heartbeat_interval: float,
+        upload_slots: int,
+    ) -> None:
+        self._federation = federation
+        self._cohort = cohort
+        self._heartbeat_interval = heartbeat_interval
+        self._uploads = UploadDesk(federation, cohort, slots=upload_slots)
+
+    async def Join(
+        self, request: federation_pb2.JoinRequest, context: Context
+    ) -> federation_pb2.JoinResponse:
+        """Opens a session."""
+        if not CLIENT_NAME.fullmatch(request.client):
+            raise FednotError(
+                Reason.INVALID_CLIENT_NAME, f"{request.client!r} is not a name for a client"
+            )
+        self._check_manifest(request.manifest)
+        session = Session(
+            client=request.client,
+            num_train_examples=request.num_train_examples,
+            num_test_examples=request.num_test_examples,
+            device=request.device,
+            last_seen=time.monotonic(),
+        )
+        record = ClientRecord(
+            name=request.client,
+            joined_at=time.time(),
+            last_seen_at=time.time(),
+            num_train_examples=request.num_train_examples,
+            num_test_examples=request.num_test_examples,
+            device=request.device[:32],
+        )
+        await self._federation.database.run(lambda c: client_rows.record_join(c, record))
+        self._cohort.open(session)
+        response = federation_pb2.JoinResponse(
+            session_id=session.id,
+            barred=barred_message(self._federation.fences.bar_of(request.client)),
+        )
+        response.heartbeat_interval.FromNanoseconds(int(self._heartbeat_interval * 1e9))
+        return response
+
+    async def PollWork(
+        self, request: federation_pb2.PollWorkRequest, context: Context
+    ) -> federation_pb2.PollWorkResponse:
+        """Waits for work; a barred client is told at once that it gets none."""
+        session = self._session(request.session)
+        bar = self._federation.fences.bar_of(session.client)
+        wait = min(max(request.max_wait.ToNanoseconds() / 1e9, 0.0), MAX_POLL_SECONDS)
+        assignment = await self._cohort.next_assignment(session.client, 0.0 if bar else wait)
+        session.last_seen = time.monotonic()
+        if assignment is None:
+            bar = self._federation.fences.bar_of(session.client)
+            return federation_pb2.PollWorkResponse(barred=barred_message(bar))
+        if assignment.plan.kind is WorkKind.EVALUATE:
+            return federation_pb2.PollWorkResponse(evaluate=_evaluate_work(assignment))
+        return federation_pb2.PollWorkResponse(train=_train_work(assignment))
+
+    async def DownloadModel(
+        self, request: federation_pb2.DownloadModelRequest, context: Context
+    ) -> AsyncIterator[federation_pb2.DownloadModelResponse]:
+        """Streams the version that the caller's work names."""
+        session = self._session(request.session)
+        assignment = self._cohort.assignment(session.client, request.work_id)
+        assignment.check_open()
+        plan = assignment.plan
+        payload = as_bytes(plan.flat)
+        yield federation_pb2.DownloadModelResponse(
+            header=model_pb2.ModelHeader(
+                version=plan.version.number,
+                generation=plan.version.generation,
+                manifest_digest=self._federation.model.manifest.digest,
+                num_bytes=len(payload),
+            )
+        )
+        sent = self._federation.metrics.transfer.labels("sent")
+        for chunk in chunks(payload):
+            yield federation_pb2.DownloadModelResponse(chunk=chunk)
+            sent.inc(len(chunk))
+            session.last_seen = time.monotonic()
+        digest = await asyncio.to_thread(checksum, payload)
+        yield federation_pb2.DownloadModelResponse(trailer=model_pb2.StreamTrailer(xxh3_128=digest))
+
+    async def UploadUpdate(
+        self,
+        request_iterator: AsyncIterator[federation_pb2.UploadUpdateRequest],
+        context: Context,
+    ) -> federation_pb2.UploadUpdateResponse:
+        """Takes an update; it counts once this returns."""
+        counted_in = await self._uploads.take(request_iterator)
+        return federation_pb2.UploadUpdateResponse(round=counted_in)
+
+    async def ReportEvaluation(
+        self, request: federation_pb2.ReportEvaluationRequest, context: Context
+    ) -> federation_pb2.ReportEvaluationResponse:
+        """Takes the result of evaluation work."""
+        session = self._session(request.session)
+        assignment = self._cohort.assignment(session.client, request.work_id)
+        if not 1 <= request.num_examples <= session.num_test_examples:
+            raise FednotError(
+                Reason.WRONG_NUM_EXAMPLES,
+                f"{request.num_examples} examples were scored; "
+                f"{session.client} joined with {session.num_test_examples}",
+            )
+        if assignment.plan.kind is not WorkKind.EVALUATE:
+            raise FednotError(Reason.INVALID_REQUEST, "work_id: this work is training")
+        assignment.answer(Evaluation(session.client, request.num_examples, dict(request.metrics)))
+        return federation_pb2.ReportEvaluationResponse()
+
+    async def ReportFailure(
+        self, request: federation_pb2.ReportFailureRequest, context: Context
+    ) -> federation_pb2.ReportFailureResponse:
+        """Notes that work could not be done."""
+        session = self._session(request.session)
+        assignment = self._cohort.assignment(session.client, request.work_id)
+        reason = f"it failed: {request.message[:MAX_MESSAGE_LENGTH]}"
+        assignment.answer(NoAnswer(session.client, reason))
+        return federation_pb2.ReportFailureResponse()
+
+    async def Heartbeat(
+        self, request: federation_pb2.HeartbeatRequest, context: Context
+    ) -> federation_pb2.HeartbeatResponse:
+        """Notes that the client is alive and says whether its work still counts."""
+        session = self._session(request.session)
+        session.degraded = request.degraded
+        session.device = request.device or session.device
+        return federation_pb2.HeartbeatResponse(
+            work_stands=self._stands(session.client, request.work_id),
+            barred=barred_message(self._federation.fences.bar_of(session.client)),
+        )
+
+    async def Leave(
+        self, request: federation_pb2.LeaveRequest, context: Context
+    ) -> federation_pb2.LeaveResponse:
+        """Closes the session."""
+        session = self._session(request.session)
+        self._cohort.close(session)
+        seen = time.time()
+        await self._federation.database.run(
+            lambda c: client_rows.record_seen(c, session.client, seen)
+        )
+        return federation_pb2.LeaveResponse()
+
+    def _session(self, message: federation_pb2.Session) -> Session:
+        return self._cohort.session(message.client, message.id)
+
+    def _stands(self, client: str, work_id: str) -> bool:
+        if not work_id:
+            return True
+        try:
+            self._cohort.assignment(client, work_id).check_open()
+        except FednotError:
+            return False
+        return True
+
+    def _check_manifest(self, message: model_pb2.Manifest) -> None:
+        try:
+            theirs = manifest_of(message)
+        except (ManifestError, KeyError) as error:
+            raise FednotError(Reason.INVALID_REQUEST, f"manifest: {error}") from error
+        differences = self._federation.model.manifest.differences(theirs)
+        if differences:
+            shown = "; ".join(differences[:5])
+            more = f"; and {len(differences) - 5} more" if len(differences) > 5 else ""
+            raise FednotError(
+                Reason.MANIFEST_MISMATCH,
+                f"the client's model is not the federation's: {shown}{more}",
+            )
+
+
+def _train_work(assignment: Assignment) -> federation_pb2.TrainWork:
+    plan = assignment.plan
+    work = federation_pb2.TrainWork(
+        work_id=assignment.id,
+        round=plan.round,
+        phase=round_phase(plan.phase),
+        version=plan.version.number,
+        generation=plan.version.generation,
+        seed=plan.seed_of(assignment.client),
+        deadline=timestamp(assignment.deadline_at),
+    )
+    work.config.update(dict(plan.config))
+    return work
+
+
+def _evaluate_work(assignment: Assignment) -> federation_pb2.EvaluateWork:
+    return federation_pb2.EvaluateWork(
+        work_id=assignment.id,
+        version=assignment.plan.version.number,
+        generation=assignment.plan.version.generation,
+        deadline=timestamp(assignment.deadline_at),
+    )

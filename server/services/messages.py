@@ -1,0 +1,168 @@
+"""Records as messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from fednot.v1 import deletion_pb2, federation_pb2, model_pb2, operator_pb2
+from server.records import (
+    Attempt,
+    Bar,
+    Deletion,
+    Job,
+    Round,
+    RoundPhase,
+    RoundProgress,
+    Run,
+    Version,
+)
+
+
+def timestamp(seconds: float | None) -> Timestamp | None:
+    """Seconds since the epoch as a message."""
+    if seconds is None:
+        return None
+    message = Timestamp()
+    message.FromNanoseconds(int(seconds * 1e9))
+    return message
+
+
+def version_message(version: Version | None, released: int) -> model_pb2.Version | None:
+    """A version; `released` is the number of the released one."""
+    if version is None:
+        return None
+    return model_pb2.Version(
+        number=version.number,
+        sha256=version.sha256,
+        parent=version.parent,
+        generation=version.generation,
+        lineage=version.lineage,
+        origin=model_pb2.VersionOrigin.Value(f"VERSION_ORIGIN_{version.origin.name}"),
+        round=version.round,
+        created_at=timestamp(version.created_at),
+        metrics=version.metrics,
+        negated_tensors=version.negated_tensors,
+        released=version.number == released,
+        destroyed_at=timestamp(version.destroyed_at),
+        num_bytes=version.num_bytes,
+    )
+
+
+def run_message(run: Run | None) -> operator_pb2.TrainingRun | None:
+    """A training run."""
+    if run is None:
+        return None
+    return operator_pb2.TrainingRun(
+        id=run.id,
+        rounds=run.rounds,
+        rounds_done=run.rounds_done,
+        state=operator_pb2.RunState.Value(f"RUN_STATE_{run.state.name}"),
+        failure=run.failure,
+        started_at=timestamp(run.started_at),
+    )
+
+
+def round_phase(phase: RoundPhase) -> federation_pb2.RoundPhase.ValueType:
+    """Why a round is run."""
+    return federation_pb2.RoundPhase.Value(f"ROUND_PHASE_{phase.name}")
+
+
+def round_message(found: Round) -> operator_pb2.Round:
+    """A round."""
+    missing: Iterable[operator_pb2.MissingClient] = [
+        operator_pb2.MissingClient(client=client, reason=reason)
+        for client, reason in found.missing.items()
+    ]
+    return operator_pb2.Round(
+        number=found.number,
+        phase=round_phase(found.phase),
+        outcome=operator_pb2.RoundOutcome.Value(f"ROUND_OUTCOME_{found.outcome.name}"),
+        base_version=found.base_version,
+        result_version=found.result_version,
+        cohort=found.cohort,
+        missing=missing,
+        metrics=found.metrics,
+        started_at=timestamp(found.started_at),
+        ended_at=timestamp(found.ended_at),
+        job_id=found.job_id,
+        attempt=found.attempt,
+    )
+
+
+def progress_message(progress: RoundProgress | None) -> deletion_pb2.RoundProgress | None:
+    """The round in flight."""
+    if progress is None:
+        return None
+    return deletion_pb2.RoundProgress(
+        round=progress.round,
+        phase=round_phase(progress.phase),
+        cohort=len(progress.cohort),
+        updates=len(progress.accepted),
+        missing=progress.missing,
+    )
+
+
+def barred_message(bar: Bar | None) -> federation_pb2.Barred | None:
+    """Why a client is barred."""
+    if bar is None:
+        return None
+    return federation_pb2.Barred(
+        message=bar.message, request_id=bar.request_id, since=timestamp(bar.since)
+    )
+
+
+def deletion_message(deletion: Deletion, waiting_for: str) -> deletion_pb2.Deletion:
+    """A deletion with its job; `waiting_for` is what that job waits for now."""
+    return deletion_pb2.Deletion(
+        request_id=deletion.request_id,
+        scope=deletion_pb2.Scope(client=deletion.client),
+        accepted_at=timestamp(deletion.accepted_at),
+        method=deletion.job.method,
+        layers=deletion.job.layers,
+        job=_job_message(deletion.job, waiting_for),
+        aborted_rounds=deletion.aborted_rounds,
+    )
+
+
+def _job_message(job: Job, waiting_for: str) -> deletion_pb2.Job:
+    return deletion_pb2.Job(
+        id=job.id,
+        phase=deletion_pb2.JobPhase.Value(f"JOB_PHASE_{job.phase.name}"),
+        waiting_for=waiting_for,
+        base_version=job.base_version,
+        target_accuracy=job.target_accuracy,
+        attempts=[_attempt_message(attempt) for attempt in job.attempts],
+        released_version=job.released_version,
+        failure=job.failure,
+        history=[
+            deletion_pb2.PhaseEntry(
+                phase=deletion_pb2.JobPhase.Value(f"JOB_PHASE_{phase.name}"), at=timestamp(at)
+            )
+            for phase, at in job.history
+        ],
+        destroyed=[
+            deletion_pb2.DestroyedVersion(number=version.number, sha256=version.sha256)
+            for version in job.destroyed
+        ],
+    )
+
+
+def _attempt_message(attempt: Attempt) -> deletion_pb2.Attempt:
+    reason = attempt.stop_reason.name if attempt.stop_reason else "UNSPECIFIED"
+    return deletion_pb2.Attempt(
+        number=attempt.number,
+        method=attempt.method,
+        tensors=attempt.tensors,
+        start_version=attempt.start_version,
+        rounds=[
+            deletion_pb2.RecoveryRound(round=r.round, version=r.version, metrics=r.metrics)
+            for r in attempt.rounds
+        ],
+        outcome=deletion_pb2.AttemptOutcome.Value(f"ATTEMPT_OUTCOME_{attempt.outcome.name}"),
+        stop_reason=deletion_pb2.StopReason.Value(f"STOP_REASON_{reason}"),
+        stopped_at=attempt.stopped_at,
+        warnings=attempt.warnings,
+        explanation=attempt.explanation,
+    )

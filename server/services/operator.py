@@ -1,0 +1,201 @@
+"""The service of the operator."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import xxhash
+from grpc import aio
+from sqlalchemy import Connection
+
+import fednot
+from fednot.errors import FednotError, Reason
+from fednot.v1 import model_pb2, operator_pb2, operator_pb2_grpc
+from fednot.wire import CHUNK_BYTES
+from server.cohorts.remote import RemoteCohort, Session
+from server.coordinator import Coordinator, released
+from server.federation import Federation
+from server.records import ClientRecord, Deletion, Run, RunState, Version
+from server.services.messages import (
+    deletion_message,
+    progress_message,
+    round_message,
+    run_message,
+    timestamp,
+    version_message,
+)
+from server.services.paging import next_token, page_of
+from server.services.policies import MAX_ROUNDS, round_policy, training_config
+from server.state import client_rows, deletion_rows, round_rows, version_rows
+
+Context = aio.ServicerContext[Any, Any]
+
+
+class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
+    """Training runs, the state of the federation, and released versions."""
+
+    def __init__(
+        self, federation: Federation, coordinator: Coordinator, cohort: RemoteCohort
+    ) -> None:
+        self._federation = federation
+        self._coordinator = coordinator
+        self._cohort = cohort
+
+    async def StartTraining(
+        self, request: operator_pb2.StartTrainingRequest, context: Context
+    ) -> operator_pb2.StartTrainingResponse:
+        """Starts a run."""
+        if not 1 <= request.rounds <= MAX_ROUNDS:
+            raise FednotError(Reason.INVALID_REQUEST, "rounds: must be 1 to 1,000,000")
+        run = Run(
+            id=0,
+            rounds=request.rounds,
+            rounds_done=0,
+            state=RunState.ACTIVE,
+            started_at=time.time(),
+            policy=round_policy(request.policy, self._federation.defaults.rounds),
+            config=training_config(request.config),
+        )
+        started = await self._coordinator.start_training(run)
+        return operator_pb2.StartTrainingResponse(run=run_message(started))
+
+    async def StopTraining(
+        self, request: operator_pb2.StopTrainingRequest, context: Context
+    ) -> operator_pb2.StopTrainingResponse:
+        """Stops the active run."""
+        run = await self._coordinator.stop_training()
+        return operator_pb2.StopTrainingResponse(run=run_message(run))
+
+    async def GetStatus(
+        self, request: operator_pb2.GetStatusRequest, context: Context
+    ) -> operator_pb2.GetStatusResponse:
+        """Says where the federation stands."""
+        current, released_now, run, open_deletions = await self._federation.database.run(_standing)
+        number = released_now.number if released_now else 0
+        activity = self._federation.activity
+        serving = (
+            deletion_message(open_deletions[0], activity.waiting_for) if open_deletions else None
+        )
+        return operator_pb2.GetStatusResponse(
+            software_version=fednot.__version__,
+            current=version_message(current, number),
+            released=version_message(released_now, number),
+            run=run_message(run),
+            round=progress_message(activity.progress),
+            waiting_for=activity.waiting_for,
+            clients_connected=len(self._cohort.connected()),
+            clients_barred=len(self._federation.fences),
+            deletion=serving,
+            open_deletions=len(open_deletions),
+            now=timestamp(time.time()),
+        )
+
+    async def ListClients(
+        self, request: operator_pb2.ListClientsRequest, context: Context
+    ) -> operator_pb2.ListClientsResponse:
+        """Lists clients by name."""
+        known = await self._federation.database.run(client_rows.list_clients)
+        sessions, working = self._cohort.sessions(), self._cohort.working()
+        return operator_pb2.ListClientsResponse(
+            clients=[
+                _client_message(
+                    client,
+                    sessions.get(client.name),
+                    client.name in working,
+                    self._cohort.last_seen(client.name) or client.last_seen_at,
+                )
+                for client in known
+            ]
+        )
+
+    async def ListRounds(
+        self, request: operator_pb2.ListRoundsRequest, context: Context
+    ) -> operator_pb2.ListRoundsResponse:
+        """Lists rounds, newest first."""
+        before, size = page_of(request.page_size, request.page_token)
+        found = await self._federation.database.run(
+            lambda c: round_rows.list_rounds(c, before, size)
+        )
+        return operator_pb2.ListRoundsResponse(
+            rounds=[round_message(row) for row in found],
+            next_page_token=next_token(len(found), size, found[-1].number) if found else "",
+        )
+
+    async def ListVersions(
+        self, request: operator_pb2.ListVersionsRequest, context: Context
+    ) -> operator_pb2.ListVersionsResponse:
+        """Lists versions, newest first."""
+        before, size = page_of(request.page_size, request.page_token)
+
+        def command(connection: Connection) -> tuple[list[Version], int]:
+            _, version = version_rows.current_and_released(connection)
+            rows = version_rows.list_versions(connection, before, size)
+            return list(rows), version.number if version else 0
+
+        found, number = await self._federation.database.run(command)
+        return operator_pb2.ListVersionsResponse(
+            versions=[version_message(row, number) for row in found],  # type: ignore[misc]
+            next_page_token=next_token(len(found), size, found[-1].number) if found else "",
+        )
+
+    async def DownloadVersion(
+        self, request: operator_pb2.DownloadVersionRequest, context: Context
+    ) -> AsyncIterator[operator_pb2.DownloadVersionResponse]:
+        """Streams the released version's safetensors file."""
+        version = await self._federation.database.run(released)
+        if request.version not in (0, version.number):
+            raise FednotError(
+                Reason.NOT_RELEASED,
+                f"version {request.version} is not released; version {version.number} is",
+            )
+        _, path = await self._federation.model.file_of(version.number)
+        with await asyncio.to_thread(_open, path) as file:
+            header = operator_pb2.VersionHeader(
+                version=version_message(version, version.number), num_bytes=path.stat().st_size
+            )
+            yield operator_pb2.DownloadVersionResponse(header=header)
+            digest = xxhash.xxh3_128()
+            while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
+                digest.update(chunk)
+                yield operator_pb2.DownloadVersionResponse(chunk=chunk)
+        trailer = model_pb2.StreamTrailer(xxh3_128=digest.hexdigest())
+        yield operator_pb2.DownloadVersionResponse(trailer=trailer)
+
+
+def _open(path: Path) -> BinaryIO:
+    return path.open("rb")
+
+
+def _standing(
+    connection: Connection,
+) -> tuple[Version | None, Version | None, Run | None, list[Deletion]]:
+    current, version = version_rows.current_and_released(connection)
+    jobs = deletion_rows.open_jobs(connection)
+    deletions = [deletion_rows.get_deletion_of_job(connection, job.id) for job in jobs]
+    return current, version, round_rows.latest_run(connection), deletions
+
+
+def _client_message(
+    client: ClientRecord, session: Session | None, working: bool, last_seen: float
+) -> operator_pb2.ClientInfo:
+    if client.barred_by:
+        state = operator_pb2.CLIENT_STATE_BARRED
+    elif session is None:
+        state = operator_pb2.CLIENT_STATE_GONE
+    else:
+        state = operator_pb2.CLIENT_STATE_WORKING if working else operator_pb2.CLIENT_STATE_IDLE
+    return operator_pb2.ClientInfo(
+        name=client.name,
+        state=state,
+        joined_at=timestamp(client.joined_at),
+        last_seen_at=timestamp(last_seen),
+        num_train_examples=client.num_train_examples,
+        num_test_examples=client.num_test_examples,
+        device=session.device if session else client.device,
+        degraded=session.degraded if session else False,
+        barred_by=client.barred_by,
+    )

@@ -1,0 +1,114 @@
+"""The server's settings."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Final
+
+from pydantic import Field, model_validator
+
+from fednot.settings import Settings
+from server.federation import Defaults
+from server.records import RecoveryPolicy, RoundPolicy
+
+ENVIRONMENT_PREFIX: Final = "FEDNOT_SERVER_"
+
+
+class ServerSettings(Settings):
+    """The fednot aggregation server."""
+
+    address: str = Field("127.0.0.1:50051", description="HOST:PORT to serve gRPC on")
+    http_address: str = Field(
+        "127.0.0.1:9464", description="HOST:PORT of /metrics and /healthz, empty for none"
+    )
+    state_dir: Path = Field(Path(".fednot-server"), description="where state and versions are kept")
+    task: str = Field(
+        "", description="the Task, FILE.py:Class: it builds the model, traces it and evaluates"
+    )
+    task_arg: tuple[str, ...] = Field((), description="KEY=VALUE for the Task, may be repeated")
+    model: Path | None = Field(
+        None, description="a model file by `fednot model init`, for a server without a Task"
+    )
+    seed: int = Field(0, ge=0, description="seed of the initial model and of every round")
+    insecure: bool = Field(False, description="plaintext without identities, loopback only")
+    insecure_any_address: bool = Field(
+        False, description="let --insecure bind an address that other machines reach"
+    )
+    fraction: float = Field(1.0, gt=0, le=1, description="share of the clients in a round")
+    quorum: float = Field(0.5, gt=0, le=1, description="share of a cohort that makes a round count")
+    min_clients: int = Field(2, ge=1, description="clients that a round needs")
+    round_deadline: float = Field(600.0, gt=0, description="seconds a round waits for updates")
+    client_wait: float = Field(600.0, ge=0, description="seconds a run waits for min-clients")
+    round_retries: int = Field(3, ge=0, description="rounds without quorum before a run fails")
+    retry_wait: float = Field(2.0, ge=0, description="seconds before such a round is tried again")
+    recovery_min_rounds: int = Field(2, ge=1, description="recovery rounds at the least")
+    recovery_max_rounds: int = Field(20, ge=1, description="recovery rounds of an attempt at most")
+    recovery_tolerance: float = Field(
+        0.01, ge=0, lt=1, description="accuracy that recovery may stay below the one before"
+    )
+    plateau_rounds: int = Field(5, ge=1, description="rounds without improvement: a plateau")
+    chance_rounds: int = Field(4, ge=1, description="rounds at chance before the next layer")
+    job_deadline: float = Field(
+        30 * 24 * 3600.0, gt=0, description="seconds before an open deletion fails"
+    )
+    keep_versions: int = Field(
+        5, ge=0, description="newest versions whose bytes training keeps, 0 for all"
+    )
+    heartbeat_interval: float = Field(5.0, gt=0, description="seconds between client heartbeats")
+    upload_slots: int = Field(4, ge=1, description="updates that are buffered at once")
+    stop_grace: float = Field(5.0, ge=0, description="seconds that calls get to end at SIGTERM")
+    reflection: bool = Field(True, description="serve gRPC reflection")
+    torch_threads: int = Field(1, ge=1, description="threads for aggregation and evaluation")
+    log_level: str = Field("info", description="debug, info, warning or error")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ServerSettings:
+        if not self.insecure:
+            raise ValueError(
+                "mutual TLS is not built yet: pass --insecure to serve plaintext on loopback"
+            )
+        if not self.insecure_any_address and not _is_loopback(self.address):
+            raise ValueError(
+                f"--insecure serves loopback only and {self.address} is not; "
+                "pass --insecure-any-address if every machine that reaches it is trusted"
+            )
+        if bool(self.task) == bool(self.model):
+            raise ValueError("give either --task or --model, the federation's model")
+        return self
+
+    def defaults(self) -> Defaults:
+        """What requests with unset fields get."""
+        return Defaults(
+            rounds=RoundPolicy(
+                fraction=self.fraction,
+                quorum=self.quorum,
+                deadline=self.round_deadline,
+                min_clients=self.min_clients,
+                client_wait=self.client_wait,
+            ),
+            recovery=RecoveryPolicy(
+                min_rounds=self.recovery_min_rounds,
+                tolerance=self.recovery_tolerance,
+                plateau_rounds=self.plateau_rounds,
+                chance_rounds=self.chance_rounds,
+                min_clients=self.min_clients,
+                round_deadline=self.round_deadline,
+            ),
+            recovery_rounds=self.recovery_max_rounds,
+            job_deadline=self.job_deadline,
+            round_retries=self.round_retries,
+            retry_wait=self.retry_wait,
+            keep_versions=self.keep_versions,
+            seed=self.seed,
+        )
+
+
+def _is_loopback(address: str) -> bool:
+    host = address.rpartition(":")[0].strip("[]")
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

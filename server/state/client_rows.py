@@ -1,0 +1,74 @@
+"""Clients and their tombstones in the database."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, insert, select, update
+
+from server.records import Bar, ClientRecord
+from server.state.schema import clients, tombstones
+
+
+def record_join(connection: Connection, client: ClientRecord) -> None:
+    """Adds a client, or refreshes what it says of itself; the first join's moment stays."""
+    values = {
+        "last_seen_at": client.last_seen_at,
+        "num_train_examples": client.num_train_examples,
+        "num_test_examples": client.num_test_examples,
+        "device": client.device,
+    }
+    changed = connection.execute(
+        update(clients).where(clients.c.name == client.name).values(**values)
+    )
+    if not changed.rowcount:
+        connection.execute(
+            insert(clients).values(name=client.name, joined_at=client.joined_at, **values)
+        )
+
+
+def record_seen(connection: Connection, name: str, at: float) -> None:
+    """Notes when a client was last heard of."""
+    connection.execute(update(clients).where(clients.c.name == name).values(last_seen_at=at))
+
+
+def client_exists(connection: Connection, name: str) -> bool:
+    """Whether a client of this name ever joined."""
+    return connection.execute(select(clients).where(clients.c.name == name)).first() is not None
+
+
+def list_clients(connection: Connection) -> Sequence[ClientRecord]:
+    """Every client, by name."""
+    bars = {bar.client: bar for bar in list_bars(connection)}
+    return [
+        ClientRecord(
+            name=row.name,
+            joined_at=row.joined_at,
+            last_seen_at=row.last_seen_at,
+            num_train_examples=row.num_train_examples,
+            num_test_examples=row.num_test_examples,
+            device=row.device,
+            barred_by=bars[row.name].request_id if row.name in bars else "",
+        )
+        for row in connection.execute(select(clients).order_by(clients.c.name))
+    ]
+
+
+def list_bars(connection: Connection) -> Sequence[Bar]:
+    """The tombstones that stand."""
+    query = select(tombstones).where(tombstones.c.lifted_at.is_(None)).order_by(tombstones.c.id)
+    return [Bar(row.client, row.request_id, row.since) for row in connection.execute(query)]
+
+
+def bar_client(connection: Connection, client: str, request_id: str, now: float) -> None:
+    """Bars a client."""
+    connection.execute(insert(tombstones).values(client=client, request_id=request_id, since=now))
+
+
+def lift_bar(connection: Connection, request_id: str, now: float) -> None:
+    """Lifts the tombstones that a request set."""
+    connection.execute(
+        update(tombstones)
+        .where(tombstones.c.request_id == request_id, tombstones.c.lifted_at.is_(None))
+        .values(lifted_at=now)
+    )

@@ -1,0 +1,65 @@
+"""The database behind one writer thread, so that a commit never stalls the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, create_engine, event, insert, select
+
+from server.state.schema import SCHEMA_VERSION, federation, metadata
+
+T = TypeVar("T")
+
+
+class StateError(RuntimeError):
+    """State on disk that this program cannot use; the message says what to do."""
+
+
+class Database:
+    """Runs commands one after another, each in a transaction of its own.
+
+    A command is a function of a connection: what it writes is committed together when it returns
+    and undone together when it raises.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._engine = create_engine(f"sqlite:///{path}")
+        event.listen(self._engine, "connect", _configure)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="state")
+        self._run(_prepare)
+
+    async def run(self, command: Callable[[Connection], T]) -> T:
+        """Runs a command in the writer thread and returns its result."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, command)
+
+    def _run(self, command: Callable[[Connection], T]) -> T:
+        with self._engine.begin() as connection:
+            return command(connection)
+
+    def close(self) -> None:
+        """Waits for the command that runs, and closes the file."""
+        self._thread.shutdown(wait=True)
+        self._engine.dispose()
+
+
+def _configure(connection: Any, _record: Any) -> None:
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _prepare(connection: Connection) -> None:
+    metadata.create_all(connection)
+    found = connection.execute(select(federation.c.schema_version)).scalar()
+    if found is None:
+        connection.execute(insert(federation).values(id=1, schema_version=SCHEMA_VERSION))
+    elif found != SCHEMA_VERSION:
+        raise StateError(
+            f"the state has schema {found} and this program needs {SCHEMA_VERSION}; "
+            "run the version of fednot that wrote it"
+        )

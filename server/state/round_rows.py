@@ -1,0 +1,165 @@
+"""Training runs and rounds in the database."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import Connection, Row, insert, select, update
+
+from fednot.errors import FednotError, Reason
+from server.records import Round, RoundOutcome, RoundPhase, RoundPolicy, Run, RunState
+from server.state import client_rows
+from server.state.fencing import FencedError
+from server.state.schema import rounds, runs
+
+
+def start_run(connection: Connection, run: Run) -> Run:
+    """Adds a run and gives it its id. Raises FednotError (TRAINING_ACTIVE) if one is active."""
+    if active_run(connection) is not None:
+        raise FednotError(Reason.TRAINING_ACTIVE, "a training run is active already")
+    row = asdict(run)
+    row.pop("id")
+    row["config"] = dict(run.config)
+    added = connection.execute(insert(runs).values(**row).returning(runs.c.id))
+    return get_run(connection, added.scalar_one())
+
+
+def active_run(connection: Connection) -> Run | None:
+    """The run that has rounds left."""
+    row = connection.execute(select(runs).where(runs.c.state == RunState.ACTIVE)).first()
+    return _run(row) if row else None
+
+
+def latest_run(connection: Connection) -> Run | None:
+    """The run that was started last."""
+    row = connection.execute(select(runs).order_by(runs.c.id.desc()).limit(1)).first()
+    return _run(row) if row else None
+
+
+def get_run(connection: Connection, run_id: int) -> Run:
+    """The run of an id. Raises LookupError if there is none."""
+    row = connection.execute(select(runs).where(runs.c.id == run_id)).first()
+    if row is None:
+        raise LookupError(f"there is no run {run_id}")
+    return _run(row)
+
+
+def end_run(connection: Connection, run_id: int, state: RunState, failure: str = "") -> Run:
+    """Ends a run."""
+    connection.execute(update(runs).where(runs.c.id == run_id).values(state=state, failure=failure))
+    return get_run(connection, run_id)
+
+
+def count_round(connection: Connection, run_id: int) -> None:
+    """Counts a completed round of a run, and completes the run with its last one."""
+    run = get_run(connection, run_id)
+    done = run.rounds_done + 1
+    state = RunState.COMPLETED if done >= run.rounds else run.state
+    connection.execute(
+        update(runs).where(runs.c.id == run_id).values(rounds_done=done, state=state)
+    )
+
+
+def start_round(connection: Connection, new: Round) -> Round:
+    """Adds a running round and gives it its number.
+
+    Raises FencedError if a client of its cohort has been barred since the cohort was chosen.
+    """
+    barred = {bar.client for bar in client_rows.list_bars(connection)} & set(new.cohort)
+    if barred:
+        raise FencedError(f"{', '.join(sorted(barred))} may no longer train")
+    row = asdict(new)
+    row.pop("number")
+    row |= {"cohort": list(new.cohort), "missing": dict(new.missing), "metrics": {}}
+    added = connection.execute(insert(rounds).values(**row).returning(rounds.c.number))
+    return get_round(connection, added.scalar_one())
+
+
+def end_round(connection: Connection, ended: Round) -> None:
+    """Writes how a round ended.
+
+    Raises FencedError unless it is still running: a deletion that was accepted in the meantime
+    has aborted it, and nothing that belongs to this transaction may be committed.
+    """
+    changed = connection.execute(
+        update(rounds)
+        .where(rounds.c.number == ended.number, rounds.c.outcome == RoundOutcome.RUNNING)
+        .values(
+            outcome=ended.outcome,
+            result_version=ended.result_version,
+            missing=dict(ended.missing),
+            metrics=dict(ended.metrics),
+            ended_at=ended.ended_at,
+        )
+    )
+    if not changed.rowcount:
+        raise FencedError(f"round {ended.number} was aborted")
+
+
+def abort_running_rounds(connection: Connection, now: float) -> tuple[int, ...]:
+    """Aborts every running round and returns their numbers."""
+    query = select(rounds.c.number).where(rounds.c.outcome == RoundOutcome.RUNNING)
+    numbers = tuple(connection.execute(query).scalars())
+    connection.execute(
+        update(rounds)
+        .where(rounds.c.number.in_(numbers))
+        .values(outcome=RoundOutcome.ABORTED, ended_at=now)
+    )
+    return numbers
+
+
+def get_round(connection: Connection, number: int) -> Round:
+    """The round of a number. Raises LookupError if there is none."""
+    row = connection.execute(select(rounds).where(rounds.c.number == number)).first()
+    if row is None:
+        raise LookupError(f"there is no round {number}")
+    return _round(row)
+
+
+def list_rounds(connection: Connection, before: int, size: int) -> Sequence[Round]:
+    """Rounds with a number below `before` (0: all), newest first."""
+    query = select(rounds).order_by(rounds.c.number.desc()).limit(size)
+    if before:
+        query = query.where(rounds.c.number < before)
+    return [_round(row) for row in connection.execute(query)]
+
+
+def recovery_rounds(connection: Connection, job_id: str, attempt: int) -> Sequence[Round]:
+    """The rounds of an attempt that made a version, oldest first."""
+    query = select(rounds).where(
+        rounds.c.job_id == job_id, rounds.c.attempt == attempt, rounds.c.result_version > 0
+    )
+    return [_round(row) for row in connection.execute(query.order_by(rounds.c.number))]
+
+
+def _run(row: Row[Any]) -> Run:
+    return Run(
+        id=row.id,
+        rounds=row.rounds,
+        rounds_done=row.rounds_done,
+        state=RunState(row.state),
+        started_at=row.started_at,
+        policy=RoundPolicy(**row.policy),
+        config=row.config,
+        failure=row.failure,
+    )
+
+
+def _round(row: Row[Any]) -> Round:
+    return Round(
+        number=row.number,
+        phase=RoundPhase(row.phase),
+        outcome=RoundOutcome(row.outcome),
+        base_version=row.base_version,
+        cohort=tuple(row.cohort),
+        started_at=row.started_at,
+        run_id=row.run_id,
+        job_id=row.job_id,
+        attempt=row.attempt,
+        result_version=row.result_version,
+        missing=row.missing,
+        metrics=row.metrics,
+        ended_at=row.ended_at,
+    )

@@ -1,0 +1,158 @@
+"""The tables of the server's state. Times are seconds since the epoch."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Column,
+    Double,
+    ForeignKey,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+SCHEMA_VERSION: Final = 1
+
+metadata = MetaData()
+
+federation = Table(
+    "federation",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("schema_version", Integer, nullable=False),
+    Column("manifest", Text, nullable=False, default=""),
+    Column("layers", Text, nullable=False, default=""),
+    Column("current_version", Integer, nullable=False, default=0),
+    Column("released_version", Integer, nullable=False, default=0),
+)
+
+versions = Table(
+    "versions",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("sha256", String(64), nullable=False, index=True),
+    Column("parent", Integer, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("lineage", Integer, nullable=False),
+    Column("origin", String(16), nullable=False),
+    Column("round", Integer, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("num_bytes", Integer, nullable=False),
+    Column("metrics", JSON, nullable=False),
+    Column("negated_tensors", JSON, nullable=False),
+    Column("destroyed_at", Double),
+    Column("destroyed_by", String(64), nullable=False, default=""),
+)
+
+clients = Table(
+    "clients",
+    metadata,
+    Column("name", String(63), primary_key=True),
+    Column("joined_at", Double, nullable=False),
+    Column("last_seen_at", Double, nullable=False),
+    Column("num_train_examples", Integer, nullable=False),
+    Column("num_test_examples", Integer, nullable=False),
+    Column("device", String(32), nullable=False),
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("rounds", Integer, nullable=False),
+    Column("rounds_done", Integer, nullable=False, default=0),
+    Column("state", String(16), nullable=False),
+    Column("started_at", Double, nullable=False),
+    Column("policy", JSON, nullable=False),
+    Column("config", JSON, nullable=False),
+    Column("failure", Text, nullable=False, default=""),
+)
+
+rounds = Table(
+    "rounds",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("phase", String(16), nullable=False),
+    Column("outcome", String(16), nullable=False, index=True),
+    Column("base_version", Integer, nullable=False),
+    Column("result_version", Integer, nullable=False, default=0),
+    Column("run_id", Integer, nullable=False, default=0),
+    Column("job_id", String(64), nullable=False, default=""),
+    Column("attempt", Integer, nullable=False, default=0),
+    Column("cohort", JSON, nullable=False),
+    Column("missing", JSON, nullable=False),
+    Column("metrics", JSON, nullable=False),
+    Column("started_at", Double, nullable=False),
+    Column("ended_at", Double),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("sequence", Integer, primary_key=True),
+    Column("id", String(64), nullable=False, unique=True),
+    Column("phase", String(16), nullable=False, index=True),
+    Column("method", String(32), nullable=False),
+    Column("layers", Text, nullable=False),
+    Column("allow_unsafe_layers", Boolean, nullable=False),
+    Column("policy", JSON, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("base_version", Integer, nullable=False, default=0),
+    Column("target_accuracy", Double),
+    Column("released_version", Integer, nullable=False, default=0),
+    Column("failure", Text, nullable=False, default=""),
+)
+
+phase_entries = Table(
+    "phase_entries",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("job_id", String(64), ForeignKey("jobs.id"), nullable=False, index=True),
+    Column("phase", String(16), nullable=False),
+    Column("at", Double, nullable=False),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("job_id", String(64), ForeignKey("jobs.id"), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("method", String(32), nullable=False),
+    Column("tensors", JSON, nullable=False),
+    Column("start_version", Integer, ForeignKey("versions.number"), nullable=False),
+    Column("outcome", String(16), nullable=False),
+    Column("stop_reason", String(16)),
+    Column("stopped_at", Integer, nullable=False, default=0),
+    Column("warnings", JSON, nullable=False),
+    Column("explanation", Text, nullable=False),
+    UniqueConstraint("start_version", name="one_attempt_per_starting_version"),
+)
+
+requests = Table(
+    "requests",
+    metadata,
+    Column("sequence", Integer, primary_key=True),
+    Column("request_id", String(128), nullable=False, unique=True),
+    Column("digest", String(64), nullable=False),
+    Column("client", String(63), ForeignKey("clients.name"), nullable=False, index=True),
+    Column("job_id", String(64), ForeignKey("jobs.id"), nullable=False, index=True),
+    Column("accepted_at", Double, nullable=False),
+    Column("aborted_rounds", JSON, nullable=False),
+)
+
+tombstones = Table(
+    "tombstones",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("client", String(63), nullable=False, index=True),
+    Column("request_id", String(128), nullable=False),
+    Column("since", Double, nullable=False),
+    Column("lifted_at", Double),
+)

@@ -1,0 +1,124 @@
+"""Model versions in the database, and which of them is current and which released."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, insert, select, update
+
+from server.records import DestroyedVersion, Version, VersionOrigin
+from server.state.schema import federation, versions
+
+
+def insert_version(connection: Connection, version: Version) -> None:
+    """Adds a version and makes it the current one."""
+    row = asdict(version)
+    row["negated_tensors"] = list(version.negated_tensors)
+    row["metrics"] = dict(version.metrics)
+    connection.execute(insert(versions).values(**row, destroyed_by=""))
+    connection.execute(update(federation).values(current_version=version.number))
+
+
+def set_released(connection: Connection, number: int) -> None:
+    """Releases a version; 0 withdraws the release."""
+    connection.execute(update(federation).values(released_version=number))
+
+
+def get_version(connection: Connection, number: int) -> Version | None:
+    """The version of a number."""
+    row = connection.execute(select(versions).where(versions.c.number == number)).first()
+    return _version(row) if row else None
+
+
+def current_and_released(connection: Connection) -> tuple[Version | None, Version | None]:
+    """The current and the released version."""
+    row = connection.execute(select(federation)).one()
+    return (
+        get_version(connection, row.current_version),
+        get_version(connection, row.released_version),
+    )
+
+
+def initial_version(connection: Connection) -> Version:
+    """The version that holds no client's data."""
+    query = select(versions).where(versions.c.origin == VersionOrigin.INITIAL)
+    return _version(connection.execute(query.order_by(versions.c.number)).first())
+
+
+def list_versions(connection: Connection, before: int, size: int) -> Sequence[Version]:
+    """Versions with a number below `before` (0: all), newest first."""
+    query = select(versions).order_by(versions.c.number.desc()).limit(size)
+    if before:
+        query = query.where(versions.c.number < before)
+    return [_version(row) for row in connection.execute(query)]
+
+
+def next_number(connection: Connection) -> int:
+    """The number of the next version."""
+    return (connection.execute(select(func.max(versions.c.number))).scalar() or 0) + 1
+
+
+def rounds_trained(connection: Connection, version: Version) -> int:
+    """How many completed rounds made a version, along its parents, since its initialisation."""
+    count = 0
+    found: Version | None = version
+    while found is not None and found.lineage == version.lineage:
+        count += found.round > 0
+        found = get_version(connection, found.parent)
+    return count
+
+
+def destroy(
+    connection: Connection, *, keep: Collection[int], before: int, by: str, now: float
+) -> tuple[DestroyedVersion, ...]:
+    """Marks every version older than `before` as destroyed by a job, but those to keep.
+
+    Initial versions hold no data and always stay. A file is deleted by whoever calls this, once the
+    transaction is committed and no version that is kept has the same bytes.
+    """
+    query = select(versions).where(
+        versions.c.number < before,
+        versions.c.number.not_in(keep),
+        versions.c.origin != VersionOrigin.INITIAL,
+        versions.c.destroyed_at.is_(None),
+    )
+    doomed = [DestroyedVersion(row.number, row.sha256) for row in connection.execute(query)]
+    connection.execute(
+        update(versions)
+        .where(versions.c.number.in_([version.number for version in doomed]))
+        .values(destroyed_at=now, destroyed_by=by)
+    )
+    return tuple(doomed)
+
+
+def kept_hashes(connection: Connection) -> frozenset[str]:
+    """The sha256 of every version whose bytes must be kept."""
+    query = select(versions.c.sha256).where(versions.c.destroyed_at.is_(None))
+    return frozenset(connection.execute(query).scalars())
+
+
+def destroyed_by(connection: Connection, job_id: str) -> tuple[DestroyedVersion, ...]:
+    """The versions that a job destroyed."""
+    query = select(versions).where(versions.c.destroyed_by == job_id).order_by(versions.c.number)
+    return tuple(DestroyedVersion(row.number, row.sha256) for row in connection.execute(query))
+
+
+def _version(row: Row[Any] | None) -> Version:
+    if row is None:
+        raise LookupError("the state holds no such version")
+    return Version(
+        number=row.number,
+        sha256=row.sha256,
+        parent=row.parent,
+        generation=row.generation,
+        lineage=row.lineage,
+        origin=VersionOrigin(row.origin),
+        round=row.round,
+        created_at=row.created_at,
+        num_bytes=row.num_bytes,
+        metrics=row.metrics,
+        negated_tensors=tuple(row.negated_tensors),
+        destroyed_at=row.destroyed_at,
+    )

@@ -1,0 +1,105 @@
+"""When recovery stops: at its target, at a plateau, at its budget, or because nothing recovers.
+
+The rule is a pure function of the scores so far, so a restarted server judges as the first did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from server.records import RecoveryPolicy, StopReason
+
+CHANCE_MARGIN: Final = 0.05
+"""An accuracy up to the best constant guess plus this is no better than chance."""
+
+IMPROVEMENT: Final = 0.002
+"""An accuracy that rises by less than this over the window has not improved."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the rule says of a recovery.
+
+    `stopped_at` is the number of rounds after which the rule first held (0: not yet) and `reason`
+    which rule; `done` says whether to run no more rounds; `recovered` whether the model is worth
+    keeping, which a model at chance, or stuck below half way to its target, is not.
+    """
+
+    done: bool
+    recovered: bool
+    stopped_at: int = 0
+    reason: StopReason | None = None
+
+
+def judge(
+    scores: Sequence[Mapping[str, float]],
+    *,
+    policy: RecoveryPolicy,
+    budget: int,
+    target: float | None,
+    has_alternative: bool,
+) -> Judgement:
+    """Judges a recovery by the metrics of its rounds, oldest first.
+
+    `target` is the accuracy to reach (a ratio) or None if there is none; `budget` the rounds that
+    may be run. `has_alternative` says whether the attempt may be given up for another one: if not,
+    a model that is slow to leave chance gets its whole budget, and is kept whatever it reached.
+    Without an "accuracy" in the metrics only the budget stops.
+    """
+    for rounds in range(1, len(scores) + 1):
+        reason = _reason(scores[:rounds], policy, budget, target)
+        if reason is not None:
+            recovered = _recovered(scores[:rounds], reason, target)
+            if not recovered and not has_alternative:
+                if reason is not StopReason.BUDGET:
+                    continue
+                recovered = True
+            done = not policy.full_budget or not recovered or len(scores) >= budget
+            return Judgement(done, recovered, rounds, reason)
+    return Judgement(done=len(scores) >= budget, recovered=True)
+
+
+def chance_of(metrics: Mapping[str, float]) -> float:
+    """The accuracy of the best constant guess, 0 if the evaluation does not say."""
+    return metrics.get("chance", 0.0)
+
+
+def _reason(
+    scores: Sequence[Mapping[str, float]],
+    policy: RecoveryPolicy,
+    budget: int,
+    target: float | None,
+) -> StopReason | None:
+    accuracies = [score["accuracy"] for score in scores if "accuracy" in score]
+    rounds = len(scores)
+    if len(accuracies) == rounds:
+        if rounds >= policy.chance_rounds and _at_chance(accuracies, scores):
+            return StopReason.CHANCE
+        if rounds >= policy.min_rounds and target is not None and accuracies[-1] >= target:
+            return StopReason.TARGET
+        if rounds >= policy.min_rounds and _plateau(accuracies, policy.plateau_rounds):
+            return StopReason.PLATEAU
+    return StopReason.BUDGET if rounds >= budget else None
+
+
+def _at_chance(accuracies: Sequence[float], scores: Sequence[Mapping[str, float]]) -> bool:
+    return "chance" in scores[-1] and max(accuracies) <= chance_of(scores[-1]) + CHANCE_MARGIN
+
+
+def _plateau(accuracies: Sequence[float], window: int) -> bool:
+    if len(accuracies) <= window:
+        return False
+    return max(accuracies[-window:]) < max(accuracies[:-window]) + IMPROVEMENT
+
+
+def _recovered(
+    scores: Sequence[Mapping[str, float]], reason: StopReason, target: float | None
+) -> bool:
+    if reason in (StopReason.CHANCE, StopReason.TARGET):
+        return reason is StopReason.TARGET
+    if target is None or "accuracy" not in scores[-1]:
+        return True
+    chance = min(chance_of(scores[-1]), target)
+    return max(score.get("accuracy", 0.0) for score in scores) >= (chance + target) / 2
