@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from grpc import aio
 
@@ -18,7 +18,9 @@ from client.startup import Prepared
 from client.worker import Worker
 from fednot.errors import FednotError
 from fednot.v1 import federation_pb2
-from fednot.v1.federation_pb2_grpc import FederationServiceAsyncStub
+
+if TYPE_CHECKING:
+    from fednot.v1.federation_pb2_grpc import FederationServiceAsyncStub
 
 BARRED_PAUSE: Final = 5.0
 STEADY_SECONDS: Final = 30.0

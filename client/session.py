@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from google.protobuf import duration_pb2
 
 from client.connection import Connection, FinalRefusalError, SessionLostError, final
 from fednot.errors import FednotError
 from fednot.v1 import federation_pb2
-from fednot.v1.federation_pb2_grpc import FederationServiceAsyncStub
+
+if TYPE_CHECKING:
+    from fednot.v1.federation_pb2_grpc import FederationServiceAsyncStub
 
 JOIN_SECONDS: Final = 30.0
 CALL_SECONDS: Final = 15.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import torch
 from grpc import aio
@@ -16,8 +16,10 @@ from fednot.manifest import Manifest
 from fednot.tensors import as_bytes
 from fednot.training import WorkCancelledError
 from fednot.v1 import federation_pb2, model_pb2
-from fednot.v1.federation_pb2_grpc import FederationServiceAsyncStub
 from fednot.wire import Receiver, checksum, chunks
+
+if TYPE_CHECKING:
+    from fednot.v1.federation_pb2_grpc import FederationServiceAsyncStub
 
 STALL_SECONDS: Final = 30.0
 SLOWEST_BYTES_PER_SECOND: Final = 50_000
