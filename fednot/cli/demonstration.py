@@ -35,20 +35,26 @@ def demo(
 ) -> ExitCode:
     """Train, forget a client and look, all on this machine."""
     if not output.json:
-        return ExitCode(_run(seed, rounds, clients, out))
+        return _run(seed, rounds, clients, out)
     with redirect_stdout(sys.stderr):
         code = _run(seed, rounds, clients, out)
     output.document(
-        {"seed": seed, "rounds": rounds, "clients": clients, "out": str(out), "exit_code": code}
+        {
+            "seed": seed,
+            "rounds": rounds,
+            "clients": clients,
+            "out": str(out),
+            "exit_code": int(code),
+        }
     )
-    return ExitCode(code)
+    return code
 
 
-def _run(seed: int, rounds: int, clients: int, out: Path) -> int:
+def _run(seed: int, rounds: int, clients: int, out: Path) -> ExitCode:
     try:
         from fednot.demo.run import run_demo  # type: ignore[import-not-found, unused-ignore]
 
-        return int(run_demo(seed=seed, rounds=rounds, clients=clients, out=out))
+        code = run_demo(seed=seed, rounds=rounds, clients=clients, out=out)
     except ModuleNotFoundError as error:
         name = error.name or ""
         if name.startswith(("fednot", "server", "client")):
@@ -57,3 +63,4 @@ def _run(seed: int, rounds: int, clients: int, out: Path) -> int:
             f"the demo needs the package {name}, which is not installed",
             "pip install 'fednot[demo]'",
         ) from error
+    return ExitCode.DONE if code == 0 else ExitCode.FAILED

@@ -25,12 +25,12 @@ class LiveView:
     """Round of rounds, who is missing, what is waited for, and the accuracy by round."""
 
     def __init__(self, console: Console) -> None:
-        self._live = Live(console=console, get_renderable=self.render, refresh_per_second=5)
         self._progress: Progress | None = None
         self._facts: dict[tuple[str, int, int], Fact] = {}
         self._told = ""
         self._spinner = Spinner("dots")
         self._started = time.monotonic()
+        self._live = Live(console=console, get_renderable=self.render, refresh_per_second=5)
 
     def __enter__(self) -> Self:
         self._live.start()

@@ -1,0 +1,147 @@
+"""Tables, and JSON documents whose shape does not change."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+from rich.table import Table
+
+from fednot.cli import sentences, tables
+from fednot.cli.documents import document
+from fednot.cli.output import Format, Output
+from fednot.v1 import deletion_pb2, model_pb2, operator_pb2
+
+
+def printed(table: Table, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    Output(Format.TABLE).show(table)
+    return [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_clients(capsys: pytest.CaptureFixture[str]) -> None:
+    client = operator_pb2.ClientInfo(
+        name="[red]c7", state="CLIENT_STATE_BARRED", device="cpu", degraded=True, barred_by="r1"
+    )
+    client.last_seen_at.FromSeconds(1000)
+    now = datetime.fromtimestamp(1041, UTC)
+    assert printed(tables.clients([client], now), capsys) == [
+        "NAME STATE LAST SEEN TRAIN TEST DEVICE BARRED BY",
+        "[red]c7 barred 41 s ago 0 0 cpu (degraded) r1",
+    ]
+
+
+def test_a_long_row_is_not_cut_when_piped(capsys: pytest.CaptureFixture[str]) -> None:
+    client = operator_pb2.ClientInfo(name="c" * 63, device="d" * 200)
+    assert "d" * 200 in printed(tables.clients([client]), capsys)[1]
+
+
+def test_rounds(capsys: pytest.CaptureFixture[str]) -> None:
+    running = operator_pb2.Round(number=8, outcome="ROUND_OUTCOME_RUNNING", cohort=["a", "b"])
+    failed = operator_pb2.Round(
+        number=7,
+        phase="ROUND_PHASE_RECOVERY",
+        outcome="ROUND_OUTCOME_FAILED",
+        cohort=["a", "b"],
+        missing=[operator_pb2.MissingClient(client="b")],
+    )
+    assert printed(tables.rounds([running, failed]), capsys)[1:] == [
+        "8 unspecified running 0 ? of 2 - -",
+        "7 recovery failed 0 1 of 2 - b",
+    ]
+
+
+def test_versions(capsys: pytest.CaptureFixture[str]) -> None:
+    version = model_pb2.Version(
+        number=2,
+        origin="VERSION_ORIGIN_TRAINING",
+        num_bytes=3 << 20,
+        sha256="ab" * 32,
+        metrics={"accuracy": 0.5},
+    )
+    version.destroyed_at.GetCurrentTime()
+    assert printed(tables.versions([version]), capsys)[1] == (
+        "2 training destroyed 0 0 3.0 MiB abababababab accuracy 0.5000 -"
+    )
+
+
+def test_deletions(capsys: pytest.CaptureFixture[str]) -> None:
+    attempts = [deletion_pb2.Attempt(method="retrain", rounds=[deletion_pb2.RecoveryRound()] * 2)]
+    job = deletion_pb2.Job(
+        id="j1", phase="JOB_PHASE_RECOVERING", attempts=attempts, waiting_for="waiting for c1"
+    )
+    deletion = deletion_pb2.Deletion(
+        request_id="r1", scope=deletion_pb2.Scope(client="c3"), job=job
+    )
+    assert printed(tables.deletions([deletion]), capsys)[1] == (
+        "r1 client c3 recovering j1 retrain 2 - waiting for c1"
+    )
+
+
+def test_status_of_a_new_and_of_a_busy_server(capsys: pytest.CaptureFixture[str]) -> None:
+    found = operator_pb2.GetStatusResponse(software_version="0.1.0")
+    assert printed(tables.status(found), capsys) == [
+        "server fednot 0.1.0, clock -",
+        "clients 0 connected, 0 barred",
+        "current no model",
+        "released none",
+        "run none so far",
+        "open deletions 0",
+    ]
+    found.run.failure = "no quorum"
+    found.deletion.request_id = "r1"
+    found.waiting_for = "waiting for c7"
+    text = printed(tables.status(found), capsys)
+    assert "run 0: unspecified, 0 of 0 rounds: no quorum" in text
+    assert "deletion r1 of unknown scope: unspecified" in text
+    assert text[-1] == "waiting waiting for c7"
+
+
+def test_a_document_has_every_field() -> None:
+    assert document(operator_pb2.GetStatusResponse()) == {
+        "software_version": "",
+        "current": None,
+        "released": None,
+        "run": None,
+        "round": None,
+        "waiting_for": "",
+        "clients_connected": 0,
+        "clients_barred": 0,
+        "deletion": None,
+        "open_deletions": 0,
+        "now": None,
+    }
+
+
+def test_numbers_of_64_bits_are_numbers_and_enums_are_names() -> None:
+    deletion = deletion_pb2.Deletion(aborted_rounds=[1, 2], scope=deletion_pb2.Scope(client="c3"))
+    deletion.job.base_version = 5
+    deletion.job.attempts.add(tensors=["w"]).rounds.add(round=7, metrics={"accuracy": 0.5})
+    deletion.job.history.add(phase="JOB_PHASE_QUEUED").at.FromSeconds(0)
+    found = document(deletion)
+    assert found["aborted_rounds"] == [1, 2]
+    assert found["scope"] == {"client": "c3"}
+    assert found["job"]["base_version"] == 5
+    assert found["job"]["target_accuracy"] is None
+    assert found["job"]["attempts"][0]["rounds"] == [
+        {"round": 7, "version": 0, "metrics": {"accuracy": 0.5}}
+    ]
+    assert found["job"]["history"] == [{"phase": "JOB_PHASE_QUEUED", "at": "1970-01-01T00:00:00Z"}]
+
+
+def test_an_unset_alternative_is_left_out() -> None:
+    assert document(deletion_pb2.Scope()) == {}
+
+
+def test_a_value_of_a_newer_server_is_its_number() -> None:
+    assert sentences.run_state(99) == "99"
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "text"), [(10, "10 B"), (1536, "1.5 KiB"), (3 << 30, "3.0 GiB")]
+)
+def test_sizes(num_bytes: int, text: str) -> None:
+    assert sentences.size(num_bytes) == text
+
+
+def test_many_names_are_cut() -> None:
+    assert sentences.listed([f"c{i}" for i in range(10)]).endswith("c7 and 2 more")
