@@ -60,8 +60,9 @@ def trace(model: nn.Module, example_input: torch.Tensor, layer_of: Mapping[str, 
     """Traces a copy of the model, in evaluation mode on the CPU.
 
     `layer_of` gives the layer's name for each state-dict name (tied names included) of a layer's
-    tensors; other tensors do not count. The model is left as it is. Raises TraceError if
-    torch.export fails, for example on control flow that depends on the data.
+    tensors; other tensors do not count. The model is left as it is, and the process's warnings and
+    stderr are silenced meanwhile, since torch.export prints graphs there. Raises TraceError if it
+    fails, for example on control flow that depends on the data.
     """
     program = _exported(model, example_input)
     parameters = program.graph_signature.inputs_to_parameters
