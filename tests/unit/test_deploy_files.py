@@ -1,0 +1,138 @@
+"""The Dockerfiles, the compose project and Prometheus' targets agree with each other."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from client.settings import ClientSettings
+from fednot import settings
+from server.settings import ServerSettings
+
+ROOT = Path(__file__).parents[2]
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES: dict[str, Any] = COMPOSE["services"]
+CLIENTS = sorted(name for name in SERVICES if name.startswith("client-"))
+ROLES = {"server": ("FEDNOT_SERVER_", ServerSettings), "client": ("FEDNOT_CLIENT_", ClientSettings)}
+
+
+def dockerfile(role: str) -> str:
+    return (ROOT / "deploy" / f"{role}.Dockerfile").read_text()
+
+
+def image_environment(role: str) -> dict[str, str]:
+    return dict(re.findall(rf"\b(FEDNOT_{role.upper()}_\w+)=(\S+)", dockerfile(role)))
+
+
+def load(service: str) -> Any:
+    role = service.split("-")[0]
+    prefix, kind = ROLES[role]
+    environment = {**image_environment(role), **SERVICES[service]["environment"]}
+    return settings.load(kind, program=role, prefix=prefix, arguments=[], environment=environment)
+
+
+def test_the_server_starts_from_the_compose_environment() -> None:
+    server = load("server")
+    assert server.address == "0.0.0.0:50051"
+    assert server.http_address == "0.0.0.0:9464"
+    assert (server.insecure, server.insecure_any_address) == (True, True)
+    assert server.min_clients == len(CLIENTS) - 1, "else nothing recovers after a deletion"
+
+
+def test_the_clients_share_the_data_and_nothing_else() -> None:
+    loaded = [load(name) for name in CLIENTS]
+    assert [client.name for client in loaded] == CLIENTS
+    assert [client.task_arg for client in loaded] == [
+        (f"shard={i}/{len(CLIENTS)}",) for i in range(len(CLIENTS))
+    ]
+    assert {client.server for client in loaded} == {"server:50051"}
+    assert {client.task for client in loaded} == {load("server").task}
+
+
+def test_an_environment_variable_that_no_setting_has_is_refused() -> None:
+    with pytest.raises(settings.SettingsError, match="FEDNOT_SERVER_ADRESS"):
+        settings.load(
+            ServerSettings,
+            program="server",
+            prefix="FEDNOT_SERVER_",
+            arguments=[],
+            environment={"FEDNOT_SERVER_ADRESS": "0.0.0.0:50051"},
+        )
+
+
+def test_published_ports_stay_on_this_machine() -> None:
+    ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
+    assert sorted(port.rsplit(":", 1)[1] for port in ports) == ["50051", "9090", "9464"]
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_each_service_is_confined_and_restarted(name: str) -> None:
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["restart"] == "unless-stopped"
+
+
+def test_each_state_has_its_own_volume() -> None:
+    mounted = [
+        volume.split(":")[0]
+        for service in SERVICES.values()
+        for volume in service["volumes"]
+        if not volume.startswith("./")
+    ]
+    assert sorted(mounted) == sorted(COMPOSE["volumes"])
+
+
+def test_prometheus_scrapes_the_server_and_every_client() -> None:
+    config = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())
+    targets = {
+        job["job_name"]: job["static_configs"][0]["targets"] for job in config["scrape_configs"]
+    }
+    assert targets == {
+        "fednot-server": ["server:9464"],
+        "fednot-client": [f"{name}:9465" for name in CLIENTS],
+    }
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_images_run_as_a_fixed_user_and_check_their_health(role: str) -> None:
+    text = dockerfile(role)
+    assert "USER 10001:10001" in text
+    assert re.search(r"HEALTHCHECK .*\\\n.*healthcheck\.py", text)
+    assert "VOLUME /var/lib/fednot" in text
+    assert "ARG TORCH=cpu" in text
+
+
+def test_both_images_share_the_layers_of_their_dependencies() -> None:
+    def shared(role: str) -> str:
+        return dockerfile(role).partition("FROM ")[2].partition("WORKDIR /app")[0]
+
+    assert shared("server") == shared("client")
+    assert "install-torch.sh" in shared("server")
+
+
+def test_a_changed_source_reinstalls_no_dependency() -> None:
+    before_source = dockerfile("server").partition("COPY fednot")[0]
+    assert before_source.index("install-torch.sh") < before_source.index("requirements.txt")
+    assert "-r requirements.txt" in before_source
+
+
+def test_the_image_installs_the_dependencies_of_the_package() -> None:
+    script = ROOT / "deploy" / "list-dependencies.py"
+    done = subprocess.run(
+        [sys.executable, script, ROOT / "pyproject.toml"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+    table = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert done.stdout.splitlines() == table["project"]["dependencies"]
