@@ -28,7 +28,7 @@ class LiveView:
         self._progress: Progress | None = None
         self._facts: dict[tuple[str, int, int], Fact] = {}
         self._told = ""
-        self._spinner = Spinner("dots")
+        self._spinner: RenderableType = Spinner("dots")
         self._started = time.monotonic()
         self._live = Live(console=console, get_renderable=self.render, refresh_per_second=5)
 
@@ -42,7 +42,7 @@ class LiveView:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._spinner = Spinner("dots", style="hidden")
+        self._spinner = Text(" ")
         self._live.stop()
 
     def show(self, progress: Progress) -> None:

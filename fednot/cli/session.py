@@ -25,7 +25,7 @@ Response = TypeVar("Response")
 
 # gRPC gives a connection attempt this long at the least. The short value that suits a client which
 # dials for ever makes a command fail over a link whose handshake takes longer than that.
-_CHANNEL_OPTIONS: Final = [*CLIENT_OPTIONS, ("grpc.min_reconnect_backoff_ms", 20_000)]
+_CHANNEL_OPTIONS: Final = {**dict(CLIENT_OPTIONS), "grpc.min_reconnect_backoff_ms": 20_000}
 _ADDRESS: Final = re.compile(r"unix:.+|.*[^:/]:\d{1,5}")
 
 
@@ -36,7 +36,9 @@ class Session:
         self.address: Final = address
         self.timeout: Final = timeout
         self.output: Final = output
-        self._channel: Final = grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
+        self._channel: Final = grpc.insecure_channel(
+            address, options=list(_CHANNEL_OPTIONS.items())
+        )
         self.operator: Final = operator_pb2_grpc.OperatorServiceStub(self._channel)
         self.deletions: Final = deletion_pb2_grpc.DeletionServiceStub(self._channel)
 

@@ -170,12 +170,13 @@ def test_model_init_does_not_overwrite_unless_forced(task: str, tmp_path: Path) 
     target = tmp_path / "m.safetensors"
     place = ["model", "init", "--task", f"{task}:Tiny", "-o", str(target)]
     assert run(*place).exit_code == 0
-    first = target.read_bytes()
+    first = model_file.read(target)[0]
     assert run(*place).exit_code == 2
     assert run(*place, "--force", "--seed", "0").exit_code == 0
-    assert target.read_bytes() == first
+    assert model_file.read(target)[0].equal(first)
     assert run(*place, "--force", "--seed", "1").exit_code == 0
-    assert target.read_bytes() != first
+    assert not model_file.read(target)[0].equal(first)
+    assert list(tmp_path.glob(".*")) == []
 
 
 @pytest.mark.parametrize(
