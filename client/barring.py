@@ -28,9 +28,9 @@ class Barring:
             return
         self._request_id = barred.request_id
         self._metrics.barred(True)
-        since = barred.since.ToDatetime().isoformat(timespec="seconds")
+        since = f" since {barred.since.ToJsonString()}" if barred.HasField("since") else ""
         _log.warning(
-            "barred from training since %sZ by request %s: %s "
+            "barred from training%s by request %s: %s "
             "(this client goes on polling, to evaluate when asked)",
             since,
             barred.request_id,

@@ -37,7 +37,6 @@ _PASSING: Final = {
 _RETRIED: Final = {
     Reason.SHUTTING_DOWN,
     Reason.INTERNAL,
-    Reason.SLOW_SENDER,
     Reason.WRONG_CHECKSUM,
 }
 

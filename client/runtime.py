@@ -90,7 +90,10 @@ class Runtime:
         self._request.device = str(self._device.current)
         session = await Session.join(self._stub, self._connection, self._request)
         self._session = session
-        self._state.remember(self._request.client)
+        try:
+            self._state.remember(self._request.client)
+        except OSError as error:
+            _log.warning("the identity could not be written to %s: %s", self._state.path, error)
         _log.info("joined %s as %s", self._connection.address, self._request.client)
         if session.barred is not None:
             self._barring.told(session.barred)

@@ -11,7 +11,7 @@ import difflib
 import os
 import sys
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar, get_origin
 
@@ -44,8 +44,8 @@ def load(
 ) -> S:
     """Reads the settings of a kind.
 
-    Raises SettingsError for a bad value or an unknown key; `--help` and an unknown flag end the
-    process through argparse, as command lines do.
+    Raises SettingsError for a bad value or an unknown key or flag; `--help`, `--version` and a
+    flag without its value end the process through argparse, as command lines do.
     """
     flags = _flags(kind, program, arguments)
     config_file = flags.pop("config", None) or environment.get(f"{prefix}CONFIG")
@@ -71,13 +71,21 @@ def load_or_exit(kind: type[S], *, program: str, prefix: str) -> S:
 
 def _flags(kind: type[Settings], program: str, arguments: Sequence[str]) -> dict[str, Any]:
     parser = argparse.ArgumentParser(
-        prog=program, description=kind.__doc__, argument_default=argparse.SUPPRESS
+        prog=program,
+        description=kind.__doc__,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
     )
     parser.add_argument("--config", metavar="FILE", help="a TOML file of these settings")
     parser.add_argument("--version", action="version", version=_version())
     for name, field in kind.model_fields.items():
         _add_flag(parser, name, field)
-    return vars(parser.parse_args(arguments))
+    found, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        known = [name.replace("_", "-") for name in kind.model_fields]
+        flag = unknown[0].partition("=")[0]
+        raise SettingsError(f"{flag} is unknown{_nearest(flag.lstrip('-'), known)}")
+    return vars(found)
 
 
 def _add_flag(parser: argparse.ArgumentParser, name: str, field: FieldInfo) -> None:
@@ -105,6 +113,8 @@ def _from_environment(
         if name not in kind.model_fields:
             nearest = _nearest(name, kind.model_fields)
             raise SettingsError(f"environment variable {variable} is unknown{nearest}")
+        if name in values:
+            raise SettingsError(f"{prefix}{name.upper()} and its _FILE are both set; keep one")
         repeated = get_origin(kind.model_fields[name].annotation) is tuple
         values[name] = text.split() if repeated else text
     return values
@@ -131,7 +141,7 @@ def _from_file(kind: type[Settings], path: Path) -> dict[str, Any]:
     return values
 
 
-def _nearest(name: str, known: Mapping[str, object]) -> str:
+def _nearest(name: str, known: Iterable[str]) -> str:
     found = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {found[0]}?" if found else f"; known are {', '.join(known)}"
 

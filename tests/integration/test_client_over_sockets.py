@@ -83,7 +83,7 @@ class Play(FederationServiceServicer):
         self.beats: list[pb.HeartbeatRequest] = []
         self.cut_downloads = 0
 
-    async def Join(self, request: pb.JoinRequest, context: Any) -> pb.JoinResponse:  # noqa: N802
+    async def Join(self, request: pb.JoinRequest, context: Any) -> pb.JoinResponse:
         if self.refuse_join:
             await abort(context, self.refuse_join)
         session = f"s{len(self.sessions)}"
@@ -93,13 +93,13 @@ class Play(FederationServiceServicer):
         interval = duration_pb2.Duration(nanos=100_000_000)
         return pb.JoinResponse(session_id=session, heartbeat_interval=interval)
 
-    async def PollWork(self, request: Any, context: Any) -> pb.PollWorkResponse:  # noqa: N802
+    async def PollWork(self, request: Any, context: Any) -> pb.PollWorkResponse:
         await self.check(request, context)
         with suppress(TimeoutError):
             return await asyncio.wait_for(self.work.get(), 0.2)
         return pb.PollWorkResponse()
 
-    async def DownloadModel(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
+    async def DownloadModel(self, request: Any, context: Any) -> AsyncIterator[Any]:
         await self.check(request, context)
         payload = as_bytes(self.flat)
         header = model_pb2.ModelHeader(
@@ -114,7 +114,7 @@ class Play(FederationServiceServicer):
         trailer = model_pb2.StreamTrailer(xxh3_128=checksum(payload))
         yield pb.DownloadModelResponse(trailer=trailer)
 
-    async def UploadUpdate(self, requests: Any, context: Any) -> Any:  # noqa: N802
+    async def UploadUpdate(self, requests: Any, context: Any) -> Any:
         header = (await anext(requests)).header
         receiver = Receiver(self.manifest, header.num_bytes)
         async for request in requests:
@@ -124,20 +124,20 @@ class Play(FederationServiceServicer):
                 receiver.add(request.chunk)
         return pb.UploadUpdateResponse(round=3)
 
-    async def ReportEvaluation(self, request: Any, context: Any) -> Any:  # noqa: N802
+    async def ReportEvaluation(self, request: Any, context: Any) -> Any:
         await self.seen.put(request)
         return pb.ReportEvaluationResponse()
 
-    async def ReportFailure(self, request: Any, context: Any) -> Any:  # noqa: N802
+    async def ReportFailure(self, request: Any, context: Any) -> Any:
         await self.seen.put(request)
         return pb.ReportFailureResponse()
 
-    async def Heartbeat(self, request: Any, context: Any) -> pb.HeartbeatResponse:  # noqa: N802
+    async def Heartbeat(self, request: Any, context: Any) -> pb.HeartbeatResponse:
         await self.check(request, context)
         self.beats.append(request)
         return pb.HeartbeatResponse(work_stands=self.standing)
 
-    async def Leave(self, request: Any, context: Any) -> pb.LeaveResponse:  # noqa: N802
+    async def Leave(self, request: Any, context: Any) -> pb.LeaveResponse:
         await self.seen.put(request)
         return pb.LeaveResponse()
 
@@ -185,13 +185,13 @@ class Stage:
         self.port = self.server.add_insecure_port(f"127.0.0.1:{self.port}")
         await self.server.start()
 
-    async def client(self, *more: str, insecure: bool = True) -> asyncio.subprocess.Process:
+    async def client(self, *more: str) -> asyncio.subprocess.Process:
         arguments = ["--name", "c7", "--server", f"127.0.0.1:{self.port}", "--poll-wait", "0.3"]
         arguments += ["--task", f"{self.task_file}:TinyTask", "--http-address", ""]
         arguments += ["--state-dir", str(self.path / "state"), "--device", "cpu", *more]
         process = await asyncio.create_subprocess_exec(
             sys.executable,
-            *("-m", "client", *arguments, *(["--insecure"] if insecure else [])),
+            *("-m", "client", "--insecure", *arguments),
             stderr=asyncio.subprocess.PIPE,
             env={key: value for key, value in os.environ.items() if "FEDNOT" not in key},
         )
@@ -202,8 +202,7 @@ class Stage:
         for process in self.processes:
             if process.returncode is None:
                 process.kill()
-                _, log = await asyncio.wait_for(process.communicate(), WAIT)
-                print(log.decode())
+                await asyncio.wait_for(process.communicate(), WAIT)
         await self.server.stop(None)
 
 
@@ -340,29 +339,6 @@ async def test_a_final_refusal_ends_the_process_with_the_servers_sentence(stage:
     code, log = await ended(await stage.client())
     assert code == 3
     assert "0.weight is missing Give server and client the same Task." in log
-
-
-async def test_a_second_process_another_name_and_plaintext_are_refused(stage: Stage) -> None:
-    first = await stage.client()
-    await stage.play.next(pb.JoinRequest)
-    second, other, plain = await asyncio.gather(
-        stage.client(),
-        stage.client("--name", "Nobody!"),
-        stage.client(insecure=False),
-    )
-    code, log = await ended(second)
-    assert code == 2
-    assert "in use by another running client" in log
-    code, log = await ended(other)
-    assert code == 2
-    assert "no client name" in log
-    code, log = await ended(plain)
-    assert code == 2
-    assert "--insecure" in log
-    await terminated(first)
-    code, log = await ended(await stage.client("--name", "c8"))
-    assert code == 2
-    assert "belongs to the client 'c7'" in log
 
 
 async def test_a_stopped_client_without_a_server_ends_at_once(stage: Stage) -> None:
