@@ -18,7 +18,6 @@ from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
-from prometheus_client import CollectorRegistry
 
 import fednot
 from fednot.channel import SERVER_OPTIONS
@@ -39,7 +38,7 @@ from server.coordinator import Coordinator
 from server.evaluation import ServerEvaluator
 from server.federation import Federation
 from server.global_model import GlobalModel
-from server.metrics import Metrics
+from server.metrics import Metrics, new_registry
 from server.monitor import Monitor
 from server.services.deletion import DeletionServicer
 from server.services.federation import FederationServicer
@@ -116,7 +115,7 @@ async def _federation(
         cohort=cohort,
         evaluator=_evaluator(task),
         defaults=settings.defaults(),
-        metrics=Metrics(CollectorRegistry(), fednot.__version__),
+        metrics=Metrics(new_registry(), fednot.__version__),
     )
     return federation, cohort
 

@@ -16,7 +16,7 @@ from typing import TypeVar
 from sqlalchemy import Connection
 
 from fednot.errors import FednotError, Reason
-from fednot.layers import choose
+from fednot.layer_choice import choose
 from server.federation import Federation
 from server.interruption import WorkInterruptedError
 from server.methods import method_named

@@ -13,7 +13,7 @@ from fednot.manifest import Manifest
 from fednot.task import SampleDataset, Task
 from fednot.tensors import load_into
 from server.cohorts.cohort import Cohort, Evaluation, WorkPlan
-from server.records import Metrics
+from server.records import Scores
 
 CPU = torch.device("cpu")
 
@@ -26,18 +26,18 @@ class ServerEvaluator:
         self._data = data
         self._model: nn.Module | None = None
 
-    async def score(self, flat: torch.Tensor, manifest: Manifest) -> Metrics:
+    async def score(self, flat: torch.Tensor, manifest: Manifest) -> Scores:
         """What the Task's evaluation finds, in a thread of its own."""
         return await asyncio.to_thread(self._score, flat, manifest)
 
-    def _score(self, flat: torch.Tensor, manifest: Manifest) -> Metrics:
+    def _score(self, flat: torch.Tensor, manifest: Manifest) -> Scores:
         if self._model is None:
             self._model = self._task.build_model()
         load_into(self._model, flat, manifest)
         return finite(self._task.evaluate(self._model, self._data, CPU))
 
 
-async def score_by_clients(cohort: Cohort, plan: WorkPlan) -> Metrics:
+async def score_by_clients(cohort: Cohort, plan: WorkPlan) -> Scores:
     """The mean of the clients' metrics, each weighted by its number of examples.
 
     Empty if no client answered before the deadline.
@@ -54,6 +54,6 @@ async def score_by_clients(cohort: Cohort, plan: WorkPlan) -> Metrics:
     return {key: total / weights[key] for key, total in totals.items()}
 
 
-def finite(metrics: Metrics) -> dict[str, float]:
+def finite(metrics: Scores) -> dict[str, float]:
     """The metrics without those that are NaN or infinite, which no database or JSON can hold."""
     return {key: float(value) for key, value in metrics.items() if math.isfinite(value)}

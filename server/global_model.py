@@ -12,9 +12,9 @@ import torch
 from sqlalchemy import Connection, select, update
 
 from fednot.errors import FednotError, Reason
-from fednot.layers import LayerMap
+from fednot.layer_map import LayerMap
 from fednot.manifest import Manifest
-from server.records import Metrics, Version, VersionOrigin
+from server.records import Scores, Version, VersionOrigin
 from server.state import schema, version_rows
 from server.state.database import Database, StateError
 from server.state.model_store import ModelStore
@@ -33,16 +33,16 @@ class Draft:
     lineage: int
     round: int = 0
     negated_tensors: tuple[str, ...] = ()
-    metrics: Metrics = field(default_factory=dict)
+    metrics: Scores = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class InitialModel:
-    """What a federation starts from, if its state is new."""
+    """What a federation starts from, if its state is new; `trace` finds its layers."""
 
     flat: torch.Tensor
     manifest: Manifest
-    layers: LayerMap
+    trace: Callable[[], LayerMap]
 
 
 class GlobalModel:
@@ -52,13 +52,14 @@ class GlobalModel:
         self,
         database: Database,
         store: ModelStore,
-        initial: InitialModel,
+        manifest: Manifest,
+        layers: LayerMap,
         current: tuple[Version, torch.Tensor],
     ) -> None:
         self._database = database
         self._store = store
-        self.manifest = initial.manifest
-        self.layers = initial.layers
+        self.manifest = manifest
+        self.layers = layers
         self.current, self.flat = current
 
     @classmethod
@@ -83,25 +84,25 @@ class GlobalModel:
         if version is None:
             raise StateError("the state names a current version that it does not hold")
         flat = store.read(version.sha256, found)
-        layers = LayerMap.from_json(row.layers)
-        return cls(database, store, InitialModel(flat, found, layers), (version, flat))
+        return cls(database, store, found, LayerMap.from_json(row.layers), (version, flat))
 
     @classmethod
     async def _begin(
         cls, database: Database, store: ModelStore, initial: InitialModel
     ) -> GlobalModel:
         draft = Draft(initial.flat, VersionOrigin.INITIAL, parent=0, generation=0, lineage=1)
-        layers = initial.layers.to_json()
-        sha256 = store.write(initial.flat, initial.manifest, layers)
+        layers = initial.trace()
+        sha256 = store.write(initial.flat, initial.manifest, layers.to_json())
 
         def command(connection: Connection) -> Version:
-            values = {"manifest": initial.manifest.to_json(), "layers": layers}
+            values = {"manifest": initial.manifest.to_json(), "layers": layers.to_json()}
             connection.execute(update(schema.federation).values(**values))
             version = _version(draft, 1, sha256)
             version_rows.insert_version(connection, version)
             return version
 
-        return cls(database, store, initial, (await database.run(command), initial.flat))
+        version = await database.run(command)
+        return cls(database, store, initial.manifest, layers, (version, initial.flat))
 
     async def commit(self, draft: Draft, step: Step) -> Version:
         """Makes a new version current; `step` writes what belongs to it in the same transaction.

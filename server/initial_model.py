@@ -6,9 +6,10 @@ import logging
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from fednot import model_file
-from fednot.layers import LayerMap, layer_map
+from fednot.layer_map import LayerMap
 from fednot.manifest import Manifest
 from fednot.task import Task
 from fednot.tensors import flatten_module
@@ -18,24 +19,37 @@ log = logging.getLogger("server.initial_model")
 
 
 def from_task(task: Task, seed: int) -> InitialModel:
-    """Builds the model with seeded weights and traces which layer feeds which."""
+    """Builds the model with seeded weights; which layer feeds which is traced when asked for."""
     torch.manual_seed(seed)
     model = task.build_model()
     manifest = Manifest.of(model)
-    layers = layer_map(
-        manifest,
-        model=model,
-        example_input=task.example_input(),
-        first_layers=task.first_layers(model),
+    return InitialModel(
+        flatten_module(model, manifest), manifest, lambda: _traced(task, model, manifest)
     )
-    return InitialModel(flatten_module(model, manifest), manifest, _warned(layers))
 
 
 def from_file(path: Path) -> InitialModel:
     """Reads a model file. Raises ModelFileError if it is none."""
     flat, manifest, layers = model_file.read(path)
-    found = LayerMap.from_json(layers) if layers else layer_map(manifest)
-    return InitialModel(flat, manifest, _warned(found))
+    return InitialModel(flat, manifest, lambda: _stored(layers, manifest))
+
+
+def _traced(task: Task, model: nn.Module, manifest: Manifest) -> LayerMap:
+    from fednot.layers import layer_map
+
+    found = layer_map(
+        manifest,
+        model=model,
+        example_input=task.example_input(),
+        first_layers=task.first_layers(model),
+    )
+    return _warned(found)
+
+
+def _stored(layers: str, manifest: Manifest) -> LayerMap:
+    from fednot.layers import layer_map
+
+    return _warned(LayerMap.from_json(layers) if layers else layer_map(manifest))
 
 
 def _warned(layers: LayerMap) -> LayerMap:

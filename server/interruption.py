@@ -25,13 +25,14 @@ class Interruptible:
         self._interrupted = False
         task = self._task = asyncio.create_task(work)
         try:
-            return await task
+            result: T = await task
         except asyncio.CancelledError:
             if self._interrupted:
                 raise WorkInterruptedError from None
             raise
         finally:
             self._task = None
+        return result
 
     async def interrupt(self) -> None:
         """Interrupts the work in hand, if any, and returns once it has ended."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-Metrics = Mapping[str, float]
+Scores = Mapping[str, float]
 
 
 class VersionOrigin(StrEnum):
@@ -87,7 +87,7 @@ class Version:
     round: int
     created_at: float
     num_bytes: int
-    metrics: Metrics = field(default_factory=dict)
+    metrics: Scores = field(default_factory=dict)
     negated_tensors: tuple[str, ...] = ()
     destroyed_at: float | None = None
 
@@ -146,7 +146,7 @@ class Round:
     attempt: int = 0
     result_version: int = 0
     missing: Mapping[str, str] = field(default_factory=dict)
-    metrics: Metrics = field(default_factory=dict)
+    metrics: Scores = field(default_factory=dict)
     ended_at: float | None = None
 
 
@@ -156,7 +156,7 @@ class RecoveryRound:
 
     round: int
     version: int
-    metrics: Metrics
+    metrics: Scores
 
 
 @dataclass(frozen=True)

@@ -23,12 +23,12 @@ from server.global_model import Draft, Step
 from server.interruption import WorkInterruptedError
 from server.records import (
     ClientRecord,
-    Metrics,
     Round,
     RoundOutcome,
     RoundPhase,
     RoundPolicy,
     RoundProgress,
+    Scores,
     Version,
     VersionOrigin,
 )
@@ -96,7 +96,7 @@ class Rounds:
         finally:
             self._federation.shows(None)
 
-    async def score(self, flat: torch.Tensor, version: Version, deadline: float) -> Metrics:
+    async def score(self, flat: torch.Tensor, version: Version, deadline: float) -> Scores:
         """Evaluates a model on the server's test data, else on that of the eligible clients."""
         federation = self._federation
         if federation.evaluator is not None:

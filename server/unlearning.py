@@ -11,7 +11,7 @@ import torch
 from sqlalchemy import Connection
 
 from fednot.errors import FednotError
-from fednot.layers import Choice, choose, next_choice
+from fednot.layer_choice import Choice, choose, next_choice
 from server import stop_rule
 from server.federation import Federation
 from server.global_model import Draft

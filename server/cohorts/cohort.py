@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 
 from fednot.errors import FednotError
-from server.records import Metrics, RoundPhase, Version
+from server.records import RoundPhase, Scores, Version
 
 
 class WorkKind(StrEnum):
@@ -51,7 +51,7 @@ class Update:
     client: str
     num_examples: int
     flat: torch.Tensor
-    metrics: Metrics
+    metrics: Scores
     settle: Callable[[FednotError | None], None]
 
 
@@ -61,7 +61,7 @@ class Evaluation:
 
     client: str
     num_examples: int
-    metrics: Metrics
+    metrics: Scores
 
 
 @dataclass(frozen=True)

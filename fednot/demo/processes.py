@@ -1,0 +1,76 @@
+"""The demonstration's processes: a server and its clients, each a real one on loopback."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+TASK: Final = "fednot.demo.digits:DigitsTask"
+STOP_SECONDS: Final = 20.0
+
+
+class ProcessError(RuntimeError):
+    """A process that did not do what it should; the message names its log."""
+
+
+def free_port() -> int:
+    """A port of loopback that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Process:
+    """A child process with a log of its own."""
+
+    def __init__(self, arguments: list[str], log: Path) -> None:
+        self._log = log
+        with log.open("ab") as file:
+            self._child = subprocess.Popen(  # noqa: S603
+                [sys.executable, "-m", *arguments],
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
+            )
+
+    def check(self) -> None:
+        """Raises ProcessError if the process has ended."""
+        code = self._child.poll()
+        if code is not None:
+            raise ProcessError(f"a process ended with code {code}; see {self._log}")
+
+    def stop(self) -> None:
+        """Ends the process: politely, then by force."""
+        if self._child.poll() is None:
+            self._child.send_signal(signal.SIGTERM)
+        try:
+            self._child.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            self._child.wait(STOP_SECONDS)
+
+
+def start_server(address: str, state: Path, log: Path, task_arguments: list[str]) -> Process:
+    """Starts an aggregation server on a state directory."""
+    arguments = ["server", "--insecure", "--address", address, "--http-address", ""]
+    arguments += ["--state-dir", str(state), "--task", TASK, "--heartbeat-interval", "2"]
+    return Process([*arguments, *_task(task_arguments)], log)
+
+
+def start_client(
+    address: str, name: str, state: Path, log: Path, task_arguments: list[str]
+) -> Process:
+    """Starts a training client."""
+    arguments = ["client", "--insecure", "--server", address, "--http-address", ""]
+    arguments += ["--name", name, "--state-dir", str(state), "--task", TASK, "--device", "cpu"]
+    return Process([*arguments, *_task(task_arguments)], log)
+
+
+def _task(arguments: list[str]) -> list[str]:
+    return [part for argument in arguments for part in ("--task-arg", argument)]

@@ -1,0 +1,89 @@
+"""The demonstration's results: one table, summary.json, and a plot for a newcomer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import matplotlib as mpl
+from rich.table import Table
+
+from fednot.demo.outcome import Course, Outcome
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLOURS: Final = {"NoT": "#0b6e4f", "fine-tuning": "#c1121f", "retraining": "#5b5b5b"}
+MARKERS: Final = {"NoT": "o", "fine-tuning": "s", "retraining": "^"}
+
+
+def table(outcome: Outcome) -> Table:
+    """The results as one table."""
+    found = Table(title="client-0, whose images carry a backdoor, is deleted", title_justify="left")
+    found.add_column("model")
+    for heading in ("test accuracy", "backdoor success", "rounds at stop", "rounds to target"):
+        found.add_column(heading, justify="right")
+    found.add_row("before the deletion", *_cells(outcome.original), "")
+    for course in outcome.courses:
+        reached = course.rounds_to(outcome.target)
+        found.add_row(course.label, *_cells(course), "never" if reached is None else str(reached))
+    return found
+
+
+def write(outcome: Outcome, folder: Path) -> tuple[Path, Path]:
+    """Writes summary.json and recovery.png and returns where they are."""
+    summary, plot = folder / "summary.json", folder / "recovery.png"
+    summary.write_text(json.dumps(outcome.summary(), indent=2) + "\n", encoding="utf-8")
+    _plot(outcome, plot)
+    return summary, plot
+
+
+def _cells(course: Course) -> tuple[str, str, str]:
+    point = course.at_stop
+    return f"{point.test_accuracy:.3f}", f"{point.backdoor_success:.3f}", str(point.round)
+
+
+def _plot(outcome: Outcome, path: Path) -> None:
+    figure, (accuracy, backdoor) = plt.subplots(1, 2, figsize=(11, 4.8), sharex=True)
+    _draw(accuracy, outcome, "test_accuracy")
+    accuracy.axhline(outcome.target, color="black", linewidth=0.8, linestyle=":")
+    accuracy.annotate(
+        "target", (0.01, outcome.target), xycoords=("axes fraction", "data"), va="top"
+    )
+    accuracy.set_title("How well it reads digits (higher is better)")
+    accuracy.set_ylabel("test accuracy")
+    _draw(backdoor, outcome, "backdoor_success")
+    backdoor.set_title("What is left of the deleted client (lower is better)")
+    backdoor.set_ylabel("backdoor success")
+    backdoor.legend(loc="center right", frameon=False)
+    for axes in (accuracy, backdoor):
+        axes.set_xlabel("recovery rounds after the deletion")
+        axes.set_ylim(-0.03, 1.03)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle("One client is deleted; the star marks where recovery may stop")
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def _draw(axes: Axes, outcome: Outcome, field: str) -> None:
+    before = getattr(outcome.original.at_stop, field)
+    for course in outcome.courses:
+        start = [] if course is outcome.retrained else [(0, before)]
+        points = start + [(point.round, getattr(point, field)) for point in course.curve]
+        colour = COLOURS[course.label]
+        axes.plot(
+            *zip(*points, strict=True),
+            color=colour,
+            marker=MARKERS[course.label],
+            markersize=3.5,
+            label=course.label,
+        )
+        if course.stop:
+            stop = course.at_stop
+            axes.plot(stop.round, getattr(stop, field), marker="*", markersize=15, color=colour)
