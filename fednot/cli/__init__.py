@@ -1,7 +1,7 @@
 """The control command `fednot`.
 
-Importing it makes gRPC's own log quiet unless GRPC_VERBOSITY says otherwise: gRPC reads the variable
-when it is first imported, and would write of closed connections between a command's lines.
+Importing it makes gRPC's own log quiet unless GRPC_VERBOSITY says otherwise: gRPC reads that when
+it is first imported, and would write of closed connections between a command's lines.
 """
 
 import os
