@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Self
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, exposition
 
@@ -67,6 +67,11 @@ class ClientMetrics:
                 self._rounds.labels(phase, outcome)
         for direction in ("download", "upload"):
             self._transfer.labels(direction)
+
+    @classmethod
+    def fresh(cls) -> Self:
+        """Metrics in a registry of their own."""
+        return cls(CollectorRegistry())
 
     def connected(self, value: bool) -> None:
         """Whether a session is open."""

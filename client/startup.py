@@ -6,7 +6,6 @@ import logging
 from dataclasses import dataclass
 
 import torch
-from prometheus_client import CollectorRegistry
 
 from client.connection import Connection
 from client.device import Device, DeviceError, choose
@@ -83,7 +82,7 @@ def prepare(settings: ClientSettings) -> Prepared:
 
 
 def _prepared(settings: ClientSettings, state: StateDirectory) -> Prepared:
-    metrics = ClientMetrics(CollectorRegistry())
+    metrics = ClientMetrics.fresh()
     trainer = _trainer(settings, metrics)
     connection = Connection(settings.server, metrics)
     status = None
