@@ -8,6 +8,8 @@ import grpc
 from grpc import aio
 
 KEEPALIVE_SECONDS: Final = 30
+CONNECT_SECONDS: Final = 20
+"""gRPC takes its least back-off for the time that a connection attempt may take."""
 MAX_MESSAGE_BYTES: Final = 4 << 20
 DEFAULT_ADDRESS: Final = "127.0.0.1:50051"
 
@@ -20,7 +22,7 @@ CLIENT_OPTIONS: Final[_Options] = [
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.min_reconnect_backoff_ms", 200),
+    ("grpc.min_reconnect_backoff_ms", CONNECT_SECONDS * 1000),
     ("grpc.max_reconnect_backoff_ms", 5_000),
 ]
 

@@ -12,7 +12,7 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 import grpc
 import typer
 
-from fednot.channel import CLIENT_OPTIONS
+from fednot.channel import open_channel
 from fednot.cli import options
 from fednot.cli.exit_codes import ExitCode
 from fednot.cli.failures import CliError, from_rpc, usage
@@ -25,7 +25,6 @@ Response = TypeVar("Response")
 
 # gRPC gives a connection attempt this long at the least. The short value that suits a client which
 # dials for ever makes a command fail over a link whose handshake takes longer than that.
-_CHANNEL_OPTIONS: Final = {**dict(CLIENT_OPTIONS), "grpc.min_reconnect_backoff_ms": 20_000}
 _ADDRESS: Final = re.compile(r"unix:.+|.*[^:/]:\d{1,5}")
 
 
@@ -36,9 +35,7 @@ class Session:
         self.address: Final = address
         self.timeout: Final = timeout
         self.output: Final = output
-        self._channel: Final = grpc.insecure_channel(
-            address, options=list(_CHANNEL_OPTIONS.items())
-        )
+        self._channel: Final = open_channel(address)
         self.operator: Final = operator_pb2_grpc.OperatorServiceStub(self._channel)
         self.deletions: Final = deletion_pb2_grpc.DeletionServiceStub(self._channel)
 

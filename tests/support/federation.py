@@ -1,0 +1,208 @@
+"""A real federation of processes on loopback, for tests."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+import grpc
+
+from fednot.channel import open_channel
+from fednot.v1 import (
+    deletion_pb2,
+    deletion_pb2_grpc,
+    federation_pb2_grpc,
+    operator_pb2,
+    operator_pb2_grpc,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+TASK = f"{ROOT / 'tests' / 'support' / 'small_digits.py'}:SmallDigits"
+CALL = 20.0
+ENDED = (
+    deletion_pb2.JOB_PHASE_COMPLETED,
+    deletion_pb2.JOB_PHASE_FAILED,
+    deletion_pb2.JOB_PHASE_CANCELLED,
+)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def eventually(what: str, condition: Callable[[], Any], seconds: float = 30.0) -> Any:
+    """The first true value of a condition; fails the test when there is none in time."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        try:
+            value = condition()
+        except grpc.RpcError as error:
+            value = None
+            what = f"{what} (last: {error.code()})"
+        if value:
+            return value
+        time.sleep(0.05)
+    raise AssertionError(f"not in {seconds:g} s: {what}")
+
+
+class LocalFederation:
+    """One server and its clients, each a process of its own, in a folder of a test."""
+
+    def __init__(self, folder: Path, *, server_flags: tuple[str, ...] = (), task: bool = True):
+        self.folder = folder
+        self.state = folder / "server"
+        self.hold = folder / "hold"
+        self.port = free_port()
+        self.address = f"127.0.0.1:{self.port}"
+        self._flags = (*(("--task", TASK) if task else ()), *server_flags)
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._channel = open_channel(self.address)
+        self.operator = operator_pb2_grpc.OperatorServiceStub(self._channel)
+        self.deletions = deletion_pb2_grpc.DeletionServiceStub(self._channel)
+        self.clients = federation_pb2_grpc.FederationServiceStub(self._channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name in list(self._processes):
+            self.kill(name)
+        self._channel.close()
+
+    @property
+    def channel(self) -> grpc.Channel:
+        return self._channel
+
+    def start_server(self, *flags: str) -> None:
+        """Starts the server and waits until it answers."""
+        self._start(
+            "server",
+            *("server", "--insecure", "--address", self.address, "--http-address", ""),
+            *("--state-dir", str(self.state), "--heartbeat-interval", "0.5"),
+            *("--retry-wait", "0.1", *self._flags, *flags),
+        )
+        eventually(f"the server answers; {self.log('server')}", self.status)
+
+    def start_client(self, index: int, *task_arguments: str, held: bool = False) -> str:
+        """Starts the client of an index; a held one trains only once `release` was called."""
+        name = f"c{index}"
+        arguments = [f"client={index}", *task_arguments]
+        if held:
+            self.hold.touch()
+            arguments.append(f"hold={self.hold}")
+        self._start(
+            name,
+            *("client", "--insecure", "--server", self.address, "--http-address", ""),
+            *("--name", name, "--state-dir", str(self.folder / name), "--device", "cpu"),
+            *("--task", TASK, *(x for argument in arguments for x in ("--task-arg", argument))),
+        )
+        return name
+
+    def release(self) -> None:
+        """Lets held clients train."""
+        self.hold.unlink(missing_ok=True)
+
+    def await_connected(self, count: int) -> None:
+        eventually(
+            f"{count} clients are connected", lambda: self.status().clients_connected == count
+        )
+
+    def train(self, rounds: int, **policy: Any) -> operator_pb2.TrainingRun:
+        """Starts a run and waits for its end."""
+        self.start_training(rounds, **policy)
+        return self.await_run()
+
+    def start_training(self, rounds: int, **policy: Any) -> operator_pb2.TrainingRun:
+        request = operator_pb2.StartTrainingRequest(
+            rounds=rounds, policy=operator_pb2.RoundPolicy(**policy)
+        )
+        return self.operator.StartTraining(request, timeout=CALL).run
+
+    def await_run(self, seconds: float = 60.0) -> operator_pb2.TrainingRun:
+        def ended() -> operator_pb2.TrainingRun | None:
+            run = self.status().run
+            return None if run.state == operator_pb2.RUN_STATE_ACTIVE else run
+
+        found: operator_pb2.TrainingRun = eventually("the run ends", ended, seconds)
+        return found
+
+    def unlearn(
+        self, client: str, request_id: str, *, method: str = "", layers: str = "", **recovery: Any
+    ) -> deletion_pb2.Deletion:
+        request = deletion_pb2.UnlearnRequest(
+            request_id=request_id,
+            scope=deletion_pb2.Scope(client=client),
+            method=method,
+            layers=layers,
+            recovery=deletion_pb2.RecoveryPolicy(**recovery),
+        )
+        return self.deletions.Unlearn(request, timeout=CALL).deletion
+
+    def deletion(self, request_id: str) -> deletion_pb2.Deletion:
+        request = deletion_pb2.GetDeletionRequest(request_id=request_id)
+        return self.deletions.GetDeletion(request, timeout=CALL).deletion
+
+    def await_job(self, request_id: str, seconds: float = 90.0) -> deletion_pb2.Deletion:
+        """The deletion once its job has ended."""
+
+        def ended() -> deletion_pb2.Deletion | None:
+            found = self.deletion(request_id)
+            return found if found.job.phase in ENDED else None
+
+        found: deletion_pb2.Deletion = eventually(f"deletion {request_id} ends", ended, seconds)
+        return found
+
+    def status(self) -> operator_pb2.GetStatusResponse:
+        return self.operator.GetStatus(operator_pb2.GetStatusRequest(), timeout=CALL)
+
+    def rounds(self) -> list[operator_pb2.Round]:
+        """Every round, oldest first."""
+        request = operator_pb2.ListRoundsRequest(page_size=1000)
+        return list(reversed(self.operator.ListRounds(request, timeout=CALL).rounds))
+
+    def versions(self) -> dict[int, Any]:
+        """Every version by number."""
+        request = operator_pb2.ListVersionsRequest(page_size=1000)
+        found = self.operator.ListVersions(request, timeout=CALL).versions
+        return {version.number: version for version in found}
+
+    def client_info(self, name: str) -> operator_pb2.ClientInfo:
+        found = self.operator.ListClients(operator_pb2.ListClientsRequest(), timeout=CALL).clients
+        return next(client for client in found if client.name == name)
+
+    def version_file(self, sha256: str) -> Path:
+        return self.state / "versions" / f"{sha256}.safetensors"
+
+    def log(self, name: str) -> str:
+        """The end of a process's log."""
+        path = self.folder / f"{name}.log"
+        return path.read_text()[-3000:] if path.exists() else ""
+
+    def kill(self, name: str, how: signal.Signals = signal.SIGKILL) -> int:
+        """Ends a process by a signal and returns its exit code."""
+        process = self._processes.pop(name)
+        if process.poll() is None:
+            process.send_signal(how)
+        return process.wait(20)
+
+    def exit_code(self, name: str) -> int | None:
+        return self._processes[name].poll()
+
+    def _start(self, name: str, *arguments: str) -> None:
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self._processes[name] = subprocess.Popen(
+                [sys.executable, "-m", *arguments],
+                cwd=ROOT,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
+            )
