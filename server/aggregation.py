@@ -57,9 +57,12 @@ class RunningAverage:
         for key, view in views(result, self._manifest).items():
             if key in self._sums:
                 mean = self._sums[key] / self.num_examples
-                view.copy_(_cast(view.double() + mean, view.dtype))
+                view.copy_(_added(view, mean))
         return result
 
 
-def _cast(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    return values.to(dtype) if dtype.is_floating_point else values.round().to(dtype)
+def _added(model: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
+    if model.dtype.is_floating_point:
+        return (model.double() + mean).to(model.dtype)
+    # Not by way of float64, which does not hold every int64.
+    return model + mean.round().to(model.dtype)

@@ -17,6 +17,7 @@ from sqlalchemy import Connection
 
 from fednot.errors import FednotError, Reason
 from fednot.layer_choice import choose
+from fednot.layer_map import LayerMap
 from server.federation import Federation
 from server.interruption import WorkInterruptedError
 from server.methods import method_named
@@ -95,7 +96,7 @@ class Coordinator:
             if method.needs.layers:
                 current, _ = version_rows.current_and_released(connection)
                 negated = current.negated_tensors if current else ()
-                choose(layers, ask.layers, negated=negated, allow_unsafe=ask.allow_unsafe_layers)
+                _check_layers(ask, layers, negated)
             return deletion_rows.accept(connection, ask, time.time()), True
 
         deletion, is_new = await federation.database.run(command)
@@ -147,6 +148,15 @@ class Coordinator:
 def _agenda(connection: Connection) -> tuple[Job | None, Run | None]:
     ready = [job for job in deletion_rows.open_jobs(connection) if job.phase != JobPhase.AWAITING]
     return (ready[0] if ready else None), round_rows.active_run(connection)
+
+
+def _check_layers(ask: DeletionAsk, layers: LayerMap, negated: tuple[str, ...]) -> None:
+    """Refuses a choice that cannot be met; without an eligible layer the job will retrain."""
+    try:
+        choose(layers, ask.layers, negated=negated, allow_unsafe=ask.allow_unsafe_layers)
+    except FednotError as error:
+        if error.reason is not Reason.NO_ELIGIBLE_LAYER:
+            raise
 
 
 def released(connection: Connection) -> Version:

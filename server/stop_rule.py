@@ -53,9 +53,9 @@ def judge(
         if reason is not None:
             recovered = _recovered(scores[:rounds], reason, target)
             if not recovered and not has_alternative:
-                if reason is not StopReason.BUDGET:
+                if rounds < budget:
                     continue
-                recovered = True
+                reason, recovered = StopReason.BUDGET, True
             done = not policy.full_budget or not recovered or len(scores) >= budget
             return Judgement(done, recovered, rounds, reason)
     return Judgement(done=len(scores) >= budget, recovered=True)
