@@ -6,16 +6,24 @@ from typing import Final
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from fednot.errors import CATALOGUE, DOMAIN, FednotError, Reason
 
+MAX_MESSAGE_SIZE: Final = 3000
+"""A message travels twice, percent-encoded and as base64, in 8 KiB of trailing metadata."""
+
+_CUT: Final = " ..."
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 
 
 def to_status(error: FednotError) -> status_pb2.Status:
-    """The google.rpc.Status of an error: ErrorInfo always, RetryInfo if the error says when."""
+    """The google.rpc.Status of an error: ErrorInfo always, RetryInfo if the error says when.
+
+    A message that would not fit is cut, since gRPC would lose the whole status with it.
+    """
     info = error_details_pb2.ErrorInfo(
         reason=error.reason,
         domain=DOMAIN,
@@ -27,12 +35,16 @@ def to_status(error: FednotError) -> status_pb2.Status:
         delay.FromNanoseconds(int(error.retry_after * 1e9))
         details.append(_packed(error_details_pb2.RetryInfo(retry_delay=delay)))
     code = code_pb2.Code.Value(error.code.name)
-    return status_pb2.Status(code=code, message=error.message, details=details)
+    return status_pb2.Status(code=code, message=_cut(error.message), details=details)
 
 
 def from_rpc_error(error: grpc.RpcError) -> FednotError | None:
     """Reads the FednotError back from a failed call; None if the server sent no known reason."""
-    status = rpc_status.from_call(error)  # type: ignore[arg-type]
+    try:
+        status = rpc_status.from_call(error)  # type: ignore[arg-type]
+    except (ValueError, DecodeError):
+        # Something on the way, gRPC itself too, put its own code over the server's.
+        return None
     if status is None:
         return None
     info = error_details_pb2.ErrorInfo()
@@ -51,6 +63,16 @@ def from_rpc_error(error: grpc.RpcError) -> FednotError | None:
 def status_code(status: status_pb2.Status) -> grpc.StatusCode:
     """The gRPC code of a status message."""
     return _CODES[status.code]
+
+
+def _cut(message: str) -> str:
+    size = 0
+    for shown, letter in enumerate(message):
+        plain = " " <= letter <= "~" and letter != "%"
+        size += 1 if plain else 3 * len(letter.encode())
+        if size > MAX_MESSAGE_SIZE:
+            return message[:shown] + _CUT
+    return message
 
 
 def _packed(message: error_details_pb2.ErrorInfo | error_details_pb2.RetryInfo) -> any_pb2.Any:
