@@ -1,0 +1,196 @@
+"""The guard: what leaves the server when a call fails, over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import grpc
+import pytest
+from grpc import aio
+
+from fednot.errors import FednotError, Reason
+from fednot.rpc_errors import from_rpc_error
+from server.metrics import Metrics, new_registry
+from server.services.guard import Guard
+
+SERVICE = "fednot.test.Faults"
+REFUSAL = FednotError(Reason.ROUND_OVER, "the round has ended", retry_after=2.0)
+SECRET = "password=hunter2"
+
+Context = aio.ServicerContext[bytes, bytes]
+
+
+class Faults:
+    """One method of each kind. A request of b"refuse", b"break" or b"abort" fails as it says."""
+
+    def __init__(self) -> None:
+        self.hanging = asyncio.Event()
+        self.cancelled = asyncio.Event()
+
+    async def _meet(self, request: bytes, context: Context) -> None:
+        if request == b"refuse":
+            raise REFUSAL
+        if request == b"break":
+            raise RuntimeError(SECRET)
+        if request == b"abort":
+            await context.abort(grpc.StatusCode.OUT_OF_RANGE, "its own status")
+        if request == b"hang":
+            self.hanging.set()
+            try:
+                await asyncio.sleep(60)
+            finally:
+                self.cancelled.set()
+
+    async def unary_unary(self, request: bytes, context: Context) -> bytes:
+        await self._meet(request, context)
+        return request
+
+    async def unary_stream(self, request: bytes, context: Context) -> AsyncIterator[bytes]:
+        yield b"first"
+        await self._meet(request, context)
+        yield request
+
+    async def stream_unary(self, requests: AsyncIterator[bytes], context: Context) -> bytes:
+        found = b""
+        async for request in requests:
+            await self._meet(request, context)
+            found += request
+        return found
+
+    async def stream_stream(
+        self, requests: AsyncIterator[bytes], context: Context
+    ) -> AsyncIterator[bytes]:
+        async for request in requests:
+            await self._meet(request, context)
+            yield request
+
+    def handlers(self) -> dict[str, grpc.RpcMethodHandler[bytes, bytes]]:
+        return {
+            "UnaryUnary": grpc.unary_unary_rpc_method_handler(self.unary_unary),
+            "UnaryStream": grpc.unary_stream_rpc_method_handler(self.unary_stream),
+            "StreamUnary": grpc.stream_unary_rpc_method_handler(self.stream_unary),
+            "StreamStream": grpc.stream_stream_rpc_method_handler(self.stream_stream),
+        }
+
+
+class Rig:
+    """A channel to the faults behind a guard, and what the guard counts."""
+
+    def __init__(self, channel: aio.Channel, metrics: Metrics, faults: Faults) -> None:
+        self.channel, self.metrics, self.faults = channel, metrics, faults
+
+    def refusals(self) -> dict[str, float]:
+        samples = next(iter(self.metrics.refusals.collect())).samples
+        return {s.labels["reason"]: s.value for s in samples if s.name.endswith("_total")}
+
+    async def unary_unary(self, *requests: bytes) -> list[bytes]:
+        return [await self.channel.unary_unary(f"/{SERVICE}/UnaryUnary")(requests[0], timeout=10)]
+
+    async def unary_stream(self, *requests: bytes) -> list[bytes]:
+        call = self.channel.unary_stream(f"/{SERVICE}/UnaryStream")(requests[0], timeout=10)
+        return [response async for response in call]
+
+    async def stream_unary(self, *requests: bytes) -> list[bytes]:
+        method = self.channel.stream_unary(f"/{SERVICE}/StreamUnary")
+        return [await method(iter(requests), timeout=10)]
+
+    async def stream_stream(self, *requests: bytes) -> list[bytes]:
+        method = self.channel.stream_stream(f"/{SERVICE}/StreamStream")
+        return [response async for response in method(iter(requests), timeout=10)]
+
+    def kind(self, name: str) -> Callable[..., Awaitable[list[bytes]]]:
+        found: Callable[..., Awaitable[list[bytes]]] = getattr(self, name)
+        return found
+
+
+@pytest.fixture
+async def rig() -> AsyncIterator[Rig]:
+    metrics, faults = Metrics(new_registry(), "test"), Faults()
+    server = aio.server(interceptors=[Guard(metrics)])
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler(SERVICE, faults.handlers()),)
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield Rig(channel, metrics, faults)
+    await server.stop(None)
+
+
+KINDS = ["unary_unary", "unary_stream", "stream_unary", "stream_stream"]
+every_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+@every_kind
+async def test_a_call_that_succeeds_passes_unchanged(rig: Rig, kind: str) -> None:
+    expected = {
+        "unary_unary": [b"a"],
+        "unary_stream": [b"first", b"a"],
+        "stream_unary": [b"ab"],
+        "stream_stream": [b"a", b"b"],
+    }
+    assert await rig.kind(kind)(b"a", b"b") == expected[kind]
+    assert rig.refusals() == {}
+
+
+@every_kind
+async def test_a_refusal_arrives_with_its_reason_and_is_counted(rig: Rig, kind: str) -> None:
+    with pytest.raises(aio.AioRpcError) as failure:
+        await rig.kind(kind)(b"refuse")
+    found = from_rpc_error(failure.value)
+    assert found is not None
+    assert (failure.value.code(), found.reason) == (grpc.StatusCode.ABORTED, Reason.ROUND_OVER)
+    assert (found.message, found.retry_after) == ("the round has ended", 2.0)
+    assert rig.refusals() == {"ROUND_OVER": 1.0}
+
+
+@every_kind
+async def test_the_text_of_an_unexpected_exception_stays_in_the_log(
+    rig: Rig, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.ERROR), pytest.raises(aio.AioRpcError) as failure:
+        await rig.kind(kind)(b"break")
+    found = from_rpc_error(failure.value)
+    assert found is not None
+    assert (failure.value.code(), found.reason) == (grpc.StatusCode.INTERNAL, Reason.INTERNAL)
+    told = f"{failure.value.details()} {list(failure.value.trailing_metadata() or ())}"
+    assert "hunter2" not in told
+    assert "RuntimeError" not in told
+    assert SECRET in caplog.text
+    assert rig.refusals() == {"INTERNAL": 1.0}
+
+
+@every_kind
+async def test_a_status_that_a_method_set_itself_is_left_alone(rig: Rig, kind: str) -> None:
+    with pytest.raises(aio.AioRpcError) as failure:
+        await rig.kind(kind)(b"abort")
+    assert failure.value.code() is grpc.StatusCode.OUT_OF_RANGE
+    assert failure.value.details() == "its own status"
+    assert rig.refusals() == {}
+
+
+async def test_what_a_stream_sent_before_its_failure_arrives(rig: Rig) -> None:
+    call = rig.channel.unary_stream(f"/{SERVICE}/UnaryStream")(b"refuse", timeout=10)
+    assert await call.read() == b"first"
+    with pytest.raises(aio.AioRpcError, match="the round has ended"):
+        await call.read()
+
+
+async def test_a_caller_that_hangs_up_is_no_refusal_and_ends_the_method(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    call = rig.channel.unary_unary(f"/{SERVICE}/UnaryUnary")(b"hang", timeout=10)
+    await asyncio.wait_for(rig.faults.hanging.wait(), 5)
+    call.cancel()
+    await asyncio.wait_for(rig.faults.cancelled.wait(), 5)
+    assert rig.refusals() == {}
+    assert "a call failed" not in caplog.text
+
+
+async def test_a_method_that_does_not_exist_is_unimplemented(rig: Rig) -> None:
+    with pytest.raises(aio.AioRpcError) as failure:
+        await rig.channel.unary_unary(f"/{SERVICE}/Nothing")(b"", timeout=10)
+    assert failure.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert from_rpc_error(failure.value) is None
