@@ -27,7 +27,8 @@ class Interruptible:
         try:
             result: T = await task
         except asyncio.CancelledError:
-            if self._interrupted:
+            caller = asyncio.current_task()
+            if self._interrupted and not (caller and caller.cancelling()):
                 raise WorkInterruptedError from None
             raise
         finally:
