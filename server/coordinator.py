@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 
@@ -84,6 +84,13 @@ class Coordinator:
         The same request again returns the same deletion. Raises FednotError for a request that
         cannot be met, which then has changed nothing.
         """
+        return await _to_its_end(self._accept(ask))
+
+    async def cancel(self, request_id: str) -> Deletion:
+        """Cancels a deletion that waits. Raises FednotError if it cannot be cancelled."""
+        return await _to_its_end(self._cancel(request_id))
+
+    async def _accept(self, ask: DeletionAsk) -> Deletion:
         federation = self._federation
         method = method_named(ask.method)
         ask = replace(ask, method=method.name, layers=ask.layers or "first")
@@ -100,14 +107,13 @@ class Coordinator:
             return deletion_rows.accept(connection, ask, time.time()), True
 
         deletion, is_new = await federation.database.run(command)
+        federation.fences.load(await federation.database.run(client_rows.list_bars))
         if is_new:
-            federation.fences.load(await federation.database.run(client_rows.list_bars))
             await self._interrupt()
             log.info("deletion %s accepted; %s is fenced", ask.request_id, deletion.job.id)
         return deletion
 
-    async def cancel(self, request_id: str) -> Deletion:
-        """Cancels a deletion that waits. Raises FednotError if it cannot be cancelled."""
+    async def _cancel(self, request_id: str) -> Deletion:
         federation = self._federation
         deletion = await federation.database.run(
             lambda c: deletion_rows.cancel(c, request_id, time.time())
@@ -143,6 +149,11 @@ class Coordinator:
     async def _interrupt(self) -> None:
         await self._federation.work.interrupt()
         self._federation.changes.beat()
+
+
+async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    # A caller that hangs up cancels its call, but what is on disk then must take effect here too.
+    return await asyncio.shield(asyncio.create_task(work))
 
 
 def _agenda(connection: Connection) -> tuple[Job | None, Run | None]:

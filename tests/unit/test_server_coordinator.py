@@ -1,0 +1,130 @@
+"""A request whose caller hangs up while it is being written takes its full effect all the same."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+import torch
+
+from fednot.errors import FednotError, Reason
+from fednot.layers import layer_map
+from fednot.manifest import Manifest
+from fednot.tensors import flatten_module
+from fednot.zoo import Mlp
+from server.cohorts.in_process import InProcessCohort
+from server.coordinator import Coordinator
+from server.federation import Defaults, Federation
+from server.global_model import GlobalModel, InitialModel
+from server.interruption import WorkInterruptedError
+from server.metrics import Metrics, new_registry
+from server.records import ClientRecord, DeletionAsk, JobPhase, RecoveryPolicy
+from server.state import client_rows, deletion_rows
+from server.state.database import Database
+from server.state.model_store import ModelStore
+
+
+@pytest.fixture
+async def federation(tmp_path: Path) -> AsyncIterator[Federation]:
+    torch.set_num_threads(1)
+    database = Database(tmp_path / "state.sqlite3")
+    module = Mlp(in_features=2, hidden=(2,), num_classes=2)
+    manifest = Manifest.of(module)
+    initial = InitialModel(flatten_module(module, manifest), manifest, lambda: layer_map(manifest))
+    model = await GlobalModel.open(database, ModelStore(tmp_path / "versions"), initial)
+    made = Federation(
+        database=database,
+        model=model,
+        cohort=InProcessCohort({}),
+        evaluator=None,
+        defaults=Defaults(),
+        metrics=Metrics(new_registry(), "test"),
+    )
+    record = ClientRecord("c1", 1.0, 1.0, 10, 0, "cpu")
+    await database.run(lambda c: client_rows.record_join(c, record))
+    yield made
+    database.close()
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds SQLite's write lock, so that the server's writer thread waits inside its command."""
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    finally:
+        other.execute("COMMIT")
+        other.close()
+
+
+def ask(request_id: str = "r1") -> DeletionAsk:
+    return DeletionAsk(request_id, "c1", "", "", False, RecoveryPolicy(), "digest")
+
+
+async def hung_up(call: Awaitable[object], path: Path) -> None:
+    """Makes a call, and cancels it, as gRPC does, while its command waits for the lock."""
+    with locked(path):
+        calling = asyncio.ensure_future(call)
+        await asyncio.sleep(0.1)
+        calling.cancel()
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait_for(asyncio.shield(calling), 0.1)
+
+
+async def eventually(holds: Callable[[], bool]) -> bool:
+    for _ in range(150):
+        if holds():
+            return True
+        await asyncio.sleep(0.02)
+    return False
+
+
+async def test_an_accepted_deletion_fences_and_interrupts_though_its_caller_hung_up(
+    federation: Federation, tmp_path: Path
+) -> None:
+    coordinator = Coordinator(federation)
+    at_work = asyncio.create_task(federation.work.run(asyncio.sleep(30)))
+    await asyncio.sleep(0)
+    await hung_up(coordinator.accept(ask()), tmp_path / "state.sqlite3")
+    jobs = await federation.database.run(deletion_rows.open_jobs)
+    assert [job.phase for job in jobs] == [JobPhase.QUEUED]
+    assert await eventually(lambda: federation.fences.bar_of("c1") is not None)
+    with pytest.raises(WorkInterruptedError):
+        await asyncio.wait_for(at_work, 3)
+
+
+async def test_a_repeated_request_gives_what_the_lost_reply_would_have_given(
+    federation: Federation, tmp_path: Path
+) -> None:
+    coordinator = Coordinator(federation)
+    await hung_up(coordinator.accept(ask()), tmp_path / "state.sqlite3")
+    again = await coordinator.accept(ask())
+    assert (again.request_id, again.job.phase) == ("r1", JobPhase.QUEUED)
+    assert len(await federation.database.run(deletion_rows.open_jobs)) == 1
+    assert federation.fences.bar_of("c1") is not None
+
+
+async def test_a_cancelled_deletion_lifts_its_fence_though_its_caller_hung_up(
+    federation: Federation, tmp_path: Path
+) -> None:
+    coordinator = Coordinator(federation)
+    await coordinator.accept(ask())
+    assert federation.fences.bar_of("c1") is not None
+    await hung_up(coordinator.cancel("r1"), tmp_path / "state.sqlite3")
+    assert await eventually(lambda: federation.fences.bar_of("c1") is None)
+
+
+async def test_a_refused_request_changes_nothing(federation: Federation) -> None:
+    coordinator = Coordinator(federation)
+    with pytest.raises(FednotError) as refusal:
+        await coordinator.accept(
+            DeletionAsk("r1", "nobody", "", "", False, RecoveryPolicy(), "digest")
+        )
+    assert refusal.value.reason is Reason.UNKNOWN_CLIENT
+    assert not await federation.database.run(deletion_rows.open_jobs)
+    assert len(federation.fences) == 0
