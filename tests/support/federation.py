@@ -11,10 +11,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
+from urllib.request import urlopen
 
 import grpc
+import pytest
 
 from fednot.channel import open_channel
+from fednot.errors import FednotError
+from fednot.rpc_errors import from_rpc_error
 from fednot.v1 import (
     deletion_pb2,
     deletion_pb2_grpc,
@@ -54,15 +58,46 @@ def eventually(what: str, condition: Callable[[], Any], seconds: float = 30.0) -
     raise AssertionError(f"not in {seconds:g} s: {what}")
 
 
+def refusal(call: Callable[[], Any]) -> FednotError:
+    """The reason with which the server refuses a call; fails the test if it does not."""
+    with pytest.raises(grpc.RpcError) as caught:
+        call()
+    error = from_rpc_error(caught.value)
+    assert error is not None, f"{caught.value} carries no reason"
+    return error
+
+
+def run_server(*flags: str) -> subprocess.CompletedProcess[str]:
+    """Runs a server that is expected to end by itself."""
+    return subprocess.run(
+        [sys.executable, "-m", "server", *flags],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+
+
 class LocalFederation:
     """One server and its clients, each a process of its own, in a folder of a test."""
 
-    def __init__(self, folder: Path, *, server_flags: tuple[str, ...] = (), task: bool = True):
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        server_flags: tuple[str, ...] = (),
+        task: bool = True,
+        host: str = "127.0.0.1",
+    ) -> None:
         self.folder = folder
         self.state = folder / "server"
         self.hold = folder / "hold"
+        self.fail = folder / "fail"
         self.port = free_port()
+        self.http_port = free_port()
         self.address = f"127.0.0.1:{self.port}"
+        self._served_on = f"{host}:{self.port}"
         self._flags = (*(("--task", TASK) if task else ()), *server_flags)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._channel = open_channel(self.address)
@@ -86,19 +121,36 @@ class LocalFederation:
         """Starts the server and waits until it answers."""
         self._start(
             "server",
-            *("server", "--insecure", "--address", self.address, "--http-address", ""),
+            *("server", "--insecure", "--address", self._served_on),
+            *("--http-address", f"127.0.0.1:{self.http_port}"),
             *("--state-dir", str(self.state), "--heartbeat-interval", "0.5"),
-            *("--retry-wait", "0.1", *self._flags, *flags),
+            *("--retry-wait", "0.1", "--stop-grace", "0.2", *self._flags, *flags),
         )
-        eventually(f"the server answers; {self.log('server')}", self.status)
+        eventually("the server listens", self._listens, 90)
+        eventually("the server answers", self.status)
 
-    def start_client(self, index: int, *task_arguments: str, held: bool = False) -> str:
-        """Starts the client of an index; a held one trains only once `release` was called."""
+    def _listens(self) -> bool:
+        """Asks the port itself, since a channel that fails waits longer before each attempt."""
+        code = self.exit_code("server")
+        if code is not None:
+            pytest.fail(f"the server ended with {code}: {self.log('server')}")
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def start_client(
+        self, index: int, *task_arguments: str, held: bool = False, failing: bool = False
+    ) -> str:
+        """Starts the client of an index; a held one trains only once `release` was called.
+
+        Training of a failing one raises as long as the file `fail` exists.
+        """
         name = f"c{index}"
         arguments = [f"client={index}", *task_arguments]
         if held:
             self.hold.touch()
             arguments.append(f"hold={self.hold}")
+        if failing:
+            arguments.append(f"fail={self.fail}")
         self._start(
             name,
             *("client", "--insecure", "--server", self.address, "--http-address", ""),
@@ -113,7 +165,7 @@ class LocalFederation:
 
     def await_connected(self, count: int) -> None:
         eventually(
-            f"{count} clients are connected", lambda: self.status().clients_connected == count
+            f"{count} clients are connected", lambda: self.status().clients_connected == count, 60
         )
 
     def train(self, rounds: int, **policy: Any) -> operator_pb2.TrainingRun:
@@ -175,6 +227,17 @@ class LocalFederation:
         found = self.operator.ListVersions(request, timeout=CALL).versions
         return {version.number: version for version in found}
 
+    def metrics(self) -> dict[str, float]:
+        """What /metrics says, by a sample's name with its labels as they are written there."""
+        text = self.http("/metrics").decode()
+        rows = [row.rpartition(" ") for row in text.splitlines() if not row.startswith("#")]
+        return {name: float(value) for name, _, value in rows}
+
+    def http(self, path: str) -> bytes:
+        with urlopen(f"http://127.0.0.1:{self.http_port}{path}", timeout=CALL) as answer:
+            body: bytes = answer.read()
+        return body
+
     def client_info(self, name: str) -> operator_pb2.ClientInfo:
         found = self.operator.ListClients(operator_pb2.ListClientsRequest(), timeout=CALL).clients
         return next(client for client in found if client.name == name)
@@ -192,7 +255,11 @@ class LocalFederation:
         process = self._processes.pop(name)
         if process.poll() is None:
             process.send_signal(how)
-        return process.wait(20)
+        return process.wait(60)
+
+    def runs(self, name: str) -> bool:
+        """Whether a process was started and has not ended."""
+        return name in self._processes and self._processes[name].poll() is None
 
     def exit_code(self, name: str) -> int | None:
         return self._processes[name].poll()

@@ -15,40 +15,61 @@ from fednot.zoo.cnn import Cnn
 
 CLIENT_SIZE = 200
 TEST_SIZE = 200
+OWN_TEST_START = 4000
+OWN_TEST_MOST = 100
 
 
 class SmallDigits(Task):
     """200 digits for each client; `client` "" is the server's side, which holds 200 test digits.
 
-    Training waits as long as the file `hold` exists; with `client_test` "yes" clients hold test
-    digits too, with `server_test` "no" the server holds none.
+    Training waits as long as the file `hold` exists, and raises as long as the file `fail` exists.
+    With `client_test` "yes" a client holds the server's test digits, with a number that many of its
+    own; with `server_test` "no" the server holds none. `trace` "no" saves a server's start the
+    tracing, `hidden` makes another model.
     """
 
     def __init__(
-        self, client: str = "", hold: str = "", server_test: str = "yes", client_test: str = "no"
+        self,
+        client: str = "",
+        hold: str = "",
+        fail: str = "",
+        server_test: str = "yes",
+        client_test: str = "no",
+        trace: str = "yes",
+        hidden: str = "32",
     ) -> None:
         self._client = int(client) if client else None
         self._hold = Path(hold) if hold else None
-        self._holds_test = client_test == "yes" if client else server_test == "yes"
+        self._fail = Path(fail) if fail else None
+        self._test = client_test if client else server_test
+        self._trace = trace == "yes"
+        self._hidden = int(hidden)
         self._digits = mnist5k()
         self._order = torch.randperm(5000, generator=torch.Generator().manual_seed(1)).tolist()
 
     def build_model(self) -> nn.Module:
-        return Cnn(widths=(4, 8), hidden=32)
+        return Cnn(widths=(4, 8), hidden=self._hidden)
 
     def train_data(self) -> SampleDataset:
         start = TEST_SIZE + CLIENT_SIZE * (self._client or 0)
         return Subset(self._digits, self._order[start : start + CLIENT_SIZE])
 
     def test_data(self) -> SampleDataset | None:
-        return Subset(self._digits, self._order[:TEST_SIZE]) if self._holds_test else None
+        if self._test == "no":
+            return None
+        if self._test == "yes":
+            return Subset(self._digits, self._order[:TEST_SIZE])
+        start = OWN_TEST_START + OWN_TEST_MOST * (self._client or 0)
+        return Subset(self._digits, self._order[start : start + int(self._test)])
 
-    def example_input(self) -> torch.Tensor:
-        return self._digits.inputs[:1]
+    def example_input(self) -> torch.Tensor | None:
+        return self._digits.inputs[:1] if self._trace else None
 
     def train(self, model: nn.Module, data: SampleDataset, context: TrainContext) -> TrainResult:
         until = time.monotonic() + 60
         while self._hold is not None and self._hold.exists() and time.monotonic() < until:
             context.check()
             time.sleep(0.02)
+        if self._fail is not None and self._fail.exists():
+            raise RuntimeError("the disk with the digits is gone")
         return super().train(model, data, context)
