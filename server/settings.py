@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from fednot.settings import Settings
 from server.federation import Defaults
@@ -17,6 +17,8 @@ ENVIRONMENT_PREFIX: Final = "FEDNOT_SERVER_"
 
 class ServerSettings(Settings):
     """The fednot aggregation server."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     address: str = Field("127.0.0.1:50051", description="HOST:PORT to serve gRPC on")
     http_address: str = Field(
@@ -60,7 +62,14 @@ class ServerSettings(Settings):
     stop_grace: float = Field(5.0, ge=0, description="seconds that calls get to end at SIGTERM")
     reflection: bool = Field(True, description="serve gRPC reflection")
     torch_threads: int = Field(1, ge=1, description="threads for aggregation and evaluation")
-    log_level: str = Field("info", description="debug, info, warning or error")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="debug, info, warning or error"
+    )
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: object) -> object:
+        return value or None
 
     @model_validator(mode="after")
     def _consistent(self) -> ServerSettings:

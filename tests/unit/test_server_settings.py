@@ -1,0 +1,190 @@
+"""The server's settings: plaintext rules, where the model comes from, and precedence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fednot.settings import SettingsError, load
+from server.federation import Defaults
+from server.records import RecoveryPolicy, RoundPolicy
+from server.settings import ENVIRONMENT_PREFIX, ServerSettings
+
+SOUND = ("--insecure", "--task", "t.py:T")
+
+
+def read(*arguments: str, **environment: str) -> ServerSettings:
+    return load(
+        ServerSettings,
+        program="fednot-server",
+        prefix=ENVIRONMENT_PREFIX,
+        arguments=arguments,
+        environment=environment,
+    )
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:50051", "127.8.9.1:1", "localhost:50051", "[::1]:50051", "127.0.0.1:0"]
+)
+def test_insecure_serves_a_loopback_address(address: str) -> None:
+    assert read(*SOUND, "--address", address).address == address
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "0.0.0.0:50051",
+        "[::]:50051",
+        "192.168.1.2:50051",
+        "example.org:50051",
+        "localhost.example.org:50051",
+        "127.0.0.1.example.org:50051",
+        ":50051",
+        "*:50051",
+        "unix:/tmp/socket",
+        "",
+    ],
+)
+def test_insecure_alone_serves_no_other_address(address: str) -> None:
+    with pytest.raises(SettingsError, match=r"serves loopback only .* --insecure-any-address"):
+        read(*SOUND, f"--address={address}")
+    assert read(*SOUND, f"--address={address}", "--insecure-any-address").address == address
+
+
+def test_without_insecure_nothing_is_served() -> None:
+    for arguments in (SOUND[1:], (*SOUND[1:], "--insecure-any-address")):
+        with pytest.raises(SettingsError, match="pass --insecure"):
+            read(*arguments)
+
+
+def test_the_model_comes_from_a_task_or_a_file_and_not_from_both() -> None:
+    with pytest.raises(SettingsError, match="either --task or --model"):
+        read("--insecure")
+    with pytest.raises(SettingsError, match="either --task or --model"):
+        read(*SOUND, "--model", "m.safetensors")
+    assert read("--insecure", "--model", "m.safetensors").model == Path("m.safetensors")
+    assert read(*SOUND).model is None
+
+
+def test_an_empty_variable_for_the_model_is_no_model() -> None:
+    """Compose files write VARIABLE: ${VARIABLE:-}, which sets it to nothing."""
+    assert read(*SOUND, FEDNOT_SERVER_MODEL="").model is None
+
+
+def test_a_flag_beats_the_environment_beats_the_file_beats_the_default(tmp_path: Path) -> None:
+    file = tmp_path / "server.toml"
+    file.write_text('insecure = true\ntask = "t.py:T"\nseed = 1\nquorum = 0.1\nmin-clients = 7\n')
+    found = read("--seed=3", f"--config={file}", FEDNOT_SERVER_SEED="2", FEDNOT_SERVER_QUORUM="0.2")
+    assert (found.seed, found.quorum, found.min_clients) == (3, 0.2, 7)
+    assert found.fraction == 1.0
+
+
+@pytest.mark.parametrize("spelling", ["true", "1", "yes"])
+def test_everything_can_come_from_the_environment(spelling: str) -> None:
+    found = read(
+        FEDNOT_SERVER_INSECURE=spelling,
+        FEDNOT_SERVER_TASK="t.py:T",
+        FEDNOT_SERVER_TASK_ARG="a=1 b=2",
+        FEDNOT_SERVER_STATE_DIR="/state",
+        FEDNOT_CLIENT_NAME="another program's",
+    )
+    assert (found.task_arg, found.state_dir) == (("a=1", "b=2"), Path("/state"))
+
+
+def test_an_unknown_key_names_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="--min-client is unknown; did you mean min-clients"):
+        read(*SOUND, "--min-client=2")
+    with pytest.raises(SettingsError, match=r"FEDNOT_SERVER_QUORUMS is unknown; .* quorum"):
+        read(*SOUND, FEDNOT_SERVER_QUORUMS="1")
+    file = tmp_path / "server.toml"
+    file.write_text("adress = 'x'\n")
+    with pytest.raises(SettingsError, match="adress is unknown; did you mean address"):
+        read(*SOUND, f"--config={file}")
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("fraction", "0"),
+        ("fraction", "1.1"),
+        ("fraction", "nan"),
+        ("quorum", "0"),
+        ("quorum", "1.01"),
+        ("min-clients", "0"),
+        ("round-deadline", "0"),
+        ("round-deadline", "inf"),
+        ("client-wait", "-1"),
+        ("client-wait", "inf"),
+        ("round-retries", "-1"),
+        ("recovery-min-rounds", "0"),
+        ("recovery-max-rounds", "0"),
+        ("recovery-tolerance", "1"),
+        ("recovery-tolerance", "-0.1"),
+        ("plateau-rounds", "0"),
+        ("chance-rounds", "0"),
+        ("job-deadline", "0"),
+        ("job-deadline", "inf"),
+        ("keep-versions", "-1"),
+        ("heartbeat-interval", "0"),
+        ("upload-slots", "0"),
+        ("torch-threads", "0"),
+        ("seed", "-1"),
+        ("log-level", "loud"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_name(flag: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=f"^{flag.replace('-', '_')}: "):
+        read(*SOUND, f"--{flag}={value}")
+
+
+@pytest.mark.parametrize("level", ["debug", "info", "warning", "error"])
+def test_every_log_level_that_the_help_names_is_taken(level: str) -> None:
+    assert read(*SOUND, f"--log-level={level}").log_level == level
+
+
+def test_the_defaults_of_requests_are_the_settings() -> None:
+    """Each setting has a value of its own, so that two that were swapped would show."""
+    found = read(
+        *SOUND,
+        "--fraction=0.25",
+        "--quorum=0.75",
+        "--min-clients=4",
+        "--round-deadline=11",
+        "--client-wait=12",
+        "--recovery-min-rounds=5",
+        "--recovery-max-rounds=17",
+        "--recovery-tolerance=0.03",
+        "--plateau-rounds=6",
+        "--chance-rounds=7",
+        "--job-deadline=13",
+        "--round-retries=8",
+        "--retry-wait=14",
+        "--keep-versions=9",
+        "--seed=10",
+    )
+    recovery = RecoveryPolicy(
+        min_rounds=5,
+        max_rounds=0,
+        tolerance=0.03,
+        plateau_rounds=6,
+        full_budget=False,
+        chance_rounds=7,
+        min_clients=4,
+        round_deadline=11,
+    )
+    assert found.defaults() == Defaults(
+        rounds=RoundPolicy(0.25, 0.75, 11, 4, 12),
+        recovery=recovery,
+        recovery_rounds=17,
+        job_deadline=13,
+        round_retries=8,
+        retry_wait=14,
+        keep_versions=9,
+        seed=10,
+    )
+
+
+def test_what_a_plain_server_does_is_what_the_records_say() -> None:
+    """The defaults stand in two places, the settings and the records; they are the same."""
+    assert read(*SOUND).defaults() == Defaults()
