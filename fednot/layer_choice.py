@@ -67,13 +67,16 @@ def choose(
 def next_choice(
     layer_map: LayerMap, *, tried: Collection[str], negated: Collection[str]
 ) -> Choice | None:
-    """The next single layer to try in registration order, or None when none is left.
+    """The next single layer to try, or None when none is left.
 
     It is no output layer, its lineage has not negated it, and none of its tensors is in `tried`
-    (what the same job's earlier attempts negated). Source: DESIGN section 2, point 4.
+    (what the same job's earlier attempts negated). Layers come in registration order, but those
+    directly behind one that the lineage has negated come last: two negations in series cancel in
+    part, which killed the model or brought the first deletion's backdoor back
+    (docs/decisions/0006). Source: DESIGN section 2, point 4.
     """
-    barred = layer_map.holding(tried) | layer_map.holding(negated) | layer_map.outputs
-    left = [layer for layer in layer_map.layers if layer.name not in barred]
+    done, barred = layer_map.holding(negated), layer_map.holding(tried)
+    left = [layer for layer in _in_turn(layer_map, done) if layer.name not in barred]
     return _choice(layer_map, left[:1]) if left else None
 
 
@@ -87,7 +90,7 @@ def _first(layer_map: LayerMap, done: frozenset[str], allow_unsafe: bool) -> Cho
         why = f"{_listed(last)} is an output layer"
     if not why:
         return _explicit(layer_map, layers, done, allow_unsafe)
-    left = _eligible(layer_map, done)
+    left = _in_turn(layer_map, done)
     if not left:
         raise FednotError(
             Reason.NO_ELIGIBLE_LAYER,
@@ -150,6 +153,11 @@ def _choice(layer_map: LayerMap, layers: Sequence[Layer], *warnings: str) -> Cho
 def _eligible(layer_map: LayerMap, done: frozenset[str]) -> list[Layer]:
     barred = done | layer_map.outputs
     return [layer for layer in layer_map.layers if layer.name not in barred]
+
+
+def _in_turn(layer_map: LayerMap, done: frozenset[str]) -> list[Layer]:
+    behind = frozenset().union(*(layer_map.directly_behind(name) for name in done))
+    return sorted(_eligible(layer_map, done), key=lambda layer: layer.name in behind)
 
 
 def _by_name(layer_map: LayerMap, name: str) -> Layer:

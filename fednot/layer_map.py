@@ -68,6 +68,12 @@ class LayerMap:
         found = (self._by_name.get(name) for name in tensors)
         return frozenset(layer.name for layer in found if layer is not None)
 
+    def directly_behind(self, name: str) -> frozenset[str]:
+        """The layers that come next behind a layer: fed by it, and by no other layer that it feeds."""
+        fed = self.feeds.get(name, frozenset())
+        beyond = frozenset().union(*(self.feeds.get(other, frozenset()) for other in fed))
+        return fed - beyond
+
     def in_series(self, names: Iterable[str]) -> list[tuple[str, str]]:
         """The pairs among these layers of which the one feeds the other, each pair once."""
         wanted = set(names)

@@ -112,9 +112,9 @@ def test_all_but_last(cnn_map: LayerMap) -> None:
 
 def test_first_falls_to_the_next_eligible_layer(cnn_map: LayerMap) -> None:
     choice = choose(cnn_map, "first", negated=["conv1.weight"])
-    assert choice.layers == ("conv2",)
+    assert choice.layers == ("fc1",)
     assert "conv1 was negated before" in choice.warnings[0]
-    negated = ["conv1.weight", "conv2.weight"]
+    negated = ["conv1.weight", "fc1.weight"]
     assert choose(cnn_map, "first", negated=negated).layers == ("fc1",)
     reason, message = refusal(cnn_map, "first", negated=[*negated, "fc1.weight"])
     assert reason is Reason.NO_ELIGIBLE_LAYER
@@ -128,6 +128,20 @@ def test_explicit_choice_of_a_negated_layer_is_always_refused(
     reason, message = refusal(cnn_map, selector, negated=["conv1.weight"], allow_unsafe=True)
     assert reason is Reason.LAYER_ALREADY_NEGATED
     assert "Eligible: conv2, fc1" in message
+
+
+def test_a_layer_directly_behind_a_negated_one_comes_last(cnn_map: LayerMap) -> None:
+    """conv1 was negated for an earlier deletion: fc1 goes before conv2, which stands behind it."""
+    assert next_choice(cnn_map, tried=(), negated=["conv1.weight"]).tensors == ("fc1.weight",)
+    left = next_choice(cnn_map, tried=["fc1.weight"], negated=["conv1.weight"])
+    assert left.tensors == ("conv2.weight",)
+    assert choose(cnn_map, "first", negated=["conv1.weight"]).tensors == ("fc1.weight",)
+
+
+def test_directly_behind_is_the_next_layer_on_every_path(cnn_map: LayerMap) -> None:
+    assert cnn_map.directly_behind("conv1") == {"conv2"}
+    assert cnn_map.directly_behind("fc2") == frozenset()
+    assert cnn_map.directly_behind("no such layer") == frozenset()
 
 
 def test_next_choice_passes_over_what_the_lineage_negated(cnn_map: LayerMap) -> None:
