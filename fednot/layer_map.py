@@ -69,7 +69,7 @@ class LayerMap:
         return frozenset(layer.name for layer in found if layer is not None)
 
     def directly_behind(self, name: str) -> frozenset[str]:
-        """The layers that come next behind a layer: fed by it, and by no other layer that it feeds."""
+        """The layers next behind a layer: fed by it, and by no other layer that it feeds."""
         fed = self.feeds.get(name, frozenset())
         beyond = frozenset().union(*(self.feeds.get(other, frozenset()) for other in fed))
         return fed - beyond

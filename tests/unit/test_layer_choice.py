@@ -115,8 +115,8 @@ def test_first_falls_to_the_next_eligible_layer(cnn_map: LayerMap) -> None:
     assert choice.layers == ("fc1",)
     assert "conv1 was negated before" in choice.warnings[0]
     negated = ["conv1.weight", "fc1.weight"]
-    assert choose(cnn_map, "first", negated=negated).layers == ("fc1",)
-    reason, message = refusal(cnn_map, "first", negated=[*negated, "fc1.weight"])
+    assert choose(cnn_map, "first", negated=negated).layers == ("conv2",)
+    reason, message = refusal(cnn_map, "first", negated=[*negated, "conv2.weight"])
     assert reason is Reason.NO_ELIGIBLE_LAYER
     assert "retrain" in message
 
