@@ -21,11 +21,11 @@ from server.records import (
 
 
 def timestamp(seconds: float | None) -> Timestamp | None:
-    """Seconds since the epoch as a message."""
+    """Seconds since the epoch as a message, to the microsecond."""
     if seconds is None:
         return None
     message = Timestamp()
-    message.FromNanoseconds(int(seconds * 1e9))
+    message.FromMicroseconds(round(seconds * 1e6))
     return message
 
 

@@ -1,0 +1,275 @@
+"""Records as messages: every value of every enumeration, and every field."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from itertools import product
+from typing import Any
+
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from fednot.v1 import deletion_pb2, federation_pb2, model_pb2, operator_pb2
+from server.records import (
+    Attempt,
+    AttemptOutcome,
+    Bar,
+    Deletion,
+    DestroyedVersion,
+    Job,
+    JobPhase,
+    RecoveryPolicy,
+    RecoveryRound,
+    Round,
+    RoundOutcome,
+    RoundPhase,
+    RoundPolicy,
+    RoundProgress,
+    Run,
+    RunState,
+    StopReason,
+    Version,
+    VersionOrigin,
+)
+from server.services import messages
+
+AT = 1_700_000_000.25
+STAMP = Timestamp(seconds=1_700_000_000, nanos=250_000_000)
+
+
+def version(origin: VersionOrigin = VersionOrigin.RECOVERY, **values: Any) -> Version:
+    fields = {
+        "number": 7,
+        "sha256": "ab",
+        "parent": 6,
+        "generation": 2,
+        "lineage": 3,
+        "origin": origin,
+        "round": 9,
+        "created_at": AT,
+        "num_bytes": 64,
+        "metrics": {"accuracy": 0.5},
+        "negated_tensors": ("w",),
+    }
+    return Version(**(fields | values))
+
+
+def attempt(**values: Any) -> Attempt:
+    fields = {
+        "job_id": "job-1",
+        "number": 2,
+        "method": "not",
+        "tensors": ("w", "v"),
+        "start_version": 8,
+        "stopped_at": 1,
+        "warnings": ("careful",),
+        "explanation": "negates w",
+        "rounds": (RecoveryRound(10, 9, {"loss": 1.5}),),
+    }
+    return Attempt(**(fields | values))
+
+
+def job(phase: JobPhase = JobPhase.RECOVERING, **values: Any) -> Job:
+    return Job("job-1", phase, "not", "first", False, RecoveryPolicy(), AT, **values)
+
+
+def deletion(found: Job) -> deletion_pb2.Deletion:
+    record = Deletion("r1", "c1", AT, found, aborted_rounds=(3, 4))
+    return messages.deletion_message(record, "for c2")
+
+
+def round_(phase: RoundPhase, outcome: RoundOutcome, **values: Any) -> Round:
+    return Round(9, phase, outcome, 6, ("c1", "c2"), AT, **values)
+
+
+ENUMS: list[tuple[type[StrEnum], Any, str]] = [
+    (VersionOrigin, model_pb2.VersionOrigin, "VERSION_ORIGIN"),
+    (RoundPhase, federation_pb2.RoundPhase, "ROUND_PHASE"),
+    (RoundOutcome, operator_pb2.RoundOutcome, "ROUND_OUTCOME"),
+    (RunState, operator_pb2.RunState, "RUN_STATE"),
+    (JobPhase, deletion_pb2.JobPhase, "JOB_PHASE"),
+    (AttemptOutcome, deletion_pb2.AttemptOutcome, "ATTEMPT_OUTCOME"),
+    (StopReason, deletion_pb2.StopReason, "STOP_REASON"),
+]
+
+
+@pytest.mark.parametrize(("record", "proto", "prefix"), ENUMS, ids=[row[2] for row in ENUMS])
+def test_records_and_protocol_have_the_same_values(
+    record: type[StrEnum], proto: Any, prefix: str
+) -> None:
+    ours = {f"{prefix}_{value.name}" for value in record}
+    assert set(proto.keys()) - {f"{prefix}_UNSPECIFIED"} == ours
+    assert proto.Value(f"{prefix}_UNSPECIFIED") == 0
+
+
+@pytest.mark.parametrize("origin", VersionOrigin)
+def test_every_origin_of_a_version_is_told(origin: VersionOrigin) -> None:
+    found = messages.version_message(version(origin), released=0)
+    assert found is not None
+    assert model_pb2.VersionOrigin.Name(found.origin) == f"VERSION_ORIGIN_{origin.name}"
+
+
+@pytest.mark.parametrize(("phase", "outcome"), list(product(RoundPhase, RoundOutcome)))
+def test_every_phase_and_outcome_of_a_round_is_told(
+    phase: RoundPhase, outcome: RoundOutcome
+) -> None:
+    found = messages.round_message(round_(phase, outcome))
+    assert federation_pb2.RoundPhase.Name(found.phase) == f"ROUND_PHASE_{phase.name}"
+    assert operator_pb2.RoundOutcome.Name(found.outcome) == f"ROUND_OUTCOME_{outcome.name}"
+
+
+@pytest.mark.parametrize("state", RunState)
+def test_every_state_of_a_run_is_told(state: RunState) -> None:
+    found = messages.run_message(Run(2, 10, 3, state, AT, RoundPolicy(), {}, "why"))
+    assert found == operator_pb2.TrainingRun(
+        id=2,
+        rounds=10,
+        rounds_done=3,
+        state=operator_pb2.RunState.Value(f"RUN_STATE_{state.name}"),
+        failure="why",
+        started_at=STAMP,
+    )
+
+
+@pytest.mark.parametrize(("phase", "earlier"), list(product(JobPhase, JobPhase)))
+def test_every_phase_of_a_job_is_told_with_its_history(phase: JobPhase, earlier: JobPhase) -> None:
+    found = deletion(job(phase, history=((earlier, AT), (phase, AT)))).job
+    assert deletion_pb2.JobPhase.Name(found.phase) == f"JOB_PHASE_{phase.name}"
+    names = [deletion_pb2.JobPhase.Name(entry.phase) for entry in found.history]
+    assert names == [f"JOB_PHASE_{earlier.name}", f"JOB_PHASE_{phase.name}"]
+    assert {entry.at.ToNanoseconds() for entry in found.history} == {STAMP.ToNanoseconds()}
+
+
+@pytest.mark.parametrize(("outcome", "reason"), list(product(AttemptOutcome, [None, *StopReason])))
+def test_every_end_of_an_attempt_is_told(
+    outcome: AttemptOutcome, reason: StopReason | None
+) -> None:
+    found = deletion(job(attempts=(attempt(outcome=outcome, stop_reason=reason),))).job.attempts[0]
+    named = reason.name if reason else "UNSPECIFIED"
+    assert deletion_pb2.AttemptOutcome.Name(found.outcome) == f"ATTEMPT_OUTCOME_{outcome.name}"
+    assert deletion_pb2.StopReason.Name(found.stop_reason) == f"STOP_REASON_{named}"
+
+
+def test_every_field_of_a_version_is_told() -> None:
+    expected = model_pb2.Version(
+        number=7,
+        sha256="ab",
+        parent=6,
+        generation=2,
+        lineage=3,
+        origin=model_pb2.VERSION_ORIGIN_RECOVERY,
+        round=9,
+        created_at=STAMP,
+        metrics={"accuracy": 0.5},
+        negated_tensors=["w"],
+        released=True,
+        destroyed_at=STAMP,
+        num_bytes=64,
+    )
+    assert len(expected.ListFields()) == len(model_pb2.Version.DESCRIPTOR.fields)
+    assert messages.version_message(version(destroyed_at=AT), released=7) == expected
+
+
+def test_a_version_that_is_kept_and_not_released_says_so() -> None:
+    found = messages.version_message(version(), released=6)
+    assert found is not None
+    assert not found.released
+    assert not found.HasField("destroyed_at")
+
+
+def test_every_field_of_a_round_is_told() -> None:
+    record = round_(
+        RoundPhase.RECOVERY,
+        RoundOutcome.DEGRADED,
+        job_id="job-1",
+        attempt=2,
+        result_version=7,
+        missing={"c2": "it left"},
+        metrics={"loss": 0.5},
+        ended_at=AT,
+    )
+    expected = operator_pb2.Round(
+        number=9,
+        phase=federation_pb2.ROUND_PHASE_RECOVERY,
+        outcome=operator_pb2.ROUND_OUTCOME_DEGRADED,
+        base_version=6,
+        result_version=7,
+        cohort=["c1", "c2"],
+        missing=[operator_pb2.MissingClient(client="c2", reason="it left")],
+        metrics={"loss": 0.5},
+        started_at=STAMP,
+        ended_at=STAMP,
+        job_id="job-1",
+        attempt=2,
+    )
+    assert len(expected.ListFields()) == len(operator_pb2.Round.DESCRIPTOR.fields)
+    assert messages.round_message(record) == expected
+
+
+def test_a_round_that_runs_has_no_end() -> None:
+    found = messages.round_message(round_(RoundPhase.TRAINING, RoundOutcome.RUNNING))
+    assert not found.HasField("ended_at")
+
+
+def test_every_field_of_a_deletion_and_its_job_is_told() -> None:
+    found = deletion(
+        job(
+            base_version=6,
+            target_accuracy=0.96,
+            released_version=11,
+            failure="why",
+            history=((JobPhase.QUEUED, AT),),
+            attempts=(attempt(stop_reason=StopReason.TARGET),),
+            destroyed=(DestroyedVersion(5, "cd"),),
+        )
+    )
+    for message in (found, found.job, found.job.attempts[0]):
+        assert len(message.ListFields()) == len(message.DESCRIPTOR.fields), message
+    assert (found.request_id, found.scope.client, list(found.aborted_rounds)) == (
+        "r1",
+        "c1",
+        [3, 4],
+    )
+    assert (found.method, found.layers, found.accepted_at) == ("not", "first", STAMP)
+    told = found.job
+    assert (told.id, told.waiting_for, told.failure) == ("job-1", "for c2", "why")
+    assert (told.base_version, told.target_accuracy, told.released_version) == (6, 0.96, 11)
+    assert told.destroyed[0] == deletion_pb2.DestroyedVersion(number=5, sha256="cd")
+    tried = told.attempts[0]
+    assert (tried.number, tried.method, list(tried.tensors)) == (2, "not", ["w", "v"])
+    assert (tried.start_version, tried.stopped_at) == (8, 1)
+    assert (list(tried.warnings), tried.explanation) == (["careful"], "negates w")
+    expected = deletion_pb2.RecoveryRound(round=10, version=9, metrics={"loss": 1.5})
+    assert list(tried.rounds) == [expected]
+
+
+def test_a_target_of_zero_is_not_the_same_as_none() -> None:
+    assert not deletion(job()).job.HasField("target_accuracy")
+    assert deletion(job(target_accuracy=0.0)).job.HasField("target_accuracy")
+
+
+def test_progress_tells_who_is_still_waited_for() -> None:
+    """Of four clients one was accepted and one failed, so two are missing."""
+    record = RoundProgress(4, RoundPhase.TRAINING, ("a", "b", "c", "d"), ("c",), ("a",))
+    assert messages.progress_message(record) == deletion_pb2.RoundProgress(
+        round=4,
+        phase=federation_pb2.ROUND_PHASE_TRAINING,
+        cohort=4,
+        updates=1,
+        missing=["b", "d"],
+    )
+
+
+def test_a_barred_client_is_told_by_which_request_and_since_when() -> None:
+    found = messages.barred_message(Bar("c1", "r1", AT))
+    assert found is not None
+    assert (found.request_id, found.since) == ("r1", STAMP)
+    assert found.message.startswith("client c1 was forgotten by deletion r1 and may not train")
+
+
+def test_nothing_is_no_message() -> None:
+    assert messages.version_message(None, 1) is None
+    assert messages.run_message(None) is None
+    assert messages.progress_message(None) is None
+    assert messages.barred_message(None) is None
+    assert messages.timestamp(None) is None
