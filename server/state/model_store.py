@@ -59,8 +59,9 @@ class ModelStore:
         return flat
 
     def delete_all_but(self, kept: Collection[str]) -> int:
-        """Deletes every file whose sha256 is not named, and returns how many there were."""
-        doomed = [path for path in self._directory.iterdir() if path.stem not in kept]
+        """Deletes every file but those of the named sha256, and returns how many there were."""
+        names = {self.path(sha256).name for sha256 in kept}
+        doomed = [path for path in self._directory.iterdir() if path.name not in names]
         for path in doomed:
             path.unlink()
         if doomed:
