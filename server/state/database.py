@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, create_engine, event, insert, select
+from sqlalchemy import Connection, create_engine, event, insert, inspect, select
+from sqlalchemy.exc import DatabaseError
 
 from server.state.schema import SCHEMA_VERSION, federation, metadata
 
@@ -30,7 +31,10 @@ class Database:
         self._engine = create_engine(f"sqlite:///{path}")
         event.listen(self._engine, "connect", _configure)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="state")
-        self._run(_prepare)
+        try:
+            self._run(_prepare)
+        except DatabaseError as error:
+            raise StateError(f"{path} cannot be used: {error.orig}") from error
 
     async def run(self, command: Callable[[Connection], T]) -> T:
         """Runs a command in the writer thread and returns its result."""
@@ -54,12 +58,14 @@ def _configure(connection: Any, _record: Any) -> None:
 
 
 def _prepare(connection: Connection) -> None:
-    metadata.create_all(connection)
-    found = connection.execute(select(federation.c.schema_version)).scalar()
-    if found is None:
-        connection.execute(insert(federation).values(id=1, schema_version=SCHEMA_VERSION))
-    elif found != SCHEMA_VERSION:
+    found = None
+    if inspect(connection).has_table(federation.name):
+        found = connection.execute(select(federation.c.schema_version)).scalar()
+    if found not in (None, SCHEMA_VERSION):
         raise StateError(
             f"the state has schema {found} and this program needs {SCHEMA_VERSION}; "
             "run the version of fednot that wrote it"
         )
+    metadata.create_all(connection)
+    if found is None:
+        connection.execute(insert(federation).values(id=1, schema_version=SCHEMA_VERSION))
