@@ -115,11 +115,17 @@ class Coordinator:
 
     async def _cancel(self, request_id: str) -> Deletion:
         federation = self._federation
-        deletion = await federation.database.run(
-            lambda c: deletion_rows.cancel(c, request_id, time.time())
-        )
+
+        def command(connection: Connection) -> tuple[Deletion, bool]:
+            served, _ = _agenda(connection)
+            deletion = deletion_rows.cancel(connection, request_id, time.time())
+            return deletion, served is not None and served.id == deletion.job.id
+
+        deletion, was_served = await federation.database.run(command)
         federation.fences.load(await federation.database.run(client_rows.list_bars))
-        await self._interrupt()
+        if was_served:  # else the work in hand is another job's, and its round goes on
+            await self._interrupt()
+        federation.changes.beat()
         return deletion
 
     async def start_training(self, run: Run) -> Run:
