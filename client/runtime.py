@@ -66,7 +66,7 @@ class Runtime:
             await _end(serving, stopping)
             await self._leave()
             await self._worker.stopped(CANCEL_SECONDS)
-        if not serving.cancelled():
+        if _ended(serving):
             serving.result()
 
     async def _serve_for_ever(self) -> None:
@@ -160,7 +160,8 @@ class Runtime:
             return
         session, self._session = self._session, None
         try:
-            await asyncio.wait_for(session.leave(), LEAVE_SECONDS + 0.5)
+            async with asyncio.timeout(LEAVE_SECONDS + 0.5):
+                await session.leave()
         except (aio.AioRpcError, TimeoutError) as error:
             _log.info("left without the server's answer: %s", type(error).__name__)
         else:

@@ -141,7 +141,8 @@ async def _written(
 
 async def _in_time(step: Awaitable[T]) -> T:
     try:
-        return await asyncio.wait_for(step, STALL_SECONDS)
+        async with asyncio.timeout(STALL_SECONDS):
+            return await step
     except TimeoutError as error:
         raise TimeoutError(f"no bytes moved for {STALL_SECONDS:.0f} s") from error
 

@@ -20,6 +20,8 @@ import torch
 from torch import nn
 
 ALIGNMENT: Final = 8
+MAX_DIMENSIONS: Final = 16
+MAX_SIZE: Final = 1 << 40
 DTYPES: Final[dict[str, torch.dtype]] = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -224,8 +226,10 @@ def _check(spec: TensorSpec, end: int, names: set[str]) -> None:
     names.add(spec.name)
     if spec.dtype not in DTYPES:
         raise ManifestError(f"{spec.name} has dtype {spec.dtype!r}; use one of {', '.join(DTYPES)}")
-    if any(size < 0 for size in spec.shape):
-        raise ManifestError(f"{spec.name} has a negative size in {list(spec.shape)}")
+    if len(spec.shape) > MAX_DIMENSIONS:
+        raise ManifestError(f"{spec.name} has {len(spec.shape)} dimensions, over {MAX_DIMENSIONS}")
+    if any(not 0 <= size < MAX_SIZE for size in spec.shape):
+        raise ManifestError(f"{spec.name} has a size below 0 or over {MAX_SIZE}")
     if spec.byte_offset != end:
         raise ManifestError(f"{spec.name} starts at byte {spec.byte_offset}, not {end}")
 

@@ -7,7 +7,6 @@ import math
 from contextlib import aclosing
 
 import torch
-from torch import nn
 
 from fednot.manifest import Manifest
 from fednot.task import SampleDataset, Task
@@ -24,17 +23,15 @@ class ServerEvaluator:
     def __init__(self, task: Task, data: SampleDataset) -> None:
         self._task = task
         self._data = data
-        self._model: nn.Module | None = None
 
     async def score(self, flat: torch.Tensor, manifest: Manifest) -> Scores:
         """What the Task's evaluation finds, in a thread of its own."""
         return await asyncio.to_thread(self._score, flat, manifest)
 
     def _score(self, flat: torch.Tensor, manifest: Manifest) -> Scores:
-        if self._model is None:
-            self._model = self._task.build_model()
-        load_into(self._model, flat, manifest)
-        return finite(self._task.evaluate(self._model, self._data, CPU))
+        model = self._task.build_model()
+        load_into(model, flat, manifest)
+        return finite(self._task.evaluate(model, self._data, CPU))
 
 
 async def score_by_clients(cohort: Cohort, plan: WorkPlan) -> Scores:

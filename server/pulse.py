@@ -27,7 +27,8 @@ class Pulse:
         if self._beats != since:
             return True
         try:
-            await asyncio.wait_for(self._event.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._event.wait()
         except TimeoutError:
             return False
         return True

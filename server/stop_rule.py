@@ -12,7 +12,8 @@ from typing import Final
 from server.records import RecoveryPolicy, StopReason
 
 CHANCE_MARGIN: Final = 0.05
-"""An accuracy up to the best constant guess plus this is no better than chance."""
+"""An accuracy up to the best constant guess plus this, or plus half of what the target is above
+it if that is less, is no better than chance."""
 
 IMPROVEMENT: Final = 0.002
 """An accuracy that rises by less than this over the window has not improved."""
@@ -46,7 +47,7 @@ def judge(
     `target` is the accuracy to reach (a ratio) or None if there is none; `budget` the rounds that
     may be run. `has_alternative` says whether the attempt may be given up for another one: if not,
     a model that is slow to leave chance gets its whole budget, and is kept whatever it reached.
-    Without an "accuracy" in the metrics only the budget stops.
+    Rounds without an "accuracy" in their metrics count for the budget alone.
     """
     for rounds in range(1, len(scores) + 1):
         reason = _reason(scores[:rounds], policy, budget, target)
@@ -74,18 +75,24 @@ def _reason(
 ) -> StopReason | None:
     accuracies = [score["accuracy"] for score in scores if "accuracy" in score]
     rounds = len(scores)
-    if len(accuracies) == rounds:
-        if rounds >= policy.chance_rounds and _at_chance(accuracies, scores):
-            return StopReason.CHANCE
+    if "accuracy" in scores[-1]:
         if rounds >= policy.min_rounds and target is not None and accuracies[-1] >= target:
             return StopReason.TARGET
+        if len(accuracies) >= policy.chance_rounds and _at_chance(accuracies, scores[-1], target):
+            return StopReason.CHANCE
         if rounds >= policy.min_rounds and _plateau(accuracies, policy.plateau_rounds):
             return StopReason.PLATEAU
     return StopReason.BUDGET if rounds >= budget else None
 
 
-def _at_chance(accuracies: Sequence[float], scores: Sequence[Mapping[str, float]]) -> bool:
-    return "chance" in scores[-1] and max(accuracies) <= chance_of(scores[-1]) + CHANCE_MARGIN
+def _at_chance(
+    accuracies: Sequence[float], latest: Mapping[str, float], target: float | None
+) -> bool:
+    if "chance" not in latest:
+        return False
+    chance = chance_of(latest)
+    above = CHANCE_MARGIN if target is None else (target - chance) / 2
+    return max(accuracies) <= chance + max(0.0, min(CHANCE_MARGIN, above))
 
 
 def _plateau(accuracies: Sequence[float], window: int) -> bool:
@@ -99,7 +106,7 @@ def _recovered(
 ) -> bool:
     if reason in (StopReason.CHANCE, StopReason.TARGET):
         return reason is StopReason.TARGET
-    if target is None or "accuracy" not in scores[-1]:
+    if target is None:
         return True
-    chance = min(chance_of(scores[-1]), target)
+    chance = min(max(chance_of(score) for score in scores), target)
     return max(score.get("accuracy", 0.0) for score in scores) >= (chance + target) / 2

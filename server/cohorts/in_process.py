@@ -6,6 +6,7 @@ For the lab and for tests: everything but the network is the code that productio
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import replace
@@ -48,16 +49,20 @@ class InProcessCohort:
 
     async def work(self, plan: WorkPlan) -> AsyncGenerator[Answer, None]:
         """Runs the plan on each client in turn; an exception of a Task is its NoAnswer."""
-        for client in plan.clients:
-            member = self._members[client]
-            run = member.train if plan.kind is WorkKind.TRAIN else member.evaluate
-            try:
-                answer = await asyncio.to_thread(run, client, plan)
-            except Exception as error:
-                answer = NoAnswer(client, f"{type(error).__name__}: {error}")
-            if isinstance(answer, Update):
-                answer = replace(answer, settle=self._settle(client))
-            yield answer
+        over = threading.Event()
+        try:
+            for client in plan.clients:
+                member = self._members[client]
+                run = member.train if plan.kind is WorkKind.TRAIN else member.evaluate
+                try:
+                    answer = await asyncio.to_thread(run, client, plan, over)
+                except Exception as error:
+                    answer = NoAnswer(client, f"{type(error).__name__}: {error}")
+                if isinstance(answer, Update):
+                    answer = replace(answer, settle=self._settle(client))
+                yield answer
+        finally:
+            over.set()
 
     def _settle(self, client: str) -> Callable[[FednotError | None], None]:
         def settle(refusal: FednotError | None) -> None:
@@ -70,11 +75,10 @@ class InProcessCohort:
 class _Member:
     def __init__(self, task: Task) -> None:
         self._task = task
-        self._model: nn.Module | None = None
         self._train_data: SampleDataset | None = None
         self.test_data = task.test_data()
 
-    def train(self, client: str, plan: WorkPlan) -> Answer:
+    def train(self, client: str, plan: WorkPlan, over: threading.Event) -> Answer:
         model, manifest = self._loaded(plan)
         if self._train_data is None:
             self._train_data = self._task.train_data()
@@ -84,12 +88,13 @@ class _Member:
             round=plan.round,
             phase=plan.phase,
             config=plan.config,
+            cancelled=over,
         )
         result = self._task.train(model, self._train_data, context)
         update = difference(flatten_module(model, manifest), plan.flat, manifest)
         return Update(client, result.num_examples, update, result.metrics, lambda _: None)
 
-    def evaluate(self, client: str, plan: WorkPlan) -> Answer:
+    def evaluate(self, client: str, plan: WorkPlan, _over: threading.Event) -> Answer:
         model, _ = self._loaded(plan)
         if self.test_data is None:
             return NoAnswer(client, "it has no test data")
@@ -97,8 +102,7 @@ class _Member:
         return Evaluation(client, len(self.test_data), metrics)
 
     def _loaded(self, plan: WorkPlan) -> tuple[nn.Module, Manifest]:
-        if self._model is None:
-            self._model = self._task.build_model()
-        manifest = Manifest.of(self._model)
-        load_into(self._model, plan.flat, manifest)
-        return self._model, manifest
+        model = self._task.build_model()
+        manifest = Manifest.of(model)
+        load_into(model, plan.flat, manifest)
+        return model, manifest

@@ -171,7 +171,8 @@ class RemoteCohort:
         try:
             while waiting and (left := until - time.monotonic()) > 0:
                 try:
-                    answer = await asyncio.wait_for(answers.get(), min(left, LIVENESS_TICK))
+                    async with asyncio.timeout(min(left, LIVENESS_TICK)):
+                        answer = await answers.get()
                 except TimeoutError:
                     self._give_up_on_lapsed(batch)
                     continue

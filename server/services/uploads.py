@@ -103,7 +103,8 @@ class UploadDesk:
 
 async def _next(stream: Stream) -> federation_pb2.UploadUpdateRequest:
     try:
-        return await asyncio.wait_for(anext(stream), MESSAGE_TIMEOUT)
+        async with asyncio.timeout(MESSAGE_TIMEOUT):
+            return await anext(stream)
     except StopAsyncIteration:
         raise FednotError(Reason.INVALID_STREAM, "the stream ended before its trailer") from None
     except TimeoutError:

@@ -24,7 +24,7 @@ from server.records import (
 )
 from server.state import client_rows, round_rows, version_rows
 from server.state.fencing import FencedError
-from server.state.schema import attempts, jobs, phase_entries, requests
+from server.state.schema import attempts, jobs, phase_entries, requests, versions
 
 
 def repeated(connection: Connection, ask: DeletionAsk) -> Deletion | None:
@@ -162,11 +162,23 @@ def open_jobs(connection: Connection) -> Sequence[Job]:
 
 
 def may_release(connection: Connection) -> bool:
-    """Whether a version may be released: no job is open, and the last that ended did not fail."""
-    phases = (*(phase for phase in JobPhase if phase is not JobPhase.CANCELLED),)
-    query = select(jobs.c.phase).where(jobs.c.phase.in_(phases)).order_by(jobs.c.sequence.desc())
-    latest = connection.execute(query.limit(1)).scalar()
-    return latest in (None, JobPhase.COMPLETED) and not open_jobs(connection)
+    """Whether a version may be released: no job is open, and no client's last one has failed.
+
+    The model may still hold what a failed job was to take out, until another job for that client
+    completes, or any job retrains from the initial version.
+    """
+    ended = (
+        select(requests.c.client, jobs.c.phase, jobs.c.id)
+        .join(jobs, jobs.c.id == requests.c.job_id)
+        .where(jobs.c.phase != JobPhase.CANCELLED)
+        .order_by(requests.c.sequence)
+    )
+    latest: dict[str, JobPhase] = {}
+    for row in connection.execute(ended).all():
+        if row.phase == JobPhase.COMPLETED and _retrained(connection, row.id):
+            latest.clear()
+        latest[row.client] = JobPhase(row.phase)
+    return set(latest.values()) <= {JobPhase.COMPLETED}
 
 
 def get_deletion(connection: Connection, request_id: str) -> Deletion:
@@ -213,6 +225,18 @@ def _check_not_forgotten(connection: Connection, client: str) -> None:
                 f"client {client} is being forgotten by deletion {row.request_id}",
                 metadata={"request_id": row.request_id},
             )
+
+
+def _retrained(connection: Connection, job_id: str) -> bool:
+    """Whether a job's last attempt started from the initial version."""
+    query = (
+        select(versions.c.sha256)
+        .join(attempts, attempts.c.start_version == versions.c.number)
+        .where(attempts.c.job_id == job_id)
+        .order_by(attempts.c.number.desc())
+    )
+    start = connection.execute(query.limit(1)).first()
+    return start is not None and start.sha256 == version_rows.initial_version(connection).sha256
 
 
 def _note_phase(connection: Connection, job_id: str, phase: JobPhase, now: float) -> None:

@@ -6,13 +6,22 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, func, insert, select, update
 
 from fednot.errors import FednotError, Reason
-from server.records import Round, RoundOutcome, RoundPhase, RoundPolicy, Run, RunState
+from server.phases import ENDED
+from server.records import (
+    JobPhase,
+    Round,
+    RoundOutcome,
+    RoundPhase,
+    RoundPolicy,
+    Run,
+    RunState,
+)
 from server.state import client_rows
 from server.state.fencing import FencedError
-from server.state.schema import rounds, runs
+from server.state.schema import jobs, rounds, runs
 
 
 def start_run(connection: Connection, run: Run) -> Run:
@@ -47,14 +56,20 @@ def get_run(connection: Connection, run_id: int) -> Run:
 
 
 def end_run(connection: Connection, run_id: int, state: RunState, failure: str = "") -> Run:
-    """Ends a run."""
-    connection.execute(update(runs).where(runs.c.id == run_id).values(state=state, failure=failure))
+    """Ends a run; one that has ended stays as it is."""
+    active = (runs.c.id == run_id, runs.c.state == RunState.ACTIVE)
+    connection.execute(update(runs).where(*active).values(state=state, failure=failure))
     return get_run(connection, run_id)
 
 
 def count_round(connection: Connection, run_id: int) -> None:
-    """Counts a completed round of a run, and completes the run with its last one."""
+    """Counts a completed round of a run, and completes the run with its last one.
+
+    Raises FencedError if the run has ended.
+    """
     run = get_run(connection, run_id)
+    if run.state is not RunState.ACTIVE:
+        raise FencedError(f"run {run_id} is {run.state}")
     done = run.rounds_done + 1
     state = RunState.COMPLETED if done >= run.rounds else run.state
     connection.execute(
@@ -65,8 +80,10 @@ def count_round(connection: Connection, run_id: int) -> None:
 def start_round(connection: Connection, new: Round) -> Round:
     """Adds a running round and gives it its number.
 
-    Raises FencedError if a client of its cohort has been barred since the cohort was chosen.
+    Raises FencedError if what it was planned for has changed since: a client of its cohort was
+    barred, its run has ended or a deletion goes before it, or its job no longer recovers.
     """
+    _check_wanted(connection, new)
     barred = {bar.client for bar in client_rows.list_bars(connection)} & set(new.cohort)
     if barred:
         raise FencedError(f"{', '.join(sorted(barred))} may no longer train")
@@ -75,6 +92,18 @@ def start_round(connection: Connection, new: Round) -> Round:
     row |= {"cohort": list(new.cohort), "missing": dict(new.missing), "metrics": {}}
     added = connection.execute(insert(rounds).values(**row).returning(rounds.c.number))
     return get_round(connection, added.scalar_one())
+
+
+def _check_wanted(connection: Connection, new: Round) -> None:
+    if new.phase is RoundPhase.RECOVERY:
+        query = select(jobs.c.phase).where(jobs.c.id == new.job_id)
+        wanted = connection.execute(query).scalar() == JobPhase.RECOVERING
+    else:
+        run = active_run(connection)
+        query = select(func.count()).select_from(jobs).where(jobs.c.phase.not_in(ENDED))
+        wanted = run is not None and run.id == new.run_id and not connection.execute(query).scalar()
+    if not wanted:
+        raise FencedError(f"the {new.phase} round is no longer wanted")
 
 
 def end_round(connection: Connection, ended: Round) -> None:
@@ -96,6 +125,21 @@ def end_round(connection: Connection, ended: Round) -> None:
     )
     if not changed.rowcount:
         raise FencedError(f"round {ended.number} was aborted")
+
+
+def close_round(connection: Connection, number: int, outcome: RoundOutcome, now: float) -> None:
+    """Ends a round that left no result, if nothing else has ended it."""
+    running = (rounds.c.number == number, rounds.c.outcome == RoundOutcome.RUNNING)
+    connection.execute(update(rounds).where(*running).values(outcome=outcome, ended_at=now))
+
+
+def failures_in_a_row(connection: Connection, run_id: int) -> int:
+    """How many of a run's latest rounds failed, one after the other."""
+    ended = (RoundOutcome.COMPLETED, RoundOutcome.DEGRADED, RoundOutcome.FAILED)
+    query = select(rounds.c.outcome).where(rounds.c.run_id == run_id, rounds.c.outcome.in_(ended))
+    outcomes = connection.execute(query.order_by(rounds.c.number.desc())).scalars().all()
+    failed = (index for index, found in enumerate(outcomes) if found != RoundOutcome.FAILED)
+    return next(failed, len(outcomes))
 
 
 def abort_running_rounds(connection: Connection, now: float) -> tuple[int, ...]:

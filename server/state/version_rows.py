@@ -62,12 +62,14 @@ def next_number(connection: Connection) -> int:
 
 def rounds_trained(connection: Connection, version: Version) -> int:
     """How many completed rounds made a version, along its parents, since its initialisation."""
-    count = 0
-    found: Version | None = version
-    while found is not None and found.lineage == version.lineage:
-        count += found.round > 0
-        found = get_version(connection, found.parent)
-    return count
+    line = select(versions.c.parent, versions.c.round).where(versions.c.number == version.number)
+    ancestors = line.cte(recursive=True)
+    parents = select(versions.c.parent, versions.c.round).join(
+        ancestors, versions.c.number == ancestors.c.parent
+    )
+    ancestors = ancestors.union_all(parents.where(versions.c.lineage == version.lineage))
+    query = select(func.count()).select_from(ancestors).where(ancestors.c.round > 0)
+    return connection.execute(query).scalar() or 0
 
 
 def destroy(
