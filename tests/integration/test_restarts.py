@@ -68,6 +68,7 @@ def test_a_recovery_goes_on_after_the_server_was_killed(federation: LocalFederat
 
     federation.kill("server")
     federation.kill("c0")
+    (federation.folder / "c0.log").unlink()
     federation.start_server()
     federation.start_client(0)
     federation.release()
@@ -117,7 +118,8 @@ def test_a_state_directory_serves_one_server_and_one_model(federation: LocalFede
 
 
 def _assert_still_barred(federation: LocalFederation, since: int) -> None:
-    eventually("c0 is back", lambda: "joined" in federation.log("c0").rpartition("barred")[0])
+    eventually("c0 is told", lambda: "barred from training" in federation.log("c0"))
+    assert "by request forget-c0" in federation.log("c0")
     info = federation.client_info("c0")
     assert (info.barred_by, info.state) == ("forget-c0", operator_pb2.CLIENT_STATE_BARRED)
     federation.train(1)
