@@ -211,6 +211,7 @@ class TestDeletions:
             ((FAILED, COMPLETED), True),
             ((COMPLETED, FAILED), False),
             ((COMPLETED, QUEUED), False),
+            ((QUEUED, COMPLETED), False),
         ],
     )
     def test_a_release_needs_no_open_job_and_a_last_one_that_did_not_fail(

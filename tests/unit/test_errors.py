@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from urllib.parse import quote
 
 import grpc
 import pytest
@@ -138,6 +139,17 @@ async def test_a_long_message_is_cut_so_that_its_reason_arrives(
     assert found.reason is Reason.NO_SUCH_LAYER
     assert found.message.startswith("layers: " + letter * 200)
     assert found.message.endswith(" ...")
+
+
+@pytest.mark.parametrize("letter", ["x", "%", "é", "😀"])
+def test_a_long_message_leaves_room_in_the_metadata(letter: str) -> None:
+    """Percent-encoded in grpc-message and base64 in the details, together below 8192 bytes.
+
+    Above it gRPC refuses some, at random. 500 bytes are left for names and other entries.
+    """
+    status = to_status(FednotError(Reason.CLIENT_BARRED, letter * 20_000))
+    details = -(-len(status.SerializeToString()) // 3) * 4
+    assert len(quote(status.message, safe=" ")) + details < 8192 - 500
 
 
 async def test_a_message_of_two_thousand_characters_is_not_cut(

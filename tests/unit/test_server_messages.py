@@ -249,13 +249,14 @@ def test_a_target_of_zero_is_not_the_same_as_none() -> None:
 
 
 def test_progress_tells_who_is_still_waited_for() -> None:
-    """Of four clients one was accepted and one failed, so two are missing."""
-    record = RoundProgress(4, RoundPhase.TRAINING, ("a", "b", "c", "d"), ("c",), ("a",))
+    """Of five clients two were accepted and one failed, so two are missing."""
+    cohort = ("a", "b", "c", "d", "e")
+    record = RoundProgress(4, RoundPhase.TRAINING, cohort, ("c", "e"), ("a",))
     assert messages.progress_message(record) == deletion_pb2.RoundProgress(
         round=4,
         phase=federation_pb2.ROUND_PHASE_TRAINING,
-        cohort=4,
-        updates=1,
+        cohort=5,
+        updates=2,
         missing=["b", "d"],
     )
 
