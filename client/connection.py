@@ -135,6 +135,8 @@ class Connection:
         refusal = refusal_of(error) if isinstance(error, aio.AioRpcError) else None
         if refusal is not None and refusal.reason not in _RETRIED:
             self._answered()
+            if refusal.reason is Reason.SERVER_BUSY:
+                return _PassingError(refusal.retry_after)
             return _judged(refusal)
         if refusal is None and isinstance(error, aio.AioRpcError) and error.code() not in _PASSING:
             return FinalRefusalError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from dataclasses import dataclass
@@ -10,8 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Self
 
+from fednot.locked_directory import DirectoryInUseError, LockedDirectory
+
 IDENTITY_FILE: Final = "identity.json"
-LOCK_FILE: Final = "lock"
 
 
 class StateError(ValueError):
@@ -29,7 +29,7 @@ class Identity:
 class StateDirectory:
     """A locked state directory. The lock falls with the process, however it ends."""
 
-    def __init__(self, path: Path, lock: int, identity: Identity | None) -> None:
+    def __init__(self, path: Path, lock: LockedDirectory, identity: Identity | None) -> None:
         self.path = path
         self.identity = identity
         self._lock = lock
@@ -42,8 +42,8 @@ class StateDirectory:
         read or written.
         """
         try:
-            lock = _locked(path)
-        except BlockingIOError as error:
+            lock = LockedDirectory(path)
+        except DirectoryInUseError as error:
             raise StateError(
                 f"{path} is in use by another running client; stop it or give --state-dir another"
             ) from error
@@ -52,7 +52,7 @@ class StateDirectory:
         try:
             return cls(path, lock, _read_for(path / IDENTITY_FILE, name))
         except StateError:
-            os.close(lock)
+            lock.close()
             raise
 
     def remember(self, name: str) -> None:
@@ -66,20 +66,7 @@ class StateDirectory:
 
     def close(self) -> None:
         """Gives the lock back."""
-        os.close(self._lock)
-
-
-def _locked(path: Path) -> int:
-    if not path.is_dir():
-        path.mkdir(parents=True, mode=0o700)
-        path.chmod(0o700)
-    lock = os.open(path / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(lock)
-        raise
-    return lock
+        self._lock.close()
 
 
 def _read_for(path: Path, name: str) -> Identity | None:

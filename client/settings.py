@@ -10,12 +10,12 @@ from pydantic import Field, field_validator
 
 from fednot.channel import DEFAULT_ADDRESS
 from fednot.errors import CATALOGUE, Reason
+from fednot.naming import CLIENT_NAME
 from fednot.settings import Settings
 
 PROGRAM: Final = "fednot-client"
 PREFIX: Final = "FEDNOT_CLIENT_"
 
-_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _DEVICE: Final = re.compile(r"auto|cpu|cuda(:\d{1,3})?")
 
 
@@ -48,7 +48,7 @@ class ClientSettings(Settings):
     @field_validator("name")
     @classmethod
     def _name(cls, name: str) -> str:
-        if not _NAME.fullmatch(name):
+        if not CLIENT_NAME.fullmatch(name):
             raise ValueError(
                 f"{name!r} is no client name; {CATALOGUE[Reason.INVALID_CLIENT_NAME].remedy}"
             )

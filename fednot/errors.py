@@ -57,6 +57,7 @@ class Reason(StrEnum):
     DUPLICATE_UPDATE = auto()
     ROUND_OVER = auto()
     SLOW_SENDER = auto()
+    SERVER_BUSY = auto()
     SHUTTING_DOWN = auto()
     INTERNAL = auto()
 
@@ -133,6 +134,9 @@ CATALOGUE: Final[dict[Reason, Entry]] = {
     ),
     Reason.SLOW_SENDER: Entry(
         grpc.StatusCode.DEADLINE_EXCEEDED, "Check the link; the next round will ask again."
+    ),
+    Reason.SERVER_BUSY: Entry(
+        grpc.StatusCode.RESOURCE_EXHAUSTED, "Send it again after the time that RetryInfo says."
     ),
     Reason.SHUTTING_DOWN: Entry(grpc.StatusCode.UNAVAILABLE, "Reconnect after a short wait."),
     Reason.INTERNAL: Entry(grpc.StatusCode.INTERNAL, "See the server's log."),

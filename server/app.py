@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import logging
-import os
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +19,7 @@ from grpc_reflection.v1alpha import reflection
 import fednot
 from fednot.channel import SERVER_OPTIONS
 from fednot.http_status import Health, StatusServer
+from fednot.locked_directory import DirectoryInUseError, LockedDirectory
 from fednot.task import Task
 from fednot.task_loading import load_task
 from fednot.v1 import (
@@ -70,30 +68,32 @@ async def serve(settings: ServerSettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     async with AsyncExitStack() as stack:
-        stack.enter_context(_locked(settings.state_dir))
+        stack.callback(_locked(settings.state_dir).close)
         federation, cohort = await _federation(settings, stack)
         coordinator = Coordinator(federation)
         await coordinator.recover_state()
         monitor = Monitor(federation, cohort)
+        _start_status(settings, federation, monitor, stack)
         health = HealthServicer()
         server = _server(settings, federation, coordinator, cohort, health)
         await _start(server, settings.address)
-        workers = [asyncio.create_task(coordinator.run()), asyncio.create_task(monitor.run())]
-        status = _status_server(settings, federation, monitor)
+        stack.push_async_callback(server.stop, settings.stop_grace)
+        for work in (coordinator.run(), monitor.run()):
+            stack.push_async_callback(_ended, asyncio.create_task(work))
         for name in ("", *SERVICE_NAMES):
             await health.set(name, health_pb2.HealthCheckResponse.SERVING)
-        log.info(
-            "serving on %s; current version %d", settings.address, federation.model.current.number
-        )
+        current = federation.model.current
+        log.info("serving on %s; current version %d", settings.address, current.number)
         await stopping.wait()
         log.info("stopping")
         await health.enter_graceful_shutdown()
-        for worker in workers:
-            worker.cancel()
-        await asyncio.gather(*workers, return_exceptions=True)
-        await server.stop(settings.stop_grace)
-        if status is not None:
-            status.stop()
+        cohort.stop()
+        federation.stops()
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 async def _federation(
@@ -166,33 +166,31 @@ async def _start(server: aio.Server, address: str) -> None:
     await server.start()
 
 
-def _status_server(
-    settings: ServerSettings, federation: Federation, monitor: Monitor
-) -> StatusServer | None:
+def _start_status(
+    settings: ServerSettings, federation: Federation, monitor: Monitor, stack: AsyncExitStack
+) -> None:
     if not settings.http_address:
-        return None
+        return
 
     def health() -> Health:
-        age = time.monotonic() - monitor.refreshed_at
         detail = {
-            "waiting_for": federation.activity.waiting_for,
             "version": str(federation.model.current.number),
+            "waiting": "yes" if federation.activity.waiting_for else "no",
         }
-        return Health(ok=age < STALE_AFTER, detail=detail)
+        return Health(ok=time.monotonic() - monitor.refreshed_at < STALE_AFTER, detail=detail)
 
     status = StatusServer(settings.http_address, federation.metrics.render, health)
-    status.start()
-    return status
-
-
-@contextmanager
-def _locked(state_dir: Path) -> Iterator[None]:
-    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
+        status.start()
+    except OSError as error:
+        raise StateError(f"cannot serve HTTP on {settings.http_address}: {error}") from error
+    stack.callback(status.stop)
+
+
+def _locked(state_dir: Path) -> LockedDirectory:
+    try:
+        return LockedDirectory(state_dir)
+    except DirectoryInUseError:
         raise StateError(f"another server runs on {state_dir}; stop it first") from None
-    finally:
-        os.close(descriptor)
+    except OSError as error:
+        raise StateError(f"the state directory {state_dir} cannot be used: {error}") from error

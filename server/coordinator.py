@@ -60,13 +60,16 @@ class Coordinator:
         while True:
             mark = self._federation.changes.mark()
             try:
+                await self._federation.model.sweep()
                 if not await self._step():
                     await self._federation.changes.wait(IDLE_TICK, mark)
             except (WorkInterruptedError, FencedError):
                 log.info("the work in hand was interrupted")
             except Exception as fault:
                 log.exception("a step failed; trying again in %g s", FAULT_WAIT)
-                self._federation.waits_for(f"retrying after a fault: {fault}")
+                self._federation.waits_for(
+                    f"retrying after a fault ({type(fault).__name__}; see the server's log)"
+                )
                 await asyncio.sleep(FAULT_WAIT)
                 self._federation.waits_for("")
 

@@ -11,7 +11,7 @@ import torch
 from fednot.manifest import Manifest
 from fednot.task import SampleDataset, Task
 from fednot.tensors import load_into
-from server.cohorts.cohort import Cohort, Evaluation, WorkPlan
+from server.cohorts.cohort import Answer, Cohort, Evaluation, NoAnswer, WorkPlan
 from server.records import Scores
 
 CPU = torch.device("cpu")
@@ -39,16 +39,32 @@ async def score_by_clients(cohort: Cohort, plan: WorkPlan) -> Scores:
 
     Empty if no client answered before the deadline.
     """
-    totals: dict[str, float] = {}
-    weights: dict[str, int] = {}
+    scores = WeightedMeans()
     async with aclosing(cohort.work(plan)) as answers:
         async for answer in answers:
-            if not isinstance(answer, Evaluation):
-                continue
-            for key, value in finite(answer.metrics).items():
-                totals[key] = totals.get(key, 0.0) + value * answer.num_examples
-                weights[key] = weights.get(key, 0) + answer.num_examples
-    return {key: total / weights[key] for key, total in totals.items()}
+            if isinstance(answer, Evaluation):
+                scores.add(answer)
+    return scores.means()
+
+
+class WeightedMeans:
+    """The means of clients' metrics, each weighted by its number of examples."""
+
+    def __init__(self) -> None:
+        self._totals: dict[str, float] = {}
+        self._weights: dict[str, int] = {}
+
+    def add(self, answer: Answer) -> None:
+        """Adds what a client measured; an answer without metrics adds nothing."""
+        if isinstance(answer, NoAnswer):
+            return
+        for key, value in finite(answer.metrics).items():
+            self._totals[key] = self._totals.get(key, 0.0) + value * answer.num_examples
+            self._weights[key] = self._weights.get(key, 0) + answer.num_examples
+
+    def means(self) -> dict[str, float]:
+        """The mean of each metric over those who measured it."""
+        return {key: total / self._weights[key] for key, total in self._totals.items()}
 
 
 def finite(metrics: Scores) -> dict[str, float]:

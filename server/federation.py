@@ -35,6 +35,7 @@ class Activity:
 
     progress: RoundProgress | None = None
     waiting_for: str = ""
+    stopping: bool = False
 
 
 @dataclass
@@ -63,6 +64,11 @@ class Federation:
         if sentence != self.activity.waiting_for:
             self.activity.waiting_for = sentence
             self.changes.beat()
+
+    def stops(self) -> None:
+        """Says that the server stops, so that nobody who watches keeps it waiting."""
+        self.activity.stopping = True
+        self.changes.beat()
 
     def shows(self, progress: RoundProgress | None) -> None:
         """Shows the round in flight; None when there is none."""

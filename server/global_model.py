@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from server.records import Scores, Version, VersionOrigin
 from server.state import schema, version_rows
 from server.state.database import Database, StateError
 from server.state.model_store import ModelStore
+
+log = logging.getLogger("server.global_model")
 
 Step = Callable[[Connection, Version], None]
 
@@ -142,9 +145,15 @@ class GlobalModel:
         return version, self._store.path(version.sha256)
 
     async def sweep(self) -> int:
-        """Deletes the bytes that no kept version names, and returns how many files there were."""
+        """Deletes the bytes that no kept version names, and returns how many files there were.
+
+        It is cheap when there is nothing to do: call it until it has done its work.
+        """
         kept = await self._database.run(version_rows.kept_hashes)
-        return await asyncio.to_thread(self._store.delete_all_but, kept)
+        count = await asyncio.to_thread(self._store.delete_all_but, kept)
+        if count:
+            log.info("%d model files were destroyed", count)
+        return count
 
     async def _kept(self, number: int) -> Version:
         version = await self._database.run(lambda c: version_rows.get_version(c, number))

@@ -15,9 +15,10 @@ import torch
 from sqlalchemy import Connection
 
 from fednot.errors import FednotError
+from fednot.tensors import first_not_finite
 from server.aggregation import RunningAverage
 from server.cohorts.cohort import Answer, Update, WorkKind, WorkPlan
-from server.evaluation import finite, score_by_clients
+from server.evaluation import WeightedMeans, finite, score_by_clients
 from server.federation import Federation
 from server.global_model import Draft, Step
 from server.interruption import WorkInterruptedError
@@ -59,8 +60,14 @@ class RoundOrder:
 @dataclass(frozen=True)
 class _Sum:
     flat: torch.Tensor | None
-    accepted: tuple[str, ...]
     missing: Mapping[str, str]
+    metrics: Scores
+
+
+def missing_text(ended: Round) -> str:
+    """Whose update did not count in a round, and why, in a sentence; "" if everyone's did."""
+    found = "; ".join(f"{name}: {why}" for name, why in ended.missing.items())
+    return f"missing {found}" if found else ""
 
 
 class Rounds:
@@ -79,8 +86,9 @@ class Rounds:
     async def play(self, order: RoundOrder, step: Step) -> Round:
         """Runs one round; `step` writes what belongs to a new version with the version itself.
 
-        A round that reaches no quorum is returned with the outcome FAILED and made no version.
-        Raises NotEnoughClientsError, or WorkInterruptedError after which nothing of it is left.
+        A round that reaches no quorum, or whose mean is not finite, is returned with the outcome
+        FAILED and made no version. Raises NotEnoughClientsError, or WorkInterruptedError: then the
+        round is ABORTED and nothing that it received is left.
         """
         policy = order.policy
         purpose = f"a {order.phase} round"
@@ -89,12 +97,21 @@ class Rounds:
         try:
             return await self._to_its_end(order, begun, step)
         except (WorkInterruptedError, FencedError) as error:
-            seconds = time.time() - begun.started_at
-            self._federation.metrics.round_ended(order.phase, RoundOutcome.ABORTED, seconds)
+            await self._close(begun, RoundOutcome.ABORTED)
             log.info("round %d was aborted; what it had received is dropped", begun.number)
             raise WorkInterruptedError from error
+        except Exception:
+            await self._close(begun, RoundOutcome.FAILED)
+            raise
         finally:
             self._federation.shows(None)
+
+    async def _close(self, begun: Round, outcome: RoundOutcome) -> None:
+        now = time.time()
+        self._federation.metrics.round_ended(begun.phase, outcome, now - begun.started_at)
+        await self._federation.database.run(
+            lambda c: round_rows.close_round(c, begun.number, outcome, now)
+        )
 
     async def score(self, flat: torch.Tensor, version: Version, deadline: float) -> Scores:
         """Evaluates a model on the server's test data, else on that of the eligible clients."""
@@ -166,7 +183,7 @@ class Rounds:
         if summed.flat is None:
             return await self._fail(begun, summed)
         scoring = self.score(summed.flat, base, order.policy.deadline)
-        metrics = finite(await federation.work.run(scoring))
+        metrics = {**summed.metrics, **finite(await federation.work.run(scoring))}
         outcome = RoundOutcome.DEGRADED if summed.missing else RoundOutcome.COMPLETED
         ended = replace(
             begun, outcome=outcome, missing=summed.missing, metrics=metrics, ended_at=time.time()
@@ -204,6 +221,7 @@ class Rounds:
             config=order.config,
         )
         average = RunningAverage(federation.model.manifest)
+        trained = WeightedMeans()
         progress = RoundProgress(begun.number, order.phase, begun.cohort)
         missing: dict[str, str] = {}
         federation.shows(progress)
@@ -211,14 +229,20 @@ class Rounds:
             async for answer in answers:
                 refusal = await self._add(average, answer)
                 if refusal is None:
+                    trained.add(answer)
                     progress = replace(progress, accepted=(*progress.accepted, answer.client))
                 else:
                     progress = replace(progress, failed=(*progress.failed, answer.client))
                     missing[answer.client] = refusal
                 federation.shows(progress)
-        enough = len(progress.accepted) >= math.ceil(order.policy.quorum * len(begun.cohort))
-        flat = average.applied_to(plan.flat) if enough and progress.accepted else None
-        return _Sum(flat, progress.accepted, missing)
+        if len(progress.accepted) < max(1, math.ceil(order.policy.quorum * len(begun.cohort))):
+            return _Sum(None, missing, {})
+        flat = await asyncio.to_thread(average.applied_to, plan.flat)
+        overflow = await asyncio.to_thread(first_not_finite, flat, federation.model.manifest)
+        if overflow is not None:
+            why = f"the mean of the updates makes {overflow} NaN or Inf"
+            return _Sum(None, missing | dict.fromkeys(progress.accepted, why), {})
+        return _Sum(flat, missing, {f"train_{key}": x for key, x in trained.means().items()})
 
     async def _add(self, average: RunningAverage, answer: Answer) -> str | None:
         updates = self._federation.metrics.updates
@@ -246,7 +270,7 @@ class Rounds:
     def _report(self, ended: Round) -> None:
         seconds = (ended.ended_at or ended.started_at) - ended.started_at
         self._federation.metrics.round_ended(ended.phase, ended.outcome, seconds)
-        missing = "; ".join(f"{name}: {why}" for name, why in ended.missing.items())
+        missing = missing_text(ended)
         log.info(
             "%s round %d %s in %.1f s%s%s",
             ended.phase,
@@ -254,5 +278,5 @@ class Rounds:
             ended.outcome,
             seconds,
             f", accuracy {ended.metrics['accuracy']:.4f}" if "accuracy" in ended.metrics else "",
-            f"; missing {missing}" if missing else "",
+            f"; {missing}" if missing else "",
         )

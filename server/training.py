@@ -10,9 +10,11 @@ from sqlalchemy import Connection
 
 from server.federation import Federation
 from server.global_model import Step
-from server.records import Round, RoundOutcome, RoundPhase, Run, RunState, Version
-from server.rounds import NotEnoughClientsError, RoundOrder, Rounds
+from server.interruption import WorkInterruptedError
+from server.records import RoundOutcome, RoundPhase, Run, RunState, Version
+from server.rounds import NotEnoughClientsError, RoundOrder, Rounds, missing_text
 from server.state import deletion_rows, round_rows, version_rows
+from server.state.fencing import FencedError
 
 log = logging.getLogger("server.training")
 
@@ -23,7 +25,6 @@ class TrainingDriver:
     def __init__(self, federation: Federation, rounds: Rounds) -> None:
         self._federation = federation
         self._rounds = rounds
-        self._failures = 0
 
     async def step(self, run: Run) -> None:
         """Runs the next round of a run, or ends a run that cannot go on."""
@@ -32,12 +33,14 @@ class TrainingDriver:
             ended = await self._rounds.play(order, self._commit_of(run))
         except NotEnoughClientsError as error:
             await self._give_up(run, str(error))
-            return
-        if ended.outcome is RoundOutcome.FAILED:
-            await self._retry_or_give_up(run, ended)
-            return
-        self._failures = 0
-        await self._federation.model.sweep()
+        except (WorkInterruptedError, FencedError):
+            raise
+        except Exception as fault:
+            log.exception("a training round failed")
+            await self._retry_or_give_up(run, f"{type(fault).__name__}; see the server's log")
+        else:
+            if ended.outcome is RoundOutcome.FAILED:
+                await self._retry_or_give_up(run, missing_text(ended))
 
     def _commit_of(self, run: Run) -> Step:
         keep_newest = self._federation.defaults.keep_versions
@@ -48,24 +51,18 @@ class TrainingDriver:
                 version_rows.set_released(connection, version.number)
             if keep_newest:
                 oldest = version.number - keep_newest + 1
-                version_rows.destroy(
-                    connection, keep=(), before=oldest, by=f"run-{run.id}", now=time.time()
-                )
+                version_rows.destroy(connection, before=oldest, by=f"run-{run.id}", now=time.time())
 
         return commit
 
-    async def _retry_or_give_up(self, run: Run, ended: Round) -> None:
-        self._failures += 1
-        retries = self._federation.defaults.round_retries
-        missing = "; ".join(f"{name}: {why}" for name, why in ended.missing.items())
-        if self._failures > retries:
-            self._failures = 0
-            await self._give_up(
-                run, f"{retries + 1} rounds in a row reached no quorum; missing {missing}"
-            )
+    async def _retry_or_give_up(self, run: Run, why: str) -> None:
+        federation = self._federation
+        failures = await federation.database.run(lambda c: round_rows.failures_in_a_row(c, run.id))
+        if failures > federation.defaults.round_retries:
+            await self._give_up(run, f"{failures} rounds in a row failed; {why}")
             return
-        wait = self._federation.defaults.retry_wait * self._failures
-        self._federation.waits_for(f"retrying a round without quorum in {wait:g} s: {missing}")
+        wait = federation.defaults.retry_wait * failures
+        federation.waits_for(f"retrying a failed round in {wait:g} s; {why}")
         try:
             await self._federation.work.run(asyncio.sleep(wait))
         finally:

@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 from fednot.errors import FednotError
 from fednot.layer_choice import Choice, choose, next_choice
 from server import stop_rule
+from server.evaluation import finite
 from server.federation import Federation
 from server.global_model import Draft
 from server.methods import METHODS, Method, method_named
@@ -29,7 +30,7 @@ from server.records import (
     Version,
     VersionOrigin,
 )
-from server.rounds import NotEnoughClientsError, RoundOrder, Rounds
+from server.rounds import NotEnoughClientsError, RoundOrder, Rounds, missing_text
 from server.state import deletion_rows, round_rows, version_rows
 from server.state.model_store import ModelStoreError, sha256_of
 from server.stop_rule import Judgement
@@ -61,19 +62,18 @@ class UnlearningDriver:
     async def _pin_base(self, job: Job) -> None:
         """Pins the base version and the accuracy that recovery aims at.
 
-        Target and recovery are scored on the same data: the server's, which scored the base when
-        it was made, or the retained clients', who score it now.
+        Target and recovery are scored on the same data, so the base is scored anew: on the
+        server's, or on that of the clients that are retained.
         """
         model = self._federation.model
         base, flat = model.current, model.flat
-        metrics = base.metrics
-        scored_there = self._federation.evaluator is not None and "accuracy" in metrics
-        if base.round and not scored_there:
-            if not await self._gather(job, "the evaluation before a deletion"):
+        accuracy = None
+        if base.round:
+            by_clients = self._federation.evaluator is None
+            if by_clients and not await self._gather(job, "the evaluation before a deletion"):
                 return
             scoring = self._rounds.score(flat, base, job.policy.round_deadline)
-            metrics = await self._federation.work.run(scoring)
-        accuracy = metrics.get("accuracy") if base.round else None
+            accuracy = finite(await self._federation.work.run(scoring)).get("accuracy")
         target = None if accuracy is None else accuracy - job.policy.tolerance
         values = {"base_version": base.number, "target_accuracy": target}
         await self._move(job, JobPhase.NEGATING, **values)
@@ -163,9 +163,8 @@ class UnlearningDriver:
             await self._fail(job, str(error))
             return
         if ended.outcome is RoundOutcome.FAILED:
-            missing = "; ".join(f"{name}: {why}" for name, why in ended.missing.items())
             wait = self._federation.defaults.retry_wait
-            self._federation.waits_for(f"retrying a recovery round without quorum: {missing}")
+            self._federation.waits_for(f"retrying a failed recovery round; {missing_text(ended)}")
             try:
                 await self._federation.work.run(asyncio.sleep(wait))
             finally:
@@ -174,12 +173,11 @@ class UnlearningDriver:
     async def _judge(self, job: Job, attempt: Attempt) -> Judgement:
         federation = self._federation
         method = METHODS[attempt.method]
-        base = await federation.database.run(
-            lambda c: version_rows.get_version(c, job.base_version)
-        )
-        trained = await federation.database.run(
-            lambda c: version_rows.rounds_trained(c, base) if base else 0
-        )
+        trained = 0
+        if method.needs.rounds_trained:
+            trained = await federation.database.run(
+                lambda c: version_rows.rounds_trained(c, job.base_version)
+            )
         budget = method.budget(default=federation.defaults.recovery_rounds, rounds_trained=trained)
         return stop_rule.judge(
             [ended.metrics for ended in attempt.rounds],
@@ -211,24 +209,32 @@ class UnlearningDriver:
         log.info("%s attempt %d: %s", job.id, attempt.number, ended.explanation)
 
     async def _verify(self, job: Job) -> None:
-        """Reads back what was stored; releases and destroys only if it is what it must be."""
-        failure = await self._stored_fault(job)
-        if failure:
-            await self._fail(job, failure)
-            return
-        current = self._federation.model.current
+        """Reads back what was stored; destroys the old versions, then releases the new one.
+
+        The job is COMPLETED only once the files are gone. That the base is marked as destroyed says
+        that the check was passed, should the server stop in between.
+        """
+        model, database = self._federation.model, self._federation.database
+        current = model.current
+        base = await database.run(lambda c: version_rows.get_version(c, job.base_version))
+        if base is not None and base.destroyed_at is None:
+            failure = await self._stored_fault(job)
+            if failure:
+                await self._fail(job, failure)
+                return
+            await database.run(
+                lambda c: version_rows.destroy(c, before=current.number, by=job.id, now=time.time())
+            )
+        await model.sweep()
 
         def command(connection: Connection) -> None:
-            now = time.time()
-            deletion_rows.move(connection, job, JobPhase.COMPLETED, now)
-            version_rows.destroy(connection, keep=(), before=current.number, by=job.id, now=now)
+            deletion_rows.move(connection, job, JobPhase.COMPLETED, time.time())
             if deletion_rows.may_release(connection):
                 version_rows.set_released(connection, current.number)
                 deletion_rows.set_released_by(connection, job.id, current.number)
 
-        await self._federation.database.run(command)
-        files = await self._federation.model.sweep()
-        log.info("%s completed with version %d; %d files destroyed", job.id, current.number, files)
+        await database.run(command)
+        log.info("%s completed with version %d", job.id, current.number)
 
     async def _stored_fault(self, job: Job) -> str:
         """What is wrong with the stored attempt, or ""."""
@@ -244,7 +250,7 @@ class UnlearningDriver:
         if twice:
             return f"{', '.join(sorted(twice))} would be negated twice in its lineage"
         expected = await self._start_of(METHODS[attempt.method], attempt.tensors, base_flat)
-        if sha256_of(expected) != start.sha256:
+        if await asyncio.to_thread(sha256_of, expected) != start.sha256:
             return f"version {start.number} is not what {attempt.method} makes of {base.number}"
         return ""
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from fednot.errors import FednotError, Reason
 from server.cohorts.cohort import Answer, NoAnswer, Update, WorkPlan
@@ -40,13 +42,30 @@ class Assignment:
         self.over = False
         self._answers = answers
         self._verdict: asyncio.Future[None] | None = None
+        self._downloads: set[asyncio.Task[Any]] = set()
 
     def check_open(self) -> None:
-        """Raises FednotError (ROUND_OVER, DUPLICATE_UPDATE) unless an answer is awaited."""
+        """Raises FednotError unless an answer is awaited: ROUND_OVER; if it was given already, the
+        verdict on it again, or DUPLICATE_UPDATE if it counts.
+        """
         if self.over:
             raise _round_over()
+        if self._verdict is not None and self._verdict.done() and not self._verdict.cancelled():
+            self._verdict.result()
         if self.answered:
             raise FednotError(Reason.DUPLICATE_UPDATE, "this work was answered already")
+
+    @contextmanager
+    def downloading(self) -> Iterator[None]:
+        """Ties a call that streams the model to this work: it ends with it, even if it stalls."""
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a download runs in a task")
+        self._downloads.add(task)
+        try:
+            yield
+        finally:
+            self._downloads.discard(task)
 
     def answer(self, answer: Answer) -> None:
         """Hands an answer to the round. Raises FednotError unless one is awaited."""
@@ -74,8 +93,10 @@ class Assignment:
         await verdict
 
     def end(self) -> None:
-        """Ends the work: an update whose verdict is open is refused."""
+        """Ends the work: an update whose verdict is open is refused, downloads are cut."""
         self.over = True
+        for task in self._downloads:
+            task.cancel()
         if self._verdict is not None and not self._verdict.done():
             self._verdict.set_exception(_round_over())
 
@@ -88,6 +109,12 @@ class RemoteCohort:
         self._sessions: dict[str, Session] = {}
         self._assignments: dict[str, Assignment] = {}
         self._pulse = Pulse()
+        self._stopping = False
+
+    def stop(self) -> None:
+        """Sends waiting clients away, since the server stops: they reconnect to the next one."""
+        self._stopping = True
+        self._pulse.beat()
 
     def connected(self) -> frozenset[str]:
         """Clients whose session has not lapsed."""
@@ -140,10 +167,15 @@ class RemoteCohort:
         return frozenset(a.client for a in self._assignments.values() if not a.answered)
 
     async def next_assignment(self, client: str, max_wait: float) -> Assignment | None:
-        """The client's open work, once there is some, or None after `max_wait` seconds."""
+        """The client's open work, once there is some, or None after `max_wait` seconds.
+
+        Raises FednotError (SHUTTING_DOWN) when the server stops.
+        """
         until = time.monotonic() + max_wait
         while True:
             mark = self._pulse.mark()
+            if self._stopping:
+                raise FednotError(Reason.SHUTTING_DOWN, "the server is stopping", retry_after=1.0)
             for assignment in self._of(client):
                 if not assignment.answered:
                     return assignment

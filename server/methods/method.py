@@ -20,11 +20,13 @@ from fednot.manifest import Manifest
 class Needs:
     """What a method needs beside the base version.
 
-    `layers`: a choice of layers; `initial`: the data-free initial version.
+    `layers`: a choice of layers; `initial`: the data-free initial version; `rounds_trained`: how
+    many rounds made the base.
     """
 
     layers: bool = False
     initial: bool = False
+    rounds_trained: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,5 +56,8 @@ class Method(Protocol):
         ...
 
     def budget(self, *, default: int, rounds_trained: int) -> int:
-        """The most recovery rounds, if the request does not say."""
+        """The most recovery rounds, if the request does not say.
+
+        `rounds_trained` is 0 unless the method needs it.
+        """
         ...

@@ -13,7 +13,7 @@ class Retrain:
     """Start again from the initial version, for as many rounds as the model was trained."""
 
     name: ClassVar[str] = "retrain"
-    needs: ClassVar[Needs] = Needs(initial=True)
+    needs: ClassVar[Needs] = Needs(initial=True, rounds_trained=True)
     new_lineage: ClassVar[bool] = True
 
     def start(self, context: StartContext) -> torch.Tensor:

@@ -10,6 +10,7 @@ from typing import Any, Final
 from grpc import aio
 
 from fednot.errors import FednotError, Reason
+from fednot.naming import REQUEST_ID
 from fednot.v1 import deletion_pb2, deletion_pb2_grpc
 from server.coordinator import Coordinator
 from server.federation import Federation
@@ -20,8 +21,8 @@ from server.services.paging import next_token, page_of
 from server.services.policies import recovery_policy
 from server.state import deletion_rows
 
-MAX_REQUEST_ID: Final = 128
 WATCH_TICK: Final = 15.0
+RETRY_AFTER: Final = 1.0
 
 Context = aio.ServicerContext[Any, Any]
 
@@ -77,6 +78,10 @@ class DeletionServicer(deletion_pb2_grpc.DeletionServiceServicer):
                 last = response
             if deletion.job.phase in ENDED:
                 return
+            if self._federation.activity.stopping:
+                raise FednotError(
+                    Reason.SHUTTING_DOWN, "the server is stopping", retry_after=RETRY_AFTER
+                )
             await self._federation.changes.wait(WATCH_TICK, mark)
 
     async def CancelDeletion(
@@ -89,9 +94,10 @@ class DeletionServicer(deletion_pb2_grpc.DeletionServiceServicer):
     def _ask(self, request: deletion_pb2.UnlearnRequest) -> DeletionAsk:
         if request.scope.WhichOneof("target") != "client" or not request.scope.client:
             raise FednotError(Reason.INVALID_REQUEST, "scope.client: name the client to forget")
-        if len(request.request_id) > MAX_REQUEST_ID:
+        if request.request_id and not REQUEST_ID.fullmatch(request.request_id):
             raise FednotError(
-                Reason.INVALID_REQUEST, f"request_id: must be at most {MAX_REQUEST_ID} characters"
+                Reason.INVALID_REQUEST,
+                "request_id: must be 1 to 128 printable ASCII characters without spaces",
             )
         payload = deletion_pb2.UnlearnRequest()
         payload.CopyFrom(request)

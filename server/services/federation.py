@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import AsyncIterator
 from typing import Any, Final
@@ -11,19 +10,19 @@ from typing import Any, Final
 from grpc import aio
 
 from fednot.errors import FednotError, Reason
-from fednot.manifest import ManifestError
+from fednot.naming import one_line
 from fednot.tensors import as_bytes
 from fednot.v1 import federation_pb2, federation_pb2_grpc, model_pb2
-from fednot.wire import checksum, chunks, manifest_of
+from fednot.wire import checksum, chunks
 from server.cohorts.cohort import Evaluation, NoAnswer, WorkKind
 from server.cohorts.remote import Assignment, RemoteCohort, Session
 from server.federation import Federation
 from server.records import ClientRecord
+from server.services.admission import check_join, check_metrics, device_name
 from server.services.messages import barred_message, round_phase, timestamp
 from server.services.uploads import UploadDesk
 from server.state import client_rows
 
-CLIENT_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 MAX_POLL_SECONDS: Final = 30.0
 MAX_MESSAGE_LENGTH: Final = 500
 
@@ -50,16 +49,13 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
         self, request: federation_pb2.JoinRequest, context: Context
     ) -> federation_pb2.JoinResponse:
         """Opens a session."""
-        if not CLIENT_NAME.fullmatch(request.client):
-            raise FednotError(
-                Reason.INVALID_CLIENT_NAME, f"{request.client!r} is not a name for a client"
-            )
-        self._check_manifest(request.manifest)
+        check_join(request, self._federation.model.manifest)
+        device = device_name(request.device)
         session = Session(
             client=request.client,
             num_train_examples=request.num_train_examples,
             num_test_examples=request.num_test_examples,
-            device=request.device,
+            device=device,
             last_seen=time.monotonic(),
         )
         record = ClientRecord(
@@ -68,7 +64,7 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
             last_seen_at=time.time(),
             num_train_examples=request.num_train_examples,
             num_test_examples=request.num_test_examples,
-            device=request.device[:32],
+            device=device,
         )
         await self._federation.database.run(lambda c: client_rows.record_join(c, record))
         self._cohort.open(session)
@@ -104,21 +100,23 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
         assignment.check_open()
         plan = assignment.plan
         payload = as_bytes(plan.flat)
-        yield federation_pb2.DownloadModelResponse(
-            header=model_pb2.ModelHeader(
-                version=plan.version.number,
-                generation=plan.version.generation,
-                manifest_digest=self._federation.model.manifest.digest,
-                num_bytes=len(payload),
-            )
+        header = model_pb2.ModelHeader(
+            version=plan.version.number,
+            generation=plan.version.generation,
+            manifest_digest=self._federation.model.manifest.digest,
+            num_bytes=len(payload),
         )
         sent = self._federation.metrics.transfer.labels("sent")
-        for chunk in chunks(payload):
-            yield federation_pb2.DownloadModelResponse(chunk=chunk)
-            sent.inc(len(chunk))
-            session.last_seen = time.monotonic()
-        digest = await asyncio.to_thread(checksum, payload)
-        yield federation_pb2.DownloadModelResponse(trailer=model_pb2.StreamTrailer(xxh3_128=digest))
+        with assignment.downloading():
+            yield federation_pb2.DownloadModelResponse(header=header)
+            for chunk in chunks(payload):
+                assignment.check_open()
+                yield federation_pb2.DownloadModelResponse(chunk=chunk)
+                sent.inc(len(chunk))
+                session.last_seen = time.monotonic()
+            digest = await asyncio.to_thread(checksum, payload)
+            trailer = model_pb2.StreamTrailer(xxh3_128=digest)
+            yield federation_pb2.DownloadModelResponse(trailer=trailer)
 
     async def UploadUpdate(
         self,
@@ -143,6 +141,7 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
             )
         if assignment.plan.kind is not WorkKind.EVALUATE:
             raise FednotError(Reason.INVALID_REQUEST, "work_id: this work is training")
+        check_metrics(request.metrics)
         assignment.answer(Evaluation(session.client, request.num_examples, dict(request.metrics)))
         return federation_pb2.ReportEvaluationResponse()
 
@@ -152,7 +151,7 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
         """Notes that work could not be done."""
         session = self._session(request.session)
         assignment = self._cohort.assignment(session.client, request.work_id)
-        reason = f"it failed: {request.message[:MAX_MESSAGE_LENGTH]}"
+        reason = f"it failed: {one_line(request.message, MAX_MESSAGE_LENGTH)}"
         assignment.answer(NoAnswer(session.client, reason))
         return federation_pb2.ReportFailureResponse()
 
@@ -162,7 +161,7 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
         """Notes that the client is alive and says whether its work still counts."""
         session = self._session(request.session)
         session.degraded = request.degraded
-        session.device = request.device or session.device
+        session.device = device_name(request.device) or session.device
         return federation_pb2.HeartbeatResponse(
             work_stands=self._stands(session.client, request.work_id),
             barred=barred_message(self._federation.fences.bar_of(session.client)),
@@ -191,20 +190,6 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
         except FednotError:
             return False
         return True
-
-    def _check_manifest(self, message: model_pb2.Manifest) -> None:
-        try:
-            theirs = manifest_of(message)
-        except (ManifestError, KeyError) as error:
-            raise FednotError(Reason.INVALID_REQUEST, f"manifest: {error}") from error
-        differences = self._federation.model.manifest.differences(theirs)
-        if differences:
-            shown = "; ".join(differences[:5])
-            more = f"; and {len(differences) - 5} more" if len(differences) > 5 else ""
-            raise FednotError(
-                Reason.MANIFEST_MISMATCH,
-                f"the client's model is not the federation's: {shown}{more}",
-            )
 
 
 def _train_work(assignment: Assignment) -> federation_pb2.TrainWork:

@@ -160,6 +160,10 @@ class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
             yield operator_pb2.DownloadVersionResponse(header=header)
             digest = xxhash.xxh3_128()
             while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
+                if await self._federation.database.run(released) != version:
+                    raise FednotError(
+                        Reason.NOT_RELEASED, f"version {version.number} was withdrawn meanwhile"
+                    )
                 digest.update(chunk)
                 yield operator_pb2.DownloadVersionResponse(chunk=chunk)
         trailer = model_pb2.StreamTrailer(xxh3_128=digest.hexdigest())

@@ -14,8 +14,11 @@ from server.cohorts.cohort import Update, WorkKind
 from server.cohorts.remote import Assignment, RemoteCohort, Session
 from server.evaluation import finite
 from server.federation import Federation
+from server.services.admission import check_metrics
 
 MESSAGE_TIMEOUT: Final = 30.0
+SLOT_TIMEOUT: Final = 20.0
+RETRY_AFTER: Final = 2.0
 
 Stream = AsyncIterator[federation_pb2.UploadUpdateRequest]
 
@@ -41,10 +44,24 @@ class UploadDesk:
         self._federation.fences.check(session.client)
         assignment = self._cohort.assignment(session.client, header.work_id)
         self._check(header, session, assignment)
-        async with self._slots:
+        await self._slot()
+        try:
             update = await self._receive(stream, header, session, assignment)
             await assignment.submit(update)
+        finally:
+            self._slots.release()
         return assignment.plan.round
+
+    async def _slot(self) -> None:
+        try:
+            async with asyncio.timeout(SLOT_TIMEOUT):
+                await self._slots.acquire()
+        except TimeoutError:
+            raise FednotError(
+                Reason.SERVER_BUSY,
+                f"no upload slot came free in {SLOT_TIMEOUT:g} s",
+                retry_after=RETRY_AFTER,
+            ) from None
 
     def _check(
         self, header: federation_pb2.UpdateHeader, session: Session, assignment: Assignment
@@ -74,6 +91,7 @@ class UploadDesk:
                 f"the update counts {header.num_examples} examples; "
                 f"{session.client} joined with {session.num_train_examples}",
             )
+        check_metrics(header.metrics)
 
     async def _receive(
         self,

@@ -59,13 +59,22 @@ class ModelStore:
         return flat
 
     def delete_all_but(self, kept: Collection[str]) -> int:
-        """Deletes every file but those of the named sha256, and returns how many there were."""
+        """Deletes every file but those of the named sha256, and returns how many there were.
+
+        Raises OSError if one could not be deleted, after all others were.
+        """
         names = {self.path(sha256).name for sha256 in kept}
         doomed = [path for path in self._directory.iterdir() if path.name not in names]
+        failure: OSError | None = None
         for path in doomed:
-            path.unlink()
+            try:
+                path.unlink()
+            except OSError as error:
+                failure = error
         if doomed:
             self._sync_directory()
+        if failure is not None:
+            raise failure
         return len(doomed)
 
     def _sync_directory(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -60,29 +60,29 @@ def next_number(connection: Connection) -> int:
     return (connection.execute(select(func.max(versions.c.number))).scalar() or 0) + 1
 
 
-def rounds_trained(connection: Connection, version: Version) -> int:
+def rounds_trained(connection: Connection, number: int) -> int:
     """How many completed rounds made a version, along its parents, since its initialisation."""
-    line = select(versions.c.parent, versions.c.round).where(versions.c.number == version.number)
+    columns = (versions.c.parent, versions.c.round, versions.c.lineage)
+    line = select(*columns).where(versions.c.number == number)
     ancestors = line.cte(recursive=True)
-    parents = select(versions.c.parent, versions.c.round).join(
-        ancestors, versions.c.number == ancestors.c.parent
+    same_line = (versions.c.number == ancestors.c.parent) & (
+        versions.c.lineage == ancestors.c.lineage
     )
-    ancestors = ancestors.union_all(parents.where(versions.c.lineage == version.lineage))
+    ancestors = ancestors.union_all(select(*columns).join(ancestors, same_line))
     query = select(func.count()).select_from(ancestors).where(ancestors.c.round > 0)
     return connection.execute(query).scalar() or 0
 
 
 def destroy(
-    connection: Connection, *, keep: Collection[int], before: int, by: str, now: float
+    connection: Connection, *, before: int, by: str, now: float
 ) -> tuple[DestroyedVersion, ...]:
-    """Marks every version older than `before` as destroyed by a job, but those to keep.
+    """Marks every version older than `before` as destroyed by a job, or by a run that keeps few.
 
     Initial versions hold no data and always stay. A file is deleted by whoever calls this, once the
     transaction is committed and no version that is kept has the same bytes.
     """
     query = select(versions).where(
         versions.c.number < before,
-        versions.c.number.not_in(keep),
         versions.c.origin != VersionOrigin.INITIAL,
         versions.c.destroyed_at.is_(None),
     )

@@ -5,21 +5,37 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import Connection, inspect, text, update
 from sqlalchemy.exc import IntegrityError
-from support.state import accepted, begun, client, new_round, new_run, released, version
+from support.state import (
+    COMPLETED,
+    FAILED,
+    RECOVERING,
+    WAYS,
+    accepted,
+    begun,
+    client,
+    driven,
+    new_round,
+    new_run,
+    released,
+    version,
+)
 
 from fednot.errors import FednotError, Reason
 from server.records import (
     Attempt,
     ClientRecord,
     DestroyedVersion,
+    JobPhase,
     Round,
     RoundOutcome,
+    RoundPhase,
     Run,
     RunState,
 )
@@ -63,14 +79,14 @@ class TestState:
         ]
         assert listed == [[5, 4], [3, 2], [1], []]
 
-    def test_destroying_spares_initial_kept_newer_and_destroyed_versions(self, run: Any) -> None:
-        """Versions 1 and 4 are initial, 2 is kept, 6 is not older: of six, 3 and 5 are doomed."""
-        origins = ("initial", "training", "training", "initial", "recovery", "recovery")
+    def test_destroying_spares_initial_newer_and_destroyed_versions(self, run: Any) -> None:
+        """Versions 1, 2 and 4 are initial, 6 is not older: of six, 3 and 5 are doomed."""
+        origins = ("initial", "initial", "training", "initial", "recovery", "recovery")
         for number, origin in enumerate(origins, 1):
             run(lambda c, n=number, o=origin: version_rows.insert_version(c, version(n, o)))
 
         def destroy(c: Connection) -> Any:
-            return version_rows.destroy(c, keep={2}, before=6, by="job-1", now=9.0)
+            return version_rows.destroy(c, before=6, by="job-1", now=9.0)
 
         doomed = (DestroyedVersion(3, "sha-3"), DestroyedVersion(5, "sha-5"))
         assert run(destroy) == doomed
@@ -84,9 +100,9 @@ class TestState:
         """Versions 1 and 3 are the same bytes; version 1 alone is destroyed, then both."""
         for number, sha256 in ((1, "same"), (2, "other"), (3, "same"), (4, "last")):
             run(lambda c, n=number, s=sha256: version_rows.insert_version(c, version(n, sha256=s)))
-        run(lambda c: version_rows.destroy(c, keep=(), before=3, by="j", now=1.0))
+        run(lambda c: version_rows.destroy(c, before=3, by="j", now=1.0))
         assert run(version_rows.kept_hashes) == {"same", "last"}
-        run(lambda c: version_rows.destroy(c, keep=(), before=4, by="j", now=1.0))
+        run(lambda c: version_rows.destroy(c, before=4, by="j", now=1.0))
         assert run(version_rows.kept_hashes) == {"last"}
 
     def test_rounds_trained_are_counted_along_the_parents_of_a_lineage(self, run: Any) -> None:
@@ -100,11 +116,12 @@ class TestState:
             version(7, "recovery", lineage=2),
         ]
         run(lambda c: [version_rows.insert_version(c, each) for each in made])
-        counts = [run(lambda c, v=each: version_rows.rounds_trained(c, v)) for each in made]
+        counts = [run(lambda c, v=each: version_rows.rounds_trained(c, v.number)) for each in made]
         assert counts == [0, 1, 2, 2, 3, 0, 1]
 
     def test_a_round_gets_its_number_and_ends_with_all_its_fields(self, run: Any) -> None:
-        given = new_round(run_id=3, job_id="job-1", attempt=2)
+        run(begun)
+        given = new_round(job_id="job-1", attempt=2)
         first, second = (run(lambda c: round_rows.start_round(c, given)) for _ in range(2))
         assert (first.number, second.number, first.cohort) == (1, 2, ("c1", "c2"))
         ended = Round(
@@ -132,11 +149,42 @@ class TestState:
 
     def test_a_round_with_a_barred_client_does_not_start(self, run: Any) -> None:
         run(begun)
-        run(accepted)
+        job = run(accepted).job
+        run(lambda c: driven(c, "r1", RECOVERING))
+        plan = new_round("c1", "c2", phase=RoundPhase.RECOVERY, job_id=job.id)
         with pytest.raises(FencedError, match="c1 may no longer train"):
-            run(lambda c: round_rows.start_round(c, new_round("c1", "c2")))
+            run(lambda c: round_rows.start_round(c, plan))
         assert not run(lambda c: round_rows.list_rounds(c, 0, 9))
-        assert run(lambda c: round_rows.start_round(c, new_round("c2", "c3"))).number == 1
+        without = replace(plan, cohort=("c2", "c3"))
+        assert run(lambda c: round_rows.start_round(c, without)).number == 1
+
+    def test_a_training_round_starts_for_the_active_run_alone(self, run: Any) -> None:
+        run(begun)
+        with pytest.raises(FencedError, match="training round is no longer wanted"):
+            run(lambda c: round_rows.start_round(c, new_round(run_id=2)))
+        assert run(lambda c: round_rows.start_round(c, new_round())).number == 1
+        run(lambda c: round_rows.end_run(c, 1, RunState.STOPPED))
+        with pytest.raises(FencedError, match="training round is no longer wanted"):
+            run(lambda c: round_rows.start_round(c, new_round()))
+
+    @pytest.mark.parametrize("phase", list(WAYS))
+    def test_a_job_lets_its_recovery_rounds_start_and_no_training_while_it_is_open(
+        self, run: Any, phase: JobPhase
+    ) -> None:
+        """Recovery starts in RECOVERING alone, training once the job has ended."""
+        run(begun)
+        job = run(accepted).job
+        run(lambda c: driven(c, "r1", phase))
+        recovery = new_round("c2", phase=RoundPhase.RECOVERY, job_id=job.id, run_id=0)
+        started = []
+        for plan in (recovery, new_round("c2")):
+            try:
+                run(lambda c, plan=plan: round_rows.start_round(c, plan))
+                started.append(plan.phase.value)
+            except FencedError:
+                pass
+        expected = {RECOVERING: ["recovery"], COMPLETED: ["training"], FAILED: ["training"]}
+        assert started == expected.get(phase, [])
 
     def test_a_round_that_a_deletion_aborted_commits_nothing(self, run: Any) -> None:
         run(begun)
@@ -155,6 +203,7 @@ class TestState:
         assert run(lambda c: round_rows.get_round(c, 1)).outcome is RoundOutcome.ABORTED
 
     def test_only_running_rounds_are_aborted_and_a_round_ends_once(self, run: Any) -> None:
+        run(begun)
         done = run(lambda c: round_rows.start_round(c, new_round()))
         ended = Round(**(vars(done) | {"outcome": RoundOutcome.FAILED}))
         run(lambda c: round_rows.end_round(c, ended))
@@ -165,6 +214,30 @@ class TestState:
         assert run(lambda c: round_rows.abort_running_rounds(c, 9.0)) == ()
         assert run(lambda c: round_rows.get_round(c, 1)).outcome is RoundOutcome.FAILED
         assert run(lambda c: round_rows.get_round(c, 3)).ended_at == 8.0
+
+    def test_a_round_is_closed_only_while_it_runs(self, run: Any) -> None:
+        run(begun)
+        for _ in range(2):
+            run(lambda c: round_rows.start_round(c, new_round()))
+        run(lambda c: round_rows.close_round(c, 1, RoundOutcome.FAILED, 5.0))
+        run(lambda c: round_rows.close_round(c, 1, RoundOutcome.ABORTED, 6.0))
+        first, second = (run(lambda c, n=n: round_rows.get_round(c, n)) for n in (1, 2))
+        assert (first.outcome, first.ended_at) == (RoundOutcome.FAILED, 5.0)
+        assert second.outcome is RoundOutcome.RUNNING
+
+    def test_failures_in_a_row_are_counted_back_to_the_last_success(self, run: Any) -> None:
+        """F, C, F, A, F: two since the success; an aborted round is neither."""
+        run(begun)
+        assert run(lambda c: round_rows.failures_in_a_row(c, 1)) == 0
+        outcomes = ("failed", "completed", "failed", "aborted", "failed")
+        found = []
+        for number, outcome in enumerate(outcomes, 1):
+            run(lambda c: round_rows.start_round(c, new_round()))
+            ended = RoundOutcome(outcome)
+            run(lambda c, n=number, o=ended: round_rows.close_round(c, n, o, 5.0))
+            found.append(run(lambda c: round_rows.failures_in_a_row(c, 1)))
+        assert found == [1, 0, 1, 1, 2]
+        assert run(lambda c: round_rows.failures_in_a_row(c, 2)) == 0
 
     def test_one_run_is_active_at_a_time_and_its_last_round_completes_it(self, run: Any) -> None:
         first = run(lambda c: round_rows.start_run(c, new_run()))
@@ -182,6 +255,9 @@ class TestState:
         run(lambda c: round_rows.start_run(c, new_run()))
         failed = run(lambda c: round_rows.end_run(c, 1, RunState.FAILED, "why"))
         assert (failed.state, failed.failure) == (RunState.FAILED, "why")
+        assert run(lambda c: round_rows.end_run(c, 1, RunState.STOPPED)) == failed
+        with pytest.raises(FencedError, match="run 1 is failed"):
+            run(lambda c: round_rows.count_round(c, 1))
         assert run(lambda c: round_rows.start_run(c, new_run())).id == 2
         assert run(round_rows.latest_run).id == run(round_rows.active_run).id == 2
         with pytest.raises(LookupError):

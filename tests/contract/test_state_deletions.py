@@ -208,16 +208,16 @@ class TestDeletions:
             ((JobPhase.CANCELLED,), True),
             ((FAILED, JobPhase.CANCELLED), False),
             ((COMPLETED, JobPhase.CANCELLED), True),
-            ((FAILED, COMPLETED), True),
+            ((FAILED, COMPLETED), False),
             ((COMPLETED, FAILED), False),
             ((COMPLETED, QUEUED), False),
             ((QUEUED, COMPLETED), False),
         ],
     )
-    def test_a_release_needs_no_open_job_and_a_last_one_that_did_not_fail(
+    def test_a_release_needs_no_open_job_and_none_that_failed(
         self, run: Any, ends: tuple[JobPhase, ...], expected: bool
     ) -> None:
-        """The jobs ended so in turn; a cancelled one changed nothing and does not count."""
+        """The jobs of c1, c2, ... ended so in turn; a cancelled one does not count."""
         run(begun)
         for number, phase in enumerate(ends, 1):
             name = f"r{number}"
@@ -228,11 +228,41 @@ class TestDeletions:
                 run(lambda c, name=name, phase=phase: driven(c, name, phase))
         assert run(deletion_rows.may_release) is expected
 
+    @pytest.mark.parametrize("end", [COMPLETED, FAILED])
+    def test_a_failed_deletion_is_made_good_by_another_one_of_the_same_client(
+        self, run: Any, end: JobPhase
+    ) -> None:
+        run(begun)
+        for name, phase in (("r1", FAILED), ("r2", end)):
+            run(lambda c, name=name: accepted(c, name))
+            run(lambda c, name=name, phase=phase: driven(c, name, phase))
+        assert run(deletion_rows.may_release) is (end is COMPLETED)
+
+    @pytest.mark.parametrize(
+        ("sha256", "end", "expected"),
+        [("sha-1", COMPLETED, True), ("sha-3", COMPLETED, False), ("sha-1", FAILED, False)],
+    )
+    def test_a_failed_deletion_is_made_good_by_a_completed_retraining(
+        self, run: Any, sha256: str, end: JobPhase, expected: bool
+    ) -> None:
+        """c1's failed; c2's starts from version 1, which holds nobody, or from another model."""
+        run(begun)
+        run(accepted)
+        run(lambda c: driven(c, "r1", FAILED))
+        job = run(lambda c: accepted(c, "r2", "c2")).job
+        start = version(3, "unlearning", sha256=sha256)
+        run(lambda c: version_rows.insert_version(c, start))
+        attempt = Attempt(job.id, 1, "retrain", (), start_version=3)
+        run(lambda c: deletion_rows.insert_attempt(c, attempt))
+        run(lambda c: driven(c, "r2", end))
+        assert run(deletion_rows.may_release) is expected
+
     def test_an_attempt_comes_back_with_its_rounds_and_its_end(self, run: Any) -> None:
         run(begun)
         job = run(accepted).job
         given = Attempt(job.id, 1, "not", ("w", "v"), 2, warnings=("careful",), explanation="why")
         run(lambda c: deletion_rows.insert_attempt(c, given))
+        run(lambda c: driven(c, "r1", RECOVERING))
         started = new_round("c2", phase=RoundPhase.RECOVERY, job_id=job.id, attempt=1)
         for result, outcome in ((3, RoundOutcome.COMPLETED), (0, RoundOutcome.FAILED)):
             begun_round = run(lambda c: round_rows.start_round(c, started))
@@ -266,7 +296,7 @@ class TestDeletions:
         run(begun)
         job = run(accepted).job
         run(lambda c: version_rows.insert_version(c, version(3)))
-        run(lambda c: version_rows.destroy(c, keep=(), before=3, by=job.id, now=9.0))
+        run(lambda c: version_rows.destroy(c, before=3, by=job.id, now=9.0))
         run(lambda c: deletion_rows.set_released_by(c, job.id, 3))
         found = run(lambda c: deletion_rows.get_deletion(c, "r1")).job
         assert (found.released_version, found.destroyed) == (3, (DestroyedVersion(2, "sha-2"),))

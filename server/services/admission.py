@@ -1,0 +1,67 @@
+"""Checks what a client says of itself and of its work before any of it is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from fednot.errors import FednotError, Reason
+from fednot.manifest import Manifest, ManifestError
+from fednot.naming import CLIENT_NAME, one_line
+from fednot.v1 import federation_pb2, model_pb2
+from fednot.wire import manifest_of
+
+MOST_EXAMPLES: Final = 1 << 48
+MOST_METRICS: Final = 32
+LONGEST_METRIC: Final = 64
+LONGEST_DEVICE: Final = 32
+RATIOS: Final = ("accuracy", "chance")
+SHOWN_DIFFERENCES: Final = 5
+
+
+def check_join(request: federation_pb2.JoinRequest, ours: Manifest) -> None:
+    """Raises FednotError (INVALID_CLIENT_NAME, INVALID_REQUEST, MANIFEST_MISMATCH)."""
+    if not CLIENT_NAME.fullmatch(request.client):
+        raise FednotError(
+            Reason.INVALID_CLIENT_NAME, f"{request.client!r} is not a name for a client"
+        )
+    for field in ("num_train_examples", "num_test_examples"):
+        if getattr(request, field) > MOST_EXAMPLES:
+            raise FednotError(Reason.INVALID_REQUEST, f"{field}: must be at most {MOST_EXAMPLES}")
+    _check_manifest(request.manifest, ours)
+
+
+def check_metrics(metrics: Mapping[str, float]) -> None:
+    """Raises FednotError (INVALID_REQUEST) for too many metrics, or a ratio that is none."""
+    if len(metrics) > MOST_METRICS or any(len(key) > LONGEST_METRIC for key in metrics):
+        raise FednotError(
+            Reason.INVALID_REQUEST,
+            f"metrics: at most {MOST_METRICS}, with names of at most {LONGEST_METRIC} characters",
+        )
+    for key in RATIOS:
+        if not 0.0 <= metrics.get(key, 0.0) <= 1.0:
+            raise FednotError(
+                Reason.INVALID_REQUEST,
+                f"metrics.{key}: {metrics[key]} is no ratio; it must be from 0 to 1",
+            )
+
+
+def device_name(text: str) -> str:
+    """The device that a client named, fit to be stored and shown."""
+    return one_line(text, LONGEST_DEVICE)
+
+
+def _check_manifest(message: model_pb2.Manifest, ours: Manifest) -> None:
+    try:
+        theirs = manifest_of(message)
+    except (ManifestError, KeyError) as error:
+        raise FednotError(Reason.INVALID_REQUEST, f"manifest: {error}") from error
+    differences = ours.differences(theirs)
+    if differences:
+        shown = "; ".join(differences[:SHOWN_DIFFERENCES])
+        more = len(differences) - SHOWN_DIFFERENCES
+        raise FednotError(
+            Reason.MANIFEST_MISMATCH,
+            f"the client's model is not the federation's: {shown}"
+            + (f"; and {more} more" if more > 0 else ""),
+        )
