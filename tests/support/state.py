@@ -25,7 +25,7 @@ from server.records import (
     Version,
     VersionOrigin,
 )
-from server.state import client_rows, deletion_rows, version_rows
+from server.state import client_rows, deletion_rows, round_rows, version_rows
 
 QUEUED, NEGATING, RECOVERING = JobPhase.QUEUED, JobPhase.NEGATING, JobPhase.RECOVERING
 VERIFYING, COMPLETED, FAILED = JobPhase.VERIFYING, JobPhase.COMPLETED, JobPhase.FAILED
@@ -62,6 +62,7 @@ def new_round(*cohort: str, **values: Any) -> Round:
         "base_version": 1,
         "cohort": cohort or ("c1", "c2"),
         "started_at": 2.0,
+        "run_id": 1,
     }
     return Round(**(fields | values))
 
@@ -88,9 +89,10 @@ def client(name: str, **values: Any) -> ClientRecord:
 
 
 def begun(c: Connection) -> None:
-    """Three clients, an initial version 1, and version 2 of a round, released."""
+    """Three clients, an active run 1, an initial version 1, and version 2, released."""
     for name in ("c1", "c2", "c3"):
         client_rows.record_join(c, client(name))
+    round_rows.start_run(c, new_run())
     version_rows.insert_version(c, version(1, "initial"))
     version_rows.insert_version(c, version(2))
     version_rows.set_released(c, 2)

@@ -157,9 +157,9 @@ def test_the_same_context_gives_the_same_start_always() -> None:
 
 def test_each_method_says_what_it_needs() -> None:
     assert {name: method.needs for name, method in METHODS.items()} == {
-        "not": Needs(layers=True, initial=False),
-        "fine-tune": Needs(layers=False, initial=False),
-        "retrain": Needs(layers=False, initial=True),
+        "not": Needs(layers=True),
+        "fine-tune": Needs(),
+        "retrain": Needs(initial=True, rounds_trained=True),
     }
 
 

@@ -119,7 +119,7 @@ def test_a_model_that_does_not_leave_chance_is_given_up() -> None:
     assert verdict(scored(0.1, 0.12, 0.16, 0.1), plateau_rounds=9) == GOING_ON
 
 
-def test_chance_comes_before_the_other_rules() -> None:
+def test_chance_comes_before_plateau_and_budget() -> None:
     """Four equal rounds at 0.1 are a plateau of window 3, and here the budget, too."""
     assert verdict(scored(*(0.1,) * 4), budget=4).reason is StopReason.CHANCE
 
@@ -171,11 +171,26 @@ def test_the_full_budget_is_not_spent_on_a_model_at_chance() -> None:
 @pytest.mark.parametrize("metrics", [{}, {"loss": 1.0}, {"chance": 0.1}])
 def test_without_an_accuracy_only_the_budget_stops(metrics: dict[str, float]) -> None:
     assert verdict([metrics] * 9) == GOING_ON
-    assert verdict([metrics] * 10) == Judgement(True, True, 10, StopReason.BUDGET)
+    assert verdict([metrics] * 10).reason is StopReason.BUDGET
+    assert verdict([metrics] * 10, target=None) == Judgement(True, True, 10, StopReason.BUDGET)
 
 
-def test_one_round_without_an_accuracy_silences_the_other_rules() -> None:
-    assert verdict([*scored(0.95, 0.95), {"loss": 1.0}, *scored(0.95)], min_rounds=3) == GOING_ON
+def test_a_round_without_an_accuracy_counts_for_the_budget_alone() -> None:
+    """No rule but the budget speaks after round 3; round 4 has reached the target."""
+    history = [*scored(0.95, 0.95), {"loss": 1.0}, *scored(0.95)]
+    assert verdict(history[:3], min_rounds=3) == GOING_ON
+    assert verdict(history[:3], min_rounds=3, budget=3).reason is StopReason.BUDGET
+    assert verdict(history, min_rounds=3) == Judgement(True, True, 4, StopReason.TARGET)
+
+
+def test_the_margin_of_chance_is_at_most_half_way_to_the_target() -> None:
+    """Target 0.14, chance 0.1: half way is 0.12, which is nearer than 0.15."""
+    assert verdict(scored(*(0.12,) * 4), target=0.14).reason is StopReason.CHANCE
+    assert verdict(scored(*(0.121,) * 4), target=0.14).reason is StopReason.PLATEAU
+
+
+def test_a_target_near_chance_that_is_reached_is_the_target() -> None:
+    assert verdict(scored(*(0.12,) * 4), target=0.12, min_rounds=4).reason is StopReason.TARGET
 
 
 @given(
