@@ -161,3 +161,14 @@ def test_what_a_crash_left_half_written_is_deleted_too(store: ModelStore) -> Non
         store.path(sha256).with_suffix(".partial").write_bytes(b"half")
     assert store.delete_all_but({kept}) == 2
     assert files(store) == [f"{kept}.safetensors"]
+
+
+def test_what_cannot_be_deleted_is_told_after_all_else_was_deleted(store: ModelStore) -> None:
+    """A folder, which no unlink removes, whatever the rights of the test's user."""
+    for number in (1, 2, 3):
+        store.write(model(number), MANIFEST, "")
+    stubborn = store.path("stubborn")
+    stubborn.mkdir()
+    with pytest.raises(OSError, match="stubborn"):
+        store.delete_all_but(())
+    assert files(store) == [stubborn.name]
