@@ -6,11 +6,15 @@ Little-endian byte order is assumed of the machine, as torch's own CPU builds do
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 import torch
 from torch import nn
 
 from fednot.manifest import Manifest
+
+UNAVERAGED: Final = (torch.bool, torch.uint8)
+"""Dtypes that have no differences; such tensors stay as the server has them."""
 
 
 def empty(manifest: Manifest) -> torch.Tensor:
@@ -61,11 +65,11 @@ def load_into(module: nn.Module, flat: torch.Tensor, manifest: Manifest) -> None
 
 
 def difference(trained: torch.Tensor, given: torch.Tensor, manifest: Manifest) -> torch.Tensor:
-    """The update: trained minus given in each tensor's dtype; bool tensors are left zero."""
+    """The update: trained minus given in each tensor's dtype; UNAVERAGED dtypes are left zero."""
     update = empty(manifest)
     new, old, out = (views(flat, manifest) for flat in (trained, given, update))
     for name, view in out.items():
-        if view.dtype is not torch.bool:
+        if view.dtype not in UNAVERAGED:
             torch.sub(new[name], old[name], out=view)
     return update
 

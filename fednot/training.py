@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
@@ -123,9 +124,15 @@ class BatchedDataset(Protocol):
 def batches(
     data: SampleDataset, order: list[int], batch_size: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yields inputs and targets stacked over the batch, in the given order of indices."""
-    for start in range(0, len(order), batch_size):
-        yield batch_of(data, order[start : start + batch_size])
+    """Yields inputs and targets stacked over the batch, in the given order of indices.
+
+    A single last sample joins the batch before it: BatchNorm cannot train on one sample.
+    """
+    ends = list(range(batch_size, len(order), batch_size))
+    if ends and len(order) - ends[-1] == 1:
+        ends.pop()
+    for start, end in pairwise([0, *ends, len(order)]):
+        yield batch_of(data, order[start:end])
 
 
 def batch_of(data: SampleDataset, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -12,13 +12,13 @@ import torch
 
 from fednot.errors import FednotError, Reason
 from fednot.manifest import Manifest
-from fednot.tensors import first_not_finite, views
+from fednot.tensors import UNAVERAGED, first_not_finite, views
 
 
 class RunningAverage:
     """The weighted mean of updates, added one at a time.
 
-    Integer tensors are averaged and rounded to the nearest integer; bool tensors stay the model's.
+    Signed integers are averaged and rounded to the nearest; bool and uint8 stay the model's.
     """
 
     def __init__(self, manifest: Manifest) -> None:
@@ -26,10 +26,9 @@ class RunningAverage:
         self._sums = {
             spec.name: torch.zeros(spec.shape, dtype=torch.float64)
             for spec in manifest
-            if spec.torch_dtype is not torch.bool
+            if spec.torch_dtype not in UNAVERAGED
         }
         self.num_examples = 0
-        self.num_updates = 0
 
     def add(self, update: torch.Tensor, num_examples: int) -> None:
         """Adds one update (flat, uint8). Raises FednotError if it is not finite or has no weight.
@@ -47,7 +46,6 @@ class RunningAverage:
         for key, total in self._sums.items():
             total.add_(found[key], alpha=num_examples)
         self.num_examples += num_examples
-        self.num_updates += 1
 
     def applied_to(self, model: torch.Tensor) -> torch.Tensor:
         """A new flat model: the given one plus the mean update. Raises ValueError if none came."""

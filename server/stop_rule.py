@@ -106,7 +106,7 @@ def _recovered(
 ) -> bool:
     if reason in (StopReason.CHANCE, StopReason.TARGET):
         return reason is StopReason.TARGET
-    if target is None:
+    if target is None or not any("accuracy" in score for score in scores):
         return True
     chance = min(max(chance_of(score) for score in scores), target)
     return max(score.get("accuracy", 0.0) for score in scores) >= (chance + target) / 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -26,7 +27,7 @@ LAST_ROUND_BEFORE = 2
 
 
 @pytest.fixture
-def trained(tmp_path: Path):
+def trained(tmp_path: Path) -> Iterator[LocalFederation]:
     """Three clients that have trained two rounds; c1 and c2 can be held back."""
     with LocalFederation(tmp_path, server_flags=("--min-clients", "2")) as federation:
         federation.start_server()
@@ -38,7 +39,9 @@ def trained(tmp_path: Path):
         yield federation
 
 
-def test_a_deleted_clients_update_in_flight_never_reaches_the_model(trained: LocalFederation):
+def test_a_deleted_clients_update_in_flight_never_reaches_the_model(
+    trained: LocalFederation,
+) -> None:
     trained.hold.touch()
     trained.start_training(3)
     eventually("c0's update is in", lambda: trained.status().round.updates == 1)
@@ -72,7 +75,7 @@ def test_a_deleted_clients_update_in_flight_never_reaches_the_model(trained: Loc
     assert run.rounds_done == 3, "the interrupted run goes on after the job"
 
 
-def test_the_deleted_client_is_told_why_and_stays_out(trained: LocalFederation):
+def test_the_deleted_client_is_told_why_and_stays_out(trained: LocalFederation) -> None:
     trained.unlearn("c0", "forget-c0", max_rounds=1)
     trained.await_job("forget-c0")
 

@@ -111,8 +111,15 @@ def test_scores_are_means_over_all_samples() -> None:
 
 
 def test_batches_keep_the_order_and_the_last_is_shorter() -> None:
-    data = blobs(5)
-    found = list(training.batches(data, [4, 0, 3], 2))
-    assert [len(targets) for _, targets in found] == [2, 1]
-    assert torch.equal(found[0][0], data.inputs[[4, 0]])
-    assert torch.equal(found[1][1], data.targets[[3]])
+    data = blobs(6)
+    found = list(training.batches(data, [4, 0, 5, 3, 1], 3))
+    assert [len(targets) for _, targets in found] == [3, 2]
+    assert torch.equal(found[0][0], data.inputs[[4, 0, 5]])
+    assert torch.equal(found[1][1], data.targets[[3, 1]])
+
+
+@pytest.mark.parametrize(("size", "sizes"), [(1, [1]), (8, [4, 4]), (9, [4, 5]), (10, [4, 4, 2])])
+def test_a_single_last_sample_joins_the_batch_before_it(size: int, sizes: list[int]) -> None:
+    """BatchNorm cannot train on one sample."""
+    data = InMemoryDataset(torch.zeros(size, 1), torch.zeros(size), [str(i) for i in range(size)])
+    assert [len(targets) for _, targets in training.batches(data, list(range(size)), 4)] == sizes
