@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Final, Self
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, exposition
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    exposition,
+)
 
 from fednot import __version__
 
@@ -71,6 +78,7 @@ class ClientMetrics:
     @classmethod
     def fresh(cls) -> Self:
         """Metrics in a registry of their own."""
+        disable_created_metrics()
         return cls(CollectorRegistry())
 
     def connected(self, value: bool) -> None:

@@ -18,7 +18,7 @@ ARG TASK_REQUIREMENTS=
 RUN if [ -n "$TASK_REQUIREMENTS" ]; then pip install -c constraints.txt $TASK_REQUIREMENTS; fi
 
 FROM dependencies AS package
-COPY README.m[d] LICENSE ./
+COPY README.md LICENSE ./
 COPY fednot fednot
 COPY server server
 COPY client client

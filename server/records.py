@@ -255,10 +255,7 @@ class Bar:
     @property
     def message(self) -> str:
         """One sentence for the client."""
-        return (
-            f"client {self.client} was forgotten by deletion {self.request_id} and may not train; "
-            "only an operator can readmit it"
-        )
+        return f"client {self.client} was forgotten by deletion {self.request_id} and may not train"
 
 
 @dataclass(frozen=True)

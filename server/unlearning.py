@@ -53,7 +53,7 @@ class UnlearningDriver:
 
     async def step(self, job: Job) -> None:
         """Takes the next step of an open job."""
-        if time.time() > job.created_at + self._federation.defaults.job_deadline:
+        if job.phase is not JobPhase.VERIFYING and not self._time_left(job):
             await self._fail(job, "its deadline passed; nothing was rolled back")
             return
         await self._steps[job.phase](job)

@@ -38,7 +38,7 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFedera
             found.start_client(index, held=index == 4)
         found.release()
         found.await_connected(5)
-        found.train(2)
+        assert found.train(2).rounds_done == 2, found.log("server")
         yield found
 
 

@@ -48,7 +48,7 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFedera
         for index in range(3):
             found.start_client(index)
         found.await_connected(3)
-        found.train(2)
+        assert found.train(2).rounds_done == 2, found.log("server")
         found.unlearn("c0", "forget-c0", min_rounds=1, max_rounds=1, tolerance=0.9)
         job = found.await_job("forget-c0").job
         assert job.phase == deletion_pb2.JOB_PHASE_COMPLETED, found.log("server")

@@ -23,7 +23,7 @@ def waiting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFederatio
             federation.start_client(index, held=index == 2)
         federation.release()
         federation.await_connected(3)
-        federation.train(1)
+        assert federation.train(1).rounds_done == 1, federation.log("server")
         federation.hold.touch()
         federation.start_training(2)
         eventually("c2 is waited for", lambda: federation.status().round.updates == 2)

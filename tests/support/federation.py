@@ -159,6 +159,10 @@ class LocalFederation:
         )
         return name
 
+    def hold_from(self, number: int) -> None:
+        """Holds clients back from a round on; touching `hold` in mid-run leaves it to chance."""
+        self.hold.write_text(str(number))
+
     def release(self) -> None:
         """Lets held clients train."""
         self.hold.unlink(missing_ok=True)

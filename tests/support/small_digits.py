@@ -22,7 +22,8 @@ OWN_TEST_MOST = 100
 class SmallDigits(Task):
     """200 digits for each client; `client` "" is the server's side, which holds 200 test digits.
 
-    Training waits as long as the file `hold` exists, and raises as long as the file `fail` exists.
+    Training waits as long as the file `hold` exists, from the round on that it may name, and raises
+    as long as the file `fail` exists.
     With `client_test` "yes" a client holds the server's test digits, with a number that many of its
     own; with `server_test` "no" the server holds none. `trace` "no" saves a server's start the
     tracing, `hidden` makes another model.
@@ -67,9 +68,17 @@ class SmallDigits(Task):
 
     def train(self, model: nn.Module, data: SampleDataset, context: TrainContext) -> TrainResult:
         until = time.monotonic() + 60
-        while self._hold is not None and self._hold.exists() and time.monotonic() < until:
+        while self._is_held(context.round) and time.monotonic() < until:
             context.check()
             time.sleep(0.02)
         if self._fail is not None and self._fail.exists():
             raise RuntimeError("the disk with the digits is gone")
         return super().train(model, data, context)
+
+    def _is_held(self, number: int) -> bool:
+        if self._hold is None:
+            return False
+        try:
+            return number >= int(self._hold.read_text() or 0)
+        except FileNotFoundError:
+            return False
