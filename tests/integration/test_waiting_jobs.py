@@ -58,7 +58,7 @@ def test_the_second_deletion_names_the_job_that_goes_first(waiting: LocalFederat
 
 
 def test_the_last_client_can_be_deleted_and_that_be_cancelled(waiting: LocalFederation) -> None:
-    """With nobody left, the job in front waits for two of two; the cancelled one lifts its fence."""
+    """With nobody left the job in front waits for two of two; cancelling lifts the new fence."""
     waiting.unlearn("c2", "third")
     assert waiting.client_info("c2").barred_by == "third"
     eventually(
