@@ -182,7 +182,8 @@ class Rounds:
         summed = await federation.work.run(self._sum(order, begun, base))
         if summed.flat is None:
             return await self._fail(begun, summed)
-        scoring = self.score(summed.flat, base, order.policy.deadline)
+        upcoming = replace(base, number=base.number + 1)
+        scoring = self.score(summed.flat, upcoming, order.policy.deadline)
         metrics = {**summed.metrics, **finite(await federation.work.run(scoring))}
         outcome = RoundOutcome.DEGRADED if summed.missing else RoundOutcome.COMPLETED
         ended = replace(

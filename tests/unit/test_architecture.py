@@ -86,6 +86,10 @@ def pickling(module: str, text: str) -> set[str]:
     return found | set(calls(tree)) & PICKLING_CALLS
 
 
+def swallows_cancellation(text: str) -> bool:
+    return "asyncio.wait_for" in set(calls(ast.parse(text)))
+
+
 def pure_sources() -> list[Path]:
     return sorted(path for pattern in PURE for path in (ROOT / "server").glob(pattern))
 
@@ -162,6 +166,13 @@ def test_arithmetic_knows_no_network_database_or_clock() -> None:
 )
 def test_impure_arithmetic_is_seen(text: str) -> None:
     assert impurities("server/stop_rule.py", text)
+
+
+def test_no_wait_can_swallow_a_cancellation() -> None:
+    """asyncio.wait_for of Python 3.11 can: a deletion would wait for its round's deadline."""
+    product = [path for package in ("fednot", "server", "client") for path in sources(package)]
+    assert [name_of(path) for path in product if swallows_cancellation(path.read_text())] == []
+    assert swallows_cancellation("import asyncio\nasyncio.wait_for(answer, 3)")
 
 
 def test_nothing_pickles() -> None:

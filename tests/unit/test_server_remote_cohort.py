@@ -1,0 +1,172 @@
+"""Sessions and assignments: every answer is settled, and no wait outlives its reason."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import aclosing
+
+import pytest
+import torch
+
+from fednot.errors import FednotError, Reason
+from server.cohorts.cohort import NoAnswer, Update, WorkKind, WorkPlan
+from server.cohorts.remote import Assignment, RemoteCohort, Session
+from server.interruption import Interruptible, WorkInterruptedError
+from server.records import RoundPhase, Version, VersionOrigin
+
+FLAT = torch.zeros(8, dtype=torch.uint8)
+
+
+def plan(*clients: str, deadline: float = 30.0) -> WorkPlan:
+    version = Version(1, "", 0, 0, 1, VersionOrigin.INITIAL, 0, 0.0, 8)
+    return WorkPlan(WorkKind.TRAIN, 1, RoundPhase.TRAINING, version, FLAT, clients, deadline)
+
+
+def cohort_of(*clients: str, lapse: float = 30.0) -> RemoteCohort:
+    cohort = RemoteCohort(lapse=lapse)
+    for name in clients:
+        cohort.open(Session(name, 10, 0, "cpu", last_seen=time.monotonic()))
+    return cohort
+
+
+async def answers_of(cohort: RemoteCohort, work: WorkPlan) -> list[object]:
+    async with aclosing(cohort.work(work)) as answers:
+        return [answer async for answer in answers]
+
+
+async def given(cohort: RemoteCohort, client: str) -> Assignment:
+    assignment = await cohort.next_assignment(client, 5)
+    if assignment is None:
+        raise AssertionError(f"{client} was given no work")
+    return assignment
+
+
+def update(client: str) -> Update:
+    return Update(client, 1, FLAT, {}, lambda _: None)
+
+
+@pytest.mark.parametrize("turns", range(5))
+async def test_an_answer_just_before_an_interruption_does_not_swallow_it(turns: int) -> None:
+    """With asyncio.wait_for of Python 3.11 the interruption waited for the round's deadline."""
+    cohort, work = cohort_of("a", "b"), Interruptible()
+    running = asyncio.create_task(work.run(answers_of(cohort, plan("a", "b"))))
+    (await given(cohort, "a")).answer(NoAnswer("a", "it failed"))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    async with asyncio.timeout(2):
+        await work.interrupt()
+        with pytest.raises(WorkInterruptedError):
+            await running
+
+
+async def test_a_client_that_is_lost_is_not_waited_for() -> None:
+    cohort = cohort_of("a", lapse=0.2)
+    (answer,) = await answers_of(cohort, plan("a"))
+    assert isinstance(answer, NoAnswer)
+    assert answer.reason.startswith("lost; last seen")
+
+
+async def test_silence_until_the_deadline_says_when_the_client_was_seen() -> None:
+    (answer,) = await answers_of(cohort_of("a"), plan("a", deadline=0.1))
+    assert answer == NoAnswer("a", "no answer in 0.1 s; last seen 0 s ago")
+
+
+async def test_a_client_that_joins_again_gets_its_work_again() -> None:
+    cohort = cohort_of("a")
+    running = asyncio.create_task(answers_of(cohort, plan("a")))
+    first = await given(cohort, "a")
+    cohort.open(Session("a", 10, 0, "cpu", last_seen=time.monotonic()))
+    assert await given(cohort, "a") is first
+    first.answer(NoAnswer("a", "done"))
+    await running
+
+
+async def test_a_refused_update_that_is_sent_again_is_refused_again() -> None:
+    """Its first reply may have been lost; DUPLICATE_UPDATE would tell the client that it counts."""
+    cohort = cohort_of("a", "b")
+    answers = cohort.work(plan("a", "b"))
+    coming = asyncio.create_task(anext(answers))
+    assignment = await given(cohort, "a")
+    sending = asyncio.create_task(assignment.submit(update("a")))
+    answer = await coming
+    answer.settle(FednotError(Reason.NOT_FINITE, "it holds NaN"))
+    with pytest.raises(FednotError, match="NaN"):
+        await sending
+    with pytest.raises(FednotError, match="NaN"):
+        cohort.assignment("a", assignment.id).check_open()
+    await answers.aclose()
+
+
+async def test_an_accepted_update_that_is_sent_again_is_a_duplicate() -> None:
+    cohort = cohort_of("a", "b")
+    answers = cohort.work(plan("a", "b"))
+    coming = asyncio.create_task(anext(answers))
+    assignment = await given(cohort, "a")
+    sending = asyncio.create_task(assignment.submit(update("a")))
+    (await coming).settle(None)
+    await sending
+    with pytest.raises(FednotError) as refused:
+        assignment.check_open()
+    assert refused.value.reason is Reason.DUPLICATE_UPDATE
+    await answers.aclose()
+
+
+async def test_the_end_of_the_work_settles_updates_and_cuts_downloads() -> None:
+    cohort = cohort_of("a")
+    answers = cohort.work(plan("a"))
+    coming = asyncio.create_task(anext(answers))
+    assignment = await given(cohort, "a")
+
+    async def stalled_download() -> None:
+        with assignment.downloading():
+            await asyncio.sleep(30)
+
+    download = asyncio.create_task(stalled_download())
+    sending = asyncio.create_task(assignment.submit(update("a")))
+    await coming
+    await answers.aclose()
+    with pytest.raises(FednotError) as refused:
+        await sending
+    assert refused.value.reason is Reason.ROUND_OVER
+    async with asyncio.timeout(2):
+        with pytest.raises(asyncio.CancelledError):
+            await download
+    with pytest.raises(FednotError) as gone:
+        cohort.assignment("a", assignment.id)
+    assert gone.value.reason is Reason.UNKNOWN_WORK
+
+
+async def test_a_server_that_stops_sends_waiting_clients_away() -> None:
+    cohort = cohort_of("a")
+    waiting = asyncio.create_task(cohort.next_assignment("a", 30))
+    await asyncio.sleep(0)
+    cohort.stop()
+    async with asyncio.timeout(2):
+        with pytest.raises(FednotError) as refused:
+            await waiting
+    assert refused.value.reason is Reason.SHUTTING_DOWN
+    assert refused.value.retry_after
+
+
+async def test_a_client_that_leaves_ends_the_wait_for_it() -> None:
+    cohort = cohort_of("a")
+    running = asyncio.create_task(answers_of(cohort, plan("a")))
+    await given(cohort, "a")
+    cohort.close(cohort.sessions()["a"])
+    assert await running == [NoAnswer("a", "it left")]
+    assert cohort.connected() == frozenset()
+
+
+async def test_another_session_or_client_cannot_touch_the_work() -> None:
+    cohort = cohort_of("a", "b")
+    running = asyncio.create_task(answers_of(cohort, plan("a")))
+    assignment = await given(cohort, "a")
+    for call in (
+        lambda: cohort.assignment("b", assignment.id),
+        lambda: cohort.session("a", "not its session"),
+    ):
+        with pytest.raises(FednotError):
+            call()
+    assignment.answer(NoAnswer("a", "done"))
+    await running
