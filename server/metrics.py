@@ -15,10 +15,10 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from server.client_states import ClientState
 from server.records import JobPhase, RoundOutcome, RoundPhase, Version
 
 UPDATE_OUTCOMES: Final = ("accepted", "refused", "missing")
-CLIENT_STATES: Final = ("idle", "working", "gone", "barred")
 DIRECTIONS: Final = ("sent", "received")
 
 
@@ -116,9 +116,9 @@ class Metrics:
         if "loss" in version.metrics:
             self.loss.set(version.metrics["loss"])
 
-    def show_clients(self, counts: Mapping[str, int]) -> None:
+    def show_clients(self, counts: Mapping[ClientState, int]) -> None:
         """Shows how many clients are in each state."""
-        for state in CLIENT_STATES:
+        for state in ClientState:
             self.clients.labels(state).set(counts.get(state, 0))
 
     def show_jobs(self, counts: Mapping[JobPhase, int], oldest: float) -> None:

@@ -10,6 +10,7 @@ from typing import Final
 
 from sqlalchemy import Connection
 
+from server.client_states import state_of
 from server.cohorts.remote import RemoteCohort
 from server.federation import Federation
 from server.records import ClientRecord, JobPhase, Version
@@ -47,7 +48,7 @@ class Monitor:
         if current is not None:
             metrics.show_version(current, released.number if released else 0)
         connected, working = self._cohort.connected(), self._cohort.working()
-        metrics.show_clients(Counter(_state(client, connected, working) for client in clients))
+        metrics.show_clients(Counter(state_of(client, connected, working) for client in clients))
         metrics.show_jobs(jobs, oldest)
         await self._write_seen(connected)
         self.refreshed_at = time.monotonic()
@@ -64,14 +65,6 @@ class Monitor:
                     client_rows.record_seen(connection, name, at)
 
         await self._federation.database.run(command)
-
-
-def _state(client: ClientRecord, connected: frozenset[str], working: frozenset[str]) -> str:
-    if client.barred_by:
-        return "barred"
-    if client.name not in connected:
-        return "gone"
-    return "working" if client.name in working else "idle"
 
 
 def _snapshot(

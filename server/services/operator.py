@@ -16,6 +16,7 @@ import fednot
 from fednot.errors import FednotError, Reason
 from fednot.v1 import model_pb2, operator_pb2, operator_pb2_grpc
 from fednot.wire import CHUNK_BYTES
+from server.client_states import ClientState, state_of
 from server.cohorts.remote import RemoteCohort, Session
 from server.coordinator import Coordinator, released
 from server.federation import Federation
@@ -104,8 +105,8 @@ class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
             clients=[
                 _client_message(
                     client,
+                    state_of(client, sessions, working),
                     sessions.get(client.name),
-                    client.name in working,
                     self._cohort.last_seen(client.name) or client.last_seen_at,
                 )
                 for client in known
@@ -184,17 +185,11 @@ def _standing(
 
 
 def _client_message(
-    client: ClientRecord, session: Session | None, working: bool, last_seen: float
+    client: ClientRecord, state: ClientState, session: Session | None, last_seen: float
 ) -> operator_pb2.ClientInfo:
-    if client.barred_by:
-        state = operator_pb2.CLIENT_STATE_BARRED
-    elif session is None:
-        state = operator_pb2.CLIENT_STATE_GONE
-    else:
-        state = operator_pb2.CLIENT_STATE_WORKING if working else operator_pb2.CLIENT_STATE_IDLE
     return operator_pb2.ClientInfo(
         name=client.name,
-        state=state,
+        state=operator_pb2.ClientState.Value(f"CLIENT_STATE_{state.name}"),
         joined_at=timestamp(client.joined_at),
         last_seen_at=timestamp(last_seen),
         num_train_examples=client.num_train_examples,
