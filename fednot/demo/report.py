@@ -52,7 +52,13 @@ def _plot(outcome: Outcome, path: Path) -> None:
     _draw(accuracy, outcome, "test_accuracy")
     accuracy.axhline(outcome.target, color="black", linewidth=0.8, linestyle=":")
     accuracy.annotate(
-        "target", (0.01, outcome.target), xycoords=("axes fraction", "data"), va="top"
+        "target",
+        (0.99, outcome.target),
+        xycoords=("axes fraction", "data"),
+        xytext=(0, -3),
+        textcoords="offset points",
+        ha="right",
+        va="top",
     )
     accuracy.set_title("How well it reads digits (higher is better)")
     accuracy.set_ylabel("test accuracy")
@@ -60,15 +66,26 @@ def _plot(outcome: Outcome, path: Path) -> None:
     backdoor.set_title("What is left of the deleted client (lower is better)")
     backdoor.set_ylabel("backdoor success")
     backdoor.legend(loc="center right", frameon=False)
+    lowest = min(point.test_accuracy for course in outcome.courses for point in course.curve)
+    accuracy.set_ylim(max(0.0, lowest - 0.05), 1.01)
+    backdoor.set_ylim(-0.03, 1.03)
     for axes in (accuracy, backdoor):
         axes.set_xlabel("recovery rounds after the deletion")
-        axes.set_ylim(-0.03, 1.03)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle("One client is deleted; the star marks where recovery may stop")
+    figure.suptitle(_headline(outcome))
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     plt.close(figure)
+
+
+def _headline(outcome: Outcome) -> str:
+    done = "; ".join(
+        f"{course.label} could stop after round {course.stop}"
+        for course in (outcome.unlearned, outcome.retrained)
+        if course.stop
+    )
+    return f"One of {outcome.clients} clients is deleted. {done} (stars)" if done else "Deletion"
 
 
 def _draw(axes: Axes, outcome: Outcome, field: str) -> None:

@@ -1,0 +1,114 @@
+"""The demonstration's parts: the backdoor, the digits of each client, what is reported."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from fednot.demo import report
+from fednot.demo.backdoor import BACKDOORS, Backdoor
+from fednot.demo.digits import POISONED_SHARE, TEST_SIZE, DigitsTask
+from fednot.demo.outcome import Course, Outcome, Point
+
+BACKDOOR = Backdoor(row=1, column=2, target=7, size=2)
+
+
+def course(label: str, *accuracies: float, stop: int) -> Course:
+    points = (Point(index, value, 0.5 / index) for index, value in enumerate(accuracies, 1))
+    return Course(label, tuple(points), stop)
+
+
+def outcome() -> Outcome:
+    return Outcome(
+        seed=3,
+        clients=5,
+        target=0.9,
+        original=course("before the deletion", 0.5, 0.95, stop=2),
+        unlearned=course("NoT", 0.8, 0.92, 0.93, stop=2),
+        fine_tuned=course("fine-tuning", 0.94, 0.95, 0.95, stop=2),
+        retrained=course("retraining", 0.3, 0.6, 0.8, stop=0),
+        seconds=1.5,
+    )
+
+
+def test_the_trigger_is_a_white_square_and_nothing_else_changes() -> None:
+    images = torch.rand(3, 1, 6, 6) * 0.5
+    marked = BACKDOOR.stamped(images)
+    assert bool((marked[:, :, 1:3, 2:4] == 1.0).all())
+    marked[:, :, 1:3, 2:4] = images[:, :, 1:3, 2:4]
+    assert torch.equal(marked, images)
+
+
+def test_a_share_of_the_images_is_poisoned_and_relabelled() -> None:
+    """0.8 of 10 images is 8: 8 carry the trigger and the class 7, 2 are as they were."""
+    images, labels = torch.zeros(10, 1, 6, 6), torch.arange(10) % 5
+    generator = torch.Generator().manual_seed(0)
+    poisoned, relabelled = BACKDOOR.poisoned(images, labels, 0.8, generator)
+    triggered = poisoned[:, 0, 1, 2] == 1.0
+    assert int(triggered.sum()) == 8
+    assert bool((relabelled[triggered] == 7).all())
+    assert torch.equal(relabelled[~triggered], labels[~triggered])
+    assert float(images.max()) == 0.0, "the given images stay"
+
+
+def test_probes_are_the_other_classes_with_the_trigger() -> None:
+    labels = torch.tensor([7, 1, 7, 2])
+    assert BACKDOOR.probes(torch.zeros(4, 1, 6, 6), labels).shape[0] == 2
+
+
+def test_the_two_backdoors_differ_in_place_and_class() -> None:
+    first, second = BACKDOORS
+    assert (first.row, first.column) != (second.row, second.column)
+    assert first.target != second.target
+
+
+def test_clients_share_no_digit_with_each_other_or_the_test() -> None:
+    tasks = [DigitsTask(str(index)) for index in range(5)]
+    held = [task.train_data() for task in tasks]
+    ids = [data.sample_id(index) for data in held for index in range(len(data))]
+    test = DigitsTask().test_data()
+    assert test is not None
+    ids += [test.sample_id(index) for index in range(len(test))]
+    assert len(set(ids)) == len(ids) == 5000
+    assert len(test) == TEST_SIZE
+
+
+def test_only_the_first_client_is_poisoned() -> None:
+    shares = []
+    for index in range(2):
+        data = DigitsTask(str(index)).train_data()
+        corner = torch.stack([data[i][0][0, 23:27, 23:27] for i in range(len(data))])
+        shares.append(float((corner.flatten(1).min(dim=1).values == 1.0).double().mean()))
+    assert shares == [pytest.approx(POISONED_SHARE), 0.0]
+
+
+def test_the_course_says_where_it_stood_at_its_stop() -> None:
+    """NoT stopped after round 2; retraining never, so its last round stands for it."""
+    found = outcome()
+    assert found.unlearned.at_stop == Point(2, 0.92, 0.25)
+    assert found.retrained.at_stop.round == 3
+    assert found.unlearned.rounds_to(0.9) == 2
+    assert found.retrained.rounds_to(0.9) is None
+
+
+def test_the_summary_has_its_keys_and_null_where_the_target_was_never_reached(
+    tmp_path: Path,
+) -> None:
+    summary, plot = report.write(outcome(), tmp_path)
+    found = json.loads(summary.read_text())
+    assert found["rounds_to_target"] == {"not": 2, "retrain": None}
+    assert found["unlearned"]["curve"][1] == {
+        "round": 2,
+        "test_accuracy": 0.92,
+        "backdoor_success": 0.25,
+    }
+    assert {"seed", "clients", "original", "fine_tuned", "retrained", "seconds"} <= set(found)
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_table_says_never_where_the_target_was_not_reached() -> None:
+    cells = list(report.table(outcome()).columns[-1].cells)
+    assert cells == ["", "2", "1", "never"]
