@@ -70,6 +70,14 @@ def missing_text(ended: Round) -> str:
     return f"missing {found}" if found else ""
 
 
+def _drawn(clients: tuple[str, ...], policy: RoundPolicy, seed: str) -> tuple[str, ...]:
+    if policy.fraction == 1:
+        return clients
+    size = max(policy.min_clients, math.ceil(policy.fraction * len(clients)))
+    draw = random.Random(seed)  # noqa: S311
+    return tuple(sorted(draw.sample(clients, min(size, len(clients)))))
+
+
 class Rounds:
     """Runs rounds of a federation, one at a time."""
 
@@ -158,17 +166,13 @@ class Rounds:
     async def _begin(self, order: RoundOrder, clients: tuple[str, ...]) -> Round:
         federation = self._federation
         version = federation.model.current
-        chosen = clients
-        if order.policy.fraction < 1:
-            size = max(order.policy.min_clients, math.ceil(order.policy.fraction * len(clients)))
-            draw = random.Random(f"{federation.defaults.seed}/{version.number}")  # noqa: S311
-            chosen = tuple(sorted(draw.sample(clients, min(size, len(clients)))))
+        upcoming = await federation.database.run(round_rows.next_number)
         new = Round(
             number=0,
             phase=order.phase,
             outcome=RoundOutcome.RUNNING,
             base_version=version.number,
-            cohort=chosen,
+            cohort=_drawn(clients, order.policy, f"{federation.defaults.seed}/{upcoming}"),
             started_at=time.time(),
             run_id=order.run_id,
             job_id=order.job_id,

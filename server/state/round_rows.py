@@ -77,6 +77,11 @@ def count_round(connection: Connection, run_id: int) -> None:
     )
 
 
+def next_number(connection: Connection) -> int:
+    """The number that the next round will get."""
+    return (connection.execute(select(func.max(rounds.c.number))).scalar() or 0) + 1
+
+
 def start_round(connection: Connection, new: Round) -> Round:
     """Adds a running round and gives it its number.
 
