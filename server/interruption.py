@@ -21,7 +21,13 @@ class Interruptible:
         self._interrupted = False
 
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Runs the work. Raises WorkInterruptedError if it was interrupted before its end."""
+        """Runs the work. Raises WorkInterruptedError if it was interrupted before its end.
+
+        Raises RuntimeError if other work is in hand.
+        """
+        if self._task is not None:
+            work.close()
+            raise RuntimeError("one piece of work at a time")
         self._interrupted = False
         task = self._task = asyncio.create_task(work)
         try:

@@ -205,3 +205,12 @@ async def test_cancelling_the_caller_while_its_work_is_being_interrupted_is_not_
     await interruption
     with pytest.raises(asyncio.CancelledError):
         await running
+
+
+async def test_a_second_piece_of_work_is_refused() -> None:
+    work = Interruptible()
+    first = asyncio.create_task(work.run(asyncio.sleep(0.05, "first")))
+    await asyncio.sleep(0)
+    with pytest.raises(RuntimeError, match="one piece"):
+        await work.run(asyncio.sleep(0))
+    assert await first == "first"
