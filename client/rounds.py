@@ -31,8 +31,6 @@ _DROPPED: Final = {
     Reason.UNKNOWN_WORK,
     Reason.STALE_GENERATION,
     Reason.WRONG_BASE_VERSION,
-    Reason.VERSION_DESTROYED,
-    Reason.UNKNOWN_VERSION,
     Reason.CLIENT_BARRED,
 }
 
@@ -79,7 +77,7 @@ class Rounds:
     async def evaluate(self, session: Session, order: federation_pb2.EvaluateWork) -> str:
         """Evaluates and reports; gives the outcome and raises as `train` does."""
         work = Work(order.work_id, "evaluation", f"evaluation of version {order.version}")
-        return await self._done(session, work, self._evaluate(session, work))
+        return await self._done(session, work, self._evaluate(session, work, order.version))
 
     def cancel(self) -> None:
         """Cancels the work in hand, if any."""
@@ -125,15 +123,15 @@ class Rounds:
             config=numbers(order.config),
             cancelled=work.cancelled,
         )
-        given = await self._download(session, work)
+        given = await self._download(session, work, order.version)
         update = await self._worker.run(lambda: self._trainer.train(given, context))
         self._metrics.trained(update.seconds)
         await self._upload(session, order, work, update)
         self._metrics.contributed(update.num_examples)
         _log.info("%s done: %d examples in %.1f s", work.title, update.num_examples, update.seconds)
 
-    async def _evaluate(self, session: Session, work: Work) -> None:
-        given = await self._download(session, work)
+    async def _evaluate(self, session: Session, work: Work, version: int) -> None:
+        given = await self._download(session, work, version)
         scores = await self._worker.run(lambda: self._trainer.evaluate(given))
         if work.cancelled.is_set():
             raise WorkCancelledError("the work no longer counts")
@@ -142,9 +140,9 @@ class Rounds:
         )
         _log.info("%s done: %d examples", work.title, scores.num_examples)
 
-    async def _download(self, session: Session, work: Work) -> torch.Tensor:
+    async def _download(self, session: Session, work: Work, version: int) -> torch.Tensor:
         return await self._connection.call(
-            lambda: self._transfer.download(session.message, work.id, work.cancelled),
+            lambda: self._transfer.download(session.message, work.id, version, work.cancelled),
             work.cancelled,
         )
 

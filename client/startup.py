@@ -14,11 +14,9 @@ from client.metrics import ClientMetrics
 from client.settings import ClientSettings
 from client.trainer import Trainer
 from fednot import __version__
-from fednot.data import DataError
 from fednot.http_status import StatusServer
-from fednot.manifest import Manifest, ManifestError
-from fednot.task import Task
-from fednot.task_loading import TaskLoadError, load_task
+from fednot.manifest import Manifest
+from fednot.task_loading import TaskLoadError, calling, load_task
 from fednot.v1 import federation_pb2
 from fednot.wire import manifest_message
 
@@ -73,7 +71,7 @@ def prepare(settings: ClientSettings) -> Prepared:
         raise StartError(str(error)) from error
     try:
         return _prepared(settings, state)
-    except (TaskLoadError, DataError, DeviceError, ManifestError, OSError) as error:
+    except (TaskLoadError, DeviceError, OSError) as error:
         state.close()
         raise StartError(str(error)) from error
     except BaseException:
@@ -97,15 +95,12 @@ def _trainer(settings: ClientSettings, metrics: ClientMetrics) -> Trainer:
     preferred = choose(settings.device)
     metrics.device(str(preferred), degraded=False)
     device = Device(preferred, lambda now: metrics.device(str(now), degraded=True))
-    task = load_task(settings.task, settings.task_arg)
-    train_data = task.train_data()
+    with calling(settings.task):
+        task = load_task(settings.task, settings.task_arg)
+        train_data, test_data = task.train_data(), task.test_data()
+        manifest = Manifest.of(task.build_model())
     if not len(train_data):
         raise StartError(f"train_data() of {settings.task} is empty; there is nothing to train on")
-    return Trainer(task, _manifest(task, settings), train_data, task.test_data(), device)
-
-
-def _manifest(task: Task, settings: ClientSettings) -> Manifest:
-    manifest = Manifest.of(task.build_model())
     if not manifest.tensors:
         raise StartError(f"the model of {settings.task} has no tensors")
-    return manifest
+    return Trainer(task, manifest, train_data, test_data, device)

@@ -46,9 +46,13 @@ class Transfer:
         self._moved = moved
 
     async def download(
-        self, session: federation_pb2.Session, work_id: str, cancelled: threading.Event
+        self,
+        session: federation_pb2.Session,
+        work_id: str,
+        version: int,
+        cancelled: threading.Event,
     ) -> torch.Tensor:
-        """The flat model that the work starts from, uint8 [manifest.nbytes].
+        """The flat model of the version that the work names, uint8 [manifest.nbytes].
 
         Raises BrokenStreamError, TimeoutError or AioRpcError, which a retry may mend;
         FinalRefusalError if the server's model has another manifest; WorkCancelledError.
@@ -58,7 +62,7 @@ class Transfer:
             timeout=deadline_for(self._manifest.nbytes),
         )
         try:
-            return await self._received(call, cancelled)
+            return await self._received(call, version, cancelled)
         except FednotError as error:
             raise BrokenStreamError(f"the download is broken: {error.message}") from error
         finally:
@@ -93,9 +97,10 @@ class Transfer:
     async def _received(
         self,
         call: aio.UnaryStreamCall[Any, federation_pb2.DownloadModelResponse],
+        version: int,
         cancelled: threading.Event,
     ) -> torch.Tensor:
-        receiver = self._receiver(await _part(call, "header"))
+        receiver = self._receiver(await _part(call, "header"), version)
         while True:
             _check(cancelled)
             part = await _part(call, "chunk", "trailer")
@@ -107,7 +112,11 @@ class Transfer:
             raise BrokenStreamError("the download goes on after its trailer")
         return receiver.finish(part.trailer.xxh3_128)
 
-    def _receiver(self, part: federation_pb2.DownloadModelResponse) -> Receiver:
+    def _receiver(self, part: federation_pb2.DownloadModelResponse, version: int) -> Receiver:
+        if part.header.version != version:
+            raise BrokenStreamError(
+                f"version {part.header.version} came; the work is on version {version}"
+            )
         if part.header.manifest_digest != self._manifest.digest:
             raise FinalRefusalError(
                 "the server's model has another manifest than the one this client's Task builds; "

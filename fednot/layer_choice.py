@@ -94,7 +94,7 @@ def _first(layer_map: LayerMap, done: frozenset[str], allow_unsafe: bool) -> Cho
     if not left:
         raise FednotError(
             Reason.NO_ELIGIBLE_LAYER,
-            f"No layer is left to negate: {why}, and of {_listed(_names(layer_map.layers))} every"
+            f"No layer is left to negate: {why}, and of {_listed(_shown(layer_map.layers))} every"
             " other layer is an output layer or was negated before; ask for the method retrain.",
         )
     warning = f"The first layer cannot be taken: {why}; {left[0].name} was taken instead."
@@ -106,7 +106,7 @@ def _all_but_last(layer_map: LayerMap, done: frozenset[str]) -> Choice:
     if not layers:
         raise FednotError(
             Reason.NO_ELIGIBLE_LAYER,
-            f"No layer is left to negate: each of {_listed(_names(layer_map.layers))} is an output"
+            f"No layer is left to negate: each of {_listed(_shown(layer_map.layers))} is an output"
             " layer or was negated before in this lineage.",
         )
     warnings = _series_warning(layer_map, layers)
@@ -120,7 +120,7 @@ def _explicit(
 ) -> Choice:
     chosen = sorted(set(layers), key=lambda layer: layer.position)
     if again := [layer.name for layer in chosen if layer.name in done]:
-        left = _listed(_names(_eligible(layer_map, done))) or "none; ask for the method retrain"
+        left = _listed(_shown(_eligible(layer_map, done))) or "none; ask for the method retrain"
         raise FednotError(
             Reason.LAYER_ALREADY_NEGATED,
             f"{_listed(again)} was negated before in this lineage; negating it again restores what"
@@ -130,7 +130,7 @@ def _explicit(
     if last := [layer.name for layer in chosen if layer.name in layer_map.outputs]:
         warnings.append(f"The choice holds the output layer {_listed(last)}.")
     if last and not allow_unsafe:
-        left = _listed(_names(_eligible(layer_map, done))) or "none"
+        left = _listed(_shown(_eligible(layer_map, done))) or "none"
         raise FednotError(
             Reason.OUTPUT_LAYER,
             f"{_listed(last)} is an output layer, which NoT never negates; leave it out or allow"
@@ -179,7 +179,7 @@ def _by_name(layer_map: LayerMap, name: str) -> Layer:
         reasons = "; ".join(f"{other} {why}" for other, why in list(whys.items())[:_LISTED])
         raise FednotError(
             Reason.LAYER_NOT_NEGATABLE,
-            f"{name} cannot be negated: {reasons}. Layers: {_listed(_names(layer_map.layers))}.",
+            f"{name} cannot be negated: {reasons}. Layers: {_listed(_shown(layer_map.layers))}.",
         )
     raise FednotError(Reason.NO_SUCH_LAYER, _no_such(layer_map, name))
 
@@ -196,7 +196,7 @@ def _by_index(layer_map: LayerMap, item: str, selector: str) -> Layer:
         raise FednotError(
             Reason.NO_SUCH_LAYER,
             f"There is no layer {index}; the model has {count}, from 0 to {count - 1}:"
-            f" {_listed(_names(layer_map.layers))}.",
+            f" {_listed(_shown(layer_map.layers))}.",
         )
     return layer_map.layers[index]
 
@@ -216,7 +216,7 @@ def _no_such(layer_map: LayerMap, name: str) -> str:
     known = [*_names(layer_map.layers), *(t for n in layer_map.layers for t in n.tensors)]
     near = difflib.get_close_matches(name, known, n=1)
     hint = f" (did you mean {near[0]}?)" if near else ""
-    return f"There is no layer {name}{hint}; layers: {_listed(_names(layer_map.layers))}."
+    return f"There is no layer {name}{hint}; layers: {_listed(_shown(layer_map.layers))}."
 
 
 def _no_layers(layer_map: LayerMap) -> str:
@@ -246,6 +246,10 @@ def _not_an_antichain(layer_map: LayerMap, layers: Sequence[Layer]) -> str:
 
 def _names(layers: Iterable[Layer]) -> tuple[str, ...]:
     return tuple(layer.name for layer in layers)
+
+
+def _shown(layers: Iterable[Layer]) -> list[str]:
+    return [f"{layer.name} ({', '.join(layer.tensors)})" for layer in layers]
 
 
 def _listed(names: Iterable[str], limit: int = _LISTED) -> str:

@@ -16,7 +16,6 @@ MAX_MESSAGE_SIZE: Final = 3000
 """A message travels twice, percent-encoded and as base64, in 8 KiB of trailing metadata."""
 
 _CUT: Final = " ..."
-_CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 
 
 def to_status(error: FednotError) -> status_pb2.Status:
@@ -58,11 +57,6 @@ def from_rpc_error(error: grpc.RpcError) -> FednotError | None:
     if reason is None:
         return None
     return FednotError(reason, status.message, metadata=metadata, retry_after=retry_after)
-
-
-def status_code(status: status_pb2.Status) -> grpc.StatusCode:
-    """The gRPC code of a status message."""
-    return _CODES[status.code]
 
 
 def _cut(message: str) -> str:

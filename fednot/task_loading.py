@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -13,6 +15,18 @@ from fednot.task import Task
 
 class TaskLoadError(ValueError):
     """A place that gives no Task, and what to do about it."""
+
+
+@contextmanager
+def calling(place: str) -> Iterator[None]:
+    """Turns what a user's Task raises at the start into a TaskLoadError that names it."""
+    try:
+        yield
+    except TaskLoadError:
+        raise
+    except Exception as error:
+        kind = type(error).__name__
+        raise TaskLoadError(f"{place} failed at the start: {error} ({kind})") from error
 
 
 def load_task(place: str, arguments: list[str] | tuple[str, ...] = ()) -> Task:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import sys
 
+from fednot.layer_map import LayerMapError
 from fednot.model_file import ModelFileError
 from fednot.settings import load_or_exit
 from fednot.task_loading import TaskLoadError
@@ -28,7 +29,7 @@ def main() -> None:
         asyncio.run(serve(settings))
     except TaskLoadError as error:
         _exit(2, error)
-    except (StateError, ModelStoreError, ModelFileError) as error:
+    except (StateError, ModelStoreError, ModelFileError, LayerMapError) as error:
         _exit(STATE_ERROR, error)
 
 

@@ -20,8 +20,7 @@ import fednot
 from fednot.channel import SERVER_OPTIONS
 from fednot.http_status import Health, StatusServer
 from fednot.locked_directory import DirectoryInUseError, LockedDirectory
-from fednot.task import Task
-from fednot.task_loading import load_task
+from fednot.task_loading import calling, load_task
 from fednot.v1 import (
     deletion_pb2,
     deletion_pb2_grpc,
@@ -35,7 +34,7 @@ from server.cohorts.remote import RemoteCohort
 from server.coordinator import Coordinator
 from server.evaluation import ServerEvaluator
 from server.federation import Federation
-from server.global_model import GlobalModel
+from server.global_model import GlobalModel, InitialModel
 from server.metrics import Metrics, new_registry
 from server.monitor import Monitor
 from server.services.deletion import DeletionServicer
@@ -99,33 +98,33 @@ async def _ended(task: asyncio.Task[None]) -> None:
 async def _federation(
     settings: ServerSettings, stack: AsyncExitStack
 ) -> tuple[Federation, RemoteCohort]:
-    task = load_task(settings.task, settings.task_arg) if settings.task else None
+    initial, evaluator = _task_parts(settings)
     database = Database(settings.state_dir / "state.sqlite3")
     stack.callback(database.close)
     store = ModelStore(settings.state_dir / "versions")
-    initial = (
-        initial_model.from_task(task, settings.seed)
-        if task is not None
-        else initial_model.from_file(settings.model or Path())
-    )
     cohort = RemoteCohort(lapse=HEARTBEATS_TO_LAPSE * settings.heartbeat_interval)
     federation = Federation(
         database=database,
         model=await GlobalModel.open(database, store, initial),
         cohort=cohort,
-        evaluator=_evaluator(task),
+        evaluator=evaluator,
         defaults=settings.defaults(),
         metrics=Metrics(new_registry(), fednot.__version__),
     )
     return federation, cohort
 
 
-def _evaluator(task: Task | None) -> ServerEvaluator | None:
-    data = task.test_data() if task is not None else None
-    if task is None or data is None or not len(data):
+def _task_parts(settings: ServerSettings) -> tuple[InitialModel, ServerEvaluator | None]:
+    if settings.model is not None:
+        return initial_model.from_file(settings.model), None
+    with calling(settings.task):
+        task = load_task(settings.task, settings.task_arg)
+        initial = initial_model.from_task(task, settings.seed)
+        data = task.test_data()
+        evaluator = ServerEvaluator(task, data) if data is not None and len(data) else None
+    if evaluator is None:
         log.warning("the server has no test data; the clients evaluate")
-        return None
-    return ServerEvaluator(task, data)
+    return initial, evaluator
 
 
 def _server(

@@ -186,9 +186,12 @@ def released(connection: Connection) -> Version:
         return version
     jobs = deletion_rows.open_jobs(connection)
     if jobs:
-        why = f"{len(jobs)} deletion(s) have not completed"
+        why = f"{len(jobs)} deletion(s) have not completed; wait for them (`fednot jobs`)"
     elif not deletion_rows.may_release(connection):
-        why = "the last deletion failed, and its model may still hold what was to be forgotten"
+        why = (
+            "a deletion failed, and the model may still hold what was to be forgotten; "
+            "ask for it again, or by the method retrain"
+        )
     else:
-        why = "no training round has completed yet"
+        why = "no training round has completed yet; train first (`fednot train`)"
     raise FednotError(Reason.NOT_RELEASED, f"no version is released: {why}")

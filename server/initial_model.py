@@ -12,6 +12,7 @@ from fednot import model_file
 from fednot.layer_map import LayerMap
 from fednot.manifest import Manifest
 from fednot.task import Task
+from fednot.task_loading import calling
 from fednot.tensors import flatten_module
 from server.global_model import InitialModel
 
@@ -37,12 +38,13 @@ def from_file(path: Path) -> InitialModel:
 def _traced(task: Task, model: nn.Module, manifest: Manifest) -> LayerMap:
     from fednot.layers import layer_map
 
-    found = layer_map(
-        manifest,
-        model=model,
-        example_input=task.example_input(),
-        first_layers=task.first_layers(model),
-    )
+    with calling(type(task).__name__):
+        found = layer_map(
+            manifest,
+            model=model,
+            example_input=task.example_input(),
+            first_layers=task.first_layers(model),
+        )
     return _warned(found)
 
 

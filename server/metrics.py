@@ -18,7 +18,8 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from server.client_states import ClientState
 from server.records import JobPhase, RoundOutcome, RoundPhase, Version
 
-UPDATE_OUTCOMES: Final = ("accepted", "refused", "missing")
+UPDATE_OUTCOMES: Final = ("accepted", "refused", "missing", "dropped")
+"""Dropped: accepted, and then lost with the round that a deletion aborted."""
 DIRECTIONS: Final = ("sent", "received")
 
 

@@ -116,6 +116,9 @@ class Rounds:
 
     async def _close(self, begun: Round, outcome: RoundOutcome) -> None:
         now = time.time()
+        progress = self._federation.activity.progress
+        dropped = len(progress.accepted) if progress else 0
+        self._federation.metrics.updates.labels("dropped").inc(dropped)
         self._federation.metrics.round_ended(begun.phase, outcome, now - begun.started_at)
         await self._federation.database.run(
             lambda c: round_rows.close_round(c, begun.number, outcome, now)
@@ -258,7 +261,6 @@ class Rounds:
             await asyncio.to_thread(average.add, answer.flat, answer.num_examples)
         except FednotError as refusal:
             answer.settle(refusal)
-            updates.labels("refused").inc()
             return f"{refusal.reason}: {refusal.message}"
         answer.settle(None)
         updates.labels("accepted").inc()

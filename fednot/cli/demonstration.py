@@ -61,6 +61,6 @@ def _run(seed: int, rounds: int, clients: int, out: Path) -> ExitCode:
             raise
         raise local(
             f"the demo needs the package {name}, which is not installed",
-            "pip install 'fednot[demo]'",
+            "pip install '.[demo]'",
         ) from error
     return ExitCode.DONE if code == 0 else ExitCode.FAILED

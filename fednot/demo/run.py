@@ -113,7 +113,9 @@ class _Stage:
                 request_id=f"demo-{method}",
                 scope=deletion_pb2.Scope(client=self._names[0]),
                 method=method,
-                recovery=deletion_pb2.RecoveryPolicy(max_rounds=rounds, full_budget=True),
+                recovery=deletion_pb2.RecoveryPolicy(
+                    max_rounds=rounds, full_budget=True, min_clients=len(self._names) - 1
+                ),
             )
             deletion = session.call(session.deletions.Unlearn, request).deletion
             watch = deletion_pb2.WatchDeletionRequest(request_id=deletion.request_id)
@@ -125,6 +127,8 @@ class _Stage:
         if deletion.job.phase != deletion_pb2.JOB_PHASE_COMPLETED:
             raise ProcessError(f"the deletion by {method} failed: {deletion.job.failure}")
         attempt = deletion.job.attempts[-1]
+        if attempt.method != method or attempt.number > 1:
+            self.output.note(f"{LABELS[method]}, attempt {attempt.number}: {attempt.explanation}")
         curve = tuple(Point.of(index, row.metrics) for index, row in enumerate(attempt.rounds, 1))
         return Course(LABELS[method], curve, attempt.stopped_at), deletion.job.target_accuracy
 

@@ -41,7 +41,9 @@ class _JobPhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobPhase.Val
     JOB_PHASE_VERIFYING: _JobPhase.ValueType  # 5
     """Reading back what was stored, before anything is released."""
     JOB_PHASE_COMPLETED: _JobPhase.ValueType  # 6
-    """Done; the recovered version is released and the older ones are destroyed."""
+    """Done: the older versions are destroyed, and the recovered one is released unless another
+    deletion is open.
+    """
     JOB_PHASE_FAILED: _JobPhase.ValueType  # 7
     """Ended without a release; the scope stays fenced and nothing was rolled back."""
     JOB_PHASE_CANCELLED: _JobPhase.ValueType  # 8
@@ -63,7 +65,9 @@ JOB_PHASE_RECOVERING: JobPhase.ValueType  # 4
 JOB_PHASE_VERIFYING: JobPhase.ValueType  # 5
 """Reading back what was stored, before anything is released."""
 JOB_PHASE_COMPLETED: JobPhase.ValueType  # 6
-"""Done; the recovered version is released and the older ones are destroyed."""
+"""Done: the older versions are destroyed, and the recovered one is released unless another
+deletion is open.
+"""
 JOB_PHASE_FAILED: JobPhase.ValueType  # 7
 """Ended without a release; the scope stays fenced and nothing was rolled back."""
 JOB_PHASE_CANCELLED: JobPhase.ValueType  # 8
@@ -474,7 +478,7 @@ class Job(_message.Message):
     target_accuracy: _builtins.float
     """The accuracy that recovery aims at (a ratio); not set before NEGATING, or without an evaluation."""
     released_version: _builtins.int
-    """The version that was released at its end; 0 before."""
+    """The version that was released at its end; 0 before, and if another deletion was open then."""
     failure: _builtins.str
     """Why it failed; empty otherwise."""
     @_builtins.property

@@ -245,7 +245,7 @@ class TrainWork(_message.Message):
 
     @_builtins.property
     def deadline(self) -> _timestamp_pb2.Timestamp:
-        """When the round stops waiting."""
+        """When the round stops waiting, by the server's clock; for people, since clocks differ."""
 
     def __init__(
         self,
@@ -285,7 +285,7 @@ class EvaluateWork(_message.Message):
     """Its generation."""
     @_builtins.property
     def deadline(self) -> _timestamp_pb2.Timestamp:
-        """When the server stops waiting."""
+        """When the server stops waiting, by its own clock; for people, since clocks differ."""
 
     def __init__(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator
 from typing import Any, Final
@@ -25,6 +26,9 @@ from server.state import client_rows
 
 MAX_POLL_SECONDS: Final = 30.0
 MAX_MESSAGE_LENGTH: Final = 500
+MAX_VERSION_LENGTH: Final = 32
+
+log = logging.getLogger("server.federation")
 
 Context = aio.ServicerContext[Any, Any]
 
@@ -68,6 +72,8 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
         )
         await self._federation.database.run(lambda c: client_rows.record_join(c, record))
         self._cohort.open(session)
+        software = one_line(request.software_version, MAX_VERSION_LENGTH)
+        log.info("%s joined: fednot %s on %s", session.client, software, device)
         response = federation_pb2.JoinResponse(
             session_id=session.id,
             barred=barred_message(self._federation.fences.bar_of(request.client)),

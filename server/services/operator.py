@@ -147,12 +147,7 @@ class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
         self, request: operator_pb2.DownloadVersionRequest, context: Context
     ) -> AsyncIterator[operator_pb2.DownloadVersionResponse]:
         """Streams the released version's safetensors file."""
-        version = await self._federation.database.run(released)
-        if request.version not in (0, version.number):
-            raise FednotError(
-                Reason.NOT_RELEASED,
-                f"version {request.version} is not released; version {version.number} is",
-            )
+        version = await self._federation.database.run(lambda c: _wanted(c, request.version))
         _, path = await self._federation.model.file_of(version.number)
         with await asyncio.to_thread(_open, path) as file:
             header = operator_pb2.VersionHeader(
@@ -161,14 +156,33 @@ class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
             yield operator_pb2.DownloadVersionResponse(header=header)
             digest = xxhash.xxh3_128()
             while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
-                if await self._federation.database.run(released) != version:
-                    raise FednotError(
-                        Reason.NOT_RELEASED, f"version {version.number} was withdrawn meanwhile"
-                    )
+                await self._federation.database.run(lambda c: _check_not_withdrawn(c, version))
                 digest.update(chunk)
                 yield operator_pb2.DownloadVersionResponse(chunk=chunk)
         trailer = model_pb2.StreamTrailer(xxh3_128=digest.hexdigest())
         yield operator_pb2.DownloadVersionResponse(trailer=trailer)
+
+
+def _wanted(connection: Connection, number: int) -> Version:
+    version = released(connection)
+    if number in (0, version.number):
+        return version
+    if version_rows.get_version(connection, number) is None:
+        raise FednotError(Reason.UNKNOWN_VERSION, f"there is no version {number}")
+    raise FednotError(
+        Reason.NOT_RELEASED,
+        f"version {number} is not released; version {version.number} is: pull that one",
+    )
+
+
+def _check_not_withdrawn(connection: Connection, version: Version) -> None:
+    """A later round may release another version; only a deletion withdraws this one."""
+    released(connection)
+    now = version_rows.get_version(connection, version.number)
+    if now is None or now.destroyed_at is not None:
+        raise FednotError(
+            Reason.VERSION_DESTROYED, f"version {version.number} was destroyed meanwhile"
+        )
 
 
 def _open(path: Path) -> BinaryIO:

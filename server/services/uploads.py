@@ -26,17 +26,34 @@ Stream = AsyncIterator[federation_pb2.UploadUpdateRequest]
 class UploadDesk:
     """Buffers at most `slots` updates at once; further senders are held back by flow control."""
 
-    def __init__(self, federation: Federation, cohort: RemoteCohort, *, slots: int) -> None:
+    def __init__(
+        self,
+        federation: Federation,
+        cohort: RemoteCohort,
+        *,
+        slots: int,
+        slot_timeout: float = SLOT_TIMEOUT,
+        message_timeout: float = MESSAGE_TIMEOUT,
+    ) -> None:
         self._federation = federation
         self._cohort = cohort
         self._slots = asyncio.Semaphore(slots)
+        self._slot_timeout = slot_timeout
+        self._message_timeout = message_timeout
 
     async def take(self, stream: Stream) -> int:
         """Takes one update and returns the round in which it counts.
 
         Raises FednotError with the reason if it does not; then it has changed nothing.
         """
-        first = await _next(stream)
+        try:
+            return await self._take(stream)
+        except FednotError:
+            self._federation.metrics.updates.labels("refused").inc()
+            raise
+
+    async def _take(self, stream: Stream) -> int:
+        first = await self._next(stream)
         if first.WhichOneof("part") != "header":
             raise FednotError(Reason.INVALID_STREAM, "the first message must be the header")
         header = first.header
@@ -54,12 +71,12 @@ class UploadDesk:
 
     async def _slot(self) -> None:
         try:
-            async with asyncio.timeout(SLOT_TIMEOUT):
+            async with asyncio.timeout(self._slot_timeout):
                 await self._slots.acquire()
         except TimeoutError:
             raise FednotError(
                 Reason.SERVER_BUSY,
-                f"no upload slot came free in {SLOT_TIMEOUT:g} s",
+                f"no upload slot came free in {self._slot_timeout:g} s",
                 retry_after=RETRY_AFTER,
             ) from None
 
@@ -103,7 +120,7 @@ class UploadDesk:
         receiver = Receiver(self._federation.model.manifest, header.num_bytes)
         received = self._federation.metrics.transfer.labels("received")
         while True:
-            message = await _next(stream)
+            message = await self._next(stream)
             self._federation.fences.check(session.client)
             assignment.check_open()
             session.last_seen = time.monotonic()
@@ -118,14 +135,15 @@ class UploadDesk:
             else:
                 raise FednotError(Reason.INVALID_STREAM, f"{part} cannot come here")
 
-
-async def _next(stream: Stream) -> federation_pb2.UploadUpdateRequest:
-    try:
-        async with asyncio.timeout(MESSAGE_TIMEOUT):
-            return await anext(stream)
-    except StopAsyncIteration:
-        raise FednotError(Reason.INVALID_STREAM, "the stream ended before its trailer") from None
-    except TimeoutError:
-        raise FednotError(
-            Reason.SLOW_SENDER, f"nothing was sent for {MESSAGE_TIMEOUT:g} s"
-        ) from None
+    async def _next(self, stream: Stream) -> federation_pb2.UploadUpdateRequest:
+        try:
+            async with asyncio.timeout(self._message_timeout):
+                return await anext(stream)
+        except StopAsyncIteration:
+            raise FednotError(
+                Reason.INVALID_STREAM, "the stream ended before its trailer"
+            ) from None
+        except TimeoutError:
+            raise FednotError(
+                Reason.SLOW_SENDER, f"nothing was sent for {self._message_timeout:g} s"
+            ) from None

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 import torch
 from google.protobuf import duration_pb2
@@ -160,7 +161,7 @@ class Play(FederationServiceServicer):
 
 async def abort(context: Any, error: FednotError) -> None:
     details = (("grpc-status-details-bin", to_status(error).SerializeToString()),)
-    await context.abort(error.code, error.message, trailing_metadata=details)
+    await context.abort(grpc.StatusCode[error.code], error.message, trailing_metadata=details)
 
 
 class Stage:

@@ -171,7 +171,7 @@ def test_a_layer_that_was_negated_is_refused_with_the_eligible_ones(free: LocalF
 
     assert list(free.status().current.negated_tensors) == ["conv1.weight"]
     assert refused.reason is Reason.LAYER_ALREADY_NEGATED
-    assert refused.message.endswith("Eligible: conv2, fc1.")
+    assert refused.message.endswith("Eligible: conv2 (conv2.weight), fc1 (fc1.weight).")
     assert free.client_info("c2").barred_by == ""
 
 
@@ -185,7 +185,7 @@ def test_a_repeated_request_is_the_same_deletion_for_ever(free: LocalFederation)
     assert again.job.id == first.job.id
     assert again.accepted_at == first.accepted_at
     assert other.reason is Reason.REQUEST_ID_REUSED
-    assert other.code is grpc.StatusCode.ALREADY_EXISTS
+    assert other.code == grpc.StatusCode.ALREADY_EXISTS.name
     assert by_another.reason is Reason.DELETION_IN_PROGRESS
     assert by_another.metadata["request_id"] == "forget-c1"
     free.release()

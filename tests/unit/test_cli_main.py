@@ -221,7 +221,7 @@ def test_demo_names_the_extra_that_is_missing(demo: ModuleType) -> None:
     demo.run_demo = run_demo  # type: ignore[attr-defined]
     result = run("demo")
     assert result.exit_code == 1
-    assert "pip install 'fednot[demo]'" in result.stderr
+    assert "pip install '.[demo]'" in result.stderr
 
 
 def verbs(command: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -170,3 +170,14 @@ def test_control_characters_do_not_reach_the_terminal(capsys: pytest.CaptureFixt
     output.note("a\x1b]0;title\x07b")
     captured = capsys.readouterr()
     assert "\x1b" not in captured.out + captured.err
+
+
+def test_a_completed_deletion_says_what_is_released_if_anything_is() -> None:
+    """While another deletion is open, nothing is released at the end of a job."""
+    job = deletion_pb2.Job(id="j", phase="JOB_PHASE_COMPLETED", released_version=7)
+    deletion = deletion_pb2.Deletion(request_id="r", job=job)
+    headline = progress.of_deletion(deletion_pb2.WatchDeletionResponse(deletion=deletion)).headline
+    assert headline.endswith("completed, version 7 is released")
+    deletion.job.released_version = 0
+    headline = progress.of_deletion(deletion_pb2.WatchDeletionResponse(deletion=deletion)).headline
+    assert headline.endswith("nothing is released while other deletions are open")

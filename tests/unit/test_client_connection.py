@@ -26,7 +26,7 @@ def failed(code: grpc.StatusCode, text: str = "no route") -> aio.AioRpcError:
 def refused(reason: Reason) -> aio.AioRpcError:
     error = FednotError(reason, "it is so")
     trailing = aio.Metadata(("grpc-status-details-bin", to_status(error).SerializeToString()))
-    return aio.AioRpcError(error.code, aio.Metadata(), trailing, error.message)
+    return aio.AioRpcError(grpc.StatusCode[error.code], aio.Metadata(), trailing, error.message)
 
 
 def plays(*acts: BaseException | str) -> Callable[[], Awaitable[str]]:

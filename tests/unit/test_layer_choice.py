@@ -56,7 +56,7 @@ def test_antichain_rule_and_its_lifting(cnn_map: LayerMap) -> None:
 def test_output_rule_and_its_lifting(cnn_map: LayerMap) -> None:
     reason, message = refusal(cnn_map, "layers=fc2")
     assert reason is Reason.OUTPUT_LAYER
-    assert "Eligible: conv1, conv2, fc1" in message
+    assert "Eligible: conv1 (conv1.weight), conv2 (conv2.weight), fc1 (fc1.weight)" in message
     choice = choose(cnn_map, "index=-1", allow_unsafe=True)
     assert choice.tensors == ("fc2.weight",)
     assert "output layer fc2" in choice.warnings[0]
@@ -88,7 +88,7 @@ def test_selectors_that_name_layers(
         ("index=4", Reason.NO_SUCH_LAYER, "from 0 to 3"),
         ("index=-5", Reason.NO_SUCH_LAYER, "from 0 to 3"),
         ("layers=conv3", Reason.NO_SUCH_LAYER, "did you mean conv"),
-        ("layers=x", Reason.NO_SUCH_LAYER, "layers: conv1, conv2, fc1, fc2"),
+        ("layers=x", Reason.NO_SUCH_LAYER, "layers: conv1 (conv1.weight), conv2 (conv2.weight)"),
     ],
 )
 def test_selectors_that_are_refused(
@@ -127,7 +127,7 @@ def test_explicit_choice_of_a_negated_layer_is_always_refused(
 ) -> None:
     reason, message = refusal(cnn_map, selector, negated=["conv1.weight"], allow_unsafe=True)
     assert reason is Reason.LAYER_ALREADY_NEGATED
-    assert "Eligible: conv2, fc1" in message
+    assert "Eligible: conv2 (conv2.weight), fc1 (fc1.weight)" in message
 
 
 def test_a_layer_directly_behind_a_negated_one_comes_last(cnn_map: LayerMap) -> None:
