@@ -12,8 +12,7 @@ from typing import Final
 
 import torch
 from grpc import aio
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1._async import HealthServicer
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 import fednot
@@ -73,19 +72,19 @@ async def serve(settings: ServerSettings) -> None:
         await coordinator.recover_state()
         monitor = Monitor(federation, cohort)
         _start_status(settings, federation, monitor, stack)
-        health = HealthServicer()
-        server = _server(settings, federation, coordinator, cohort, health)
+        serving = health.aio.HealthServicer()
+        server = _server(settings, federation, coordinator, cohort, serving)
         await _start(server, settings.address)
         stack.push_async_callback(server.stop, settings.stop_grace)
         for work in (coordinator.run(), monitor.run()):
             stack.push_async_callback(_ended, asyncio.create_task(work))
         for name in ("", *SERVICE_NAMES):
-            await health.set(name, health_pb2.HealthCheckResponse.SERVING)
+            await serving.set(name, health_pb2.HealthCheckResponse.SERVING)
         current = federation.model.current
         log.info("serving on %s; current version %d", settings.address, current.number)
         await stopping.wait()
         log.info("stopping")
-        await health.enter_graceful_shutdown()
+        await serving.enter_graceful_shutdown()
         cohort.stop()
         federation.stops()
 
@@ -132,7 +131,7 @@ def _server(
     federation: Federation,
     coordinator: Coordinator,
     cohort: RemoteCohort,
-    health: HealthServicer,
+    serving: health.aio.HealthServicer,
 ) -> aio.Server:
     server = aio.server(interceptors=[Guard(federation.metrics)], options=SERVER_OPTIONS)
     federation_pb2_grpc.add_FederationServiceServicer_to_server(
@@ -150,7 +149,7 @@ def _server(
     operator_pb2_grpc.add_OperatorServiceServicer_to_server(
         OperatorServicer(federation, coordinator, cohort), server
     )
-    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    health_pb2_grpc.add_HealthServicer_to_server(serving, server)
     if settings.reflection:
         names = (*SERVICE_NAMES, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
@@ -171,14 +170,14 @@ def _start_status(
     if not settings.http_address:
         return
 
-    def health() -> Health:
+    def alive() -> Health:
         detail = {
             "version": str(federation.model.current.number),
             "waiting": "yes" if federation.activity.waiting_for else "no",
         }
         return Health(ok=time.monotonic() - monitor.refreshed_at < STALE_AFTER, detail=detail)
 
-    status = StatusServer(settings.http_address, federation.metrics.render, health)
+    status = StatusServer(settings.http_address, federation.metrics.render, alive)
     try:
         status.start()
     except OSError as error:
