@@ -1,0 +1,26 @@
+"""docs/protocol.md lists every reason with its code and remedy, and every call."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fednot.errors import CATALOGUE
+from fednot.v1 import deletion_pb2, federation_pb2, operator_pb2
+
+TEXT = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
+
+
+def test_every_reason_stands_in_the_table_as_the_catalogue_has_it() -> None:
+    rows = {
+        f"| `{reason}` | {entry.code} | {entry.remedy} |" for reason, entry in CATALOGUE.items()
+    }
+    table = TEXT.split("| reason | code | remedy |")[1].strip().splitlines()[1:]
+    assert set(table) == rows
+
+
+def test_every_call_of_every_service_is_named() -> None:
+    for module in (federation_pb2, deletion_pb2, operator_pb2):
+        for service in module.DESCRIPTOR.services_by_name.values():
+            calls = ", ".join(method.name for method in service.methods)
+            assert f"| `{service.name}` |" in TEXT
+            assert f"| {calls} |" in TEXT
