@@ -53,7 +53,6 @@ class Coordinator:
         if aborted:
             log.warning("rounds %s were running when the server stopped; aborted", list(aborted))
         federation.fences.load(await federation.database.run(client_rows.list_bars))
-        await federation.model.sweep()
 
     async def run(self) -> None:
         """Works until it is cancelled. A fault is logged, shown, and tried again after a pause."""

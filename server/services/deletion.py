@@ -56,8 +56,9 @@ class DeletionServicer(deletion_pb2_grpc.DeletionServiceServicer):
         found = await self._federation.database.run(
             lambda c: deletion_rows.list_deletions(c, before, size)
         )
+        first = await self._first_open()
         return deletion_pb2.ListDeletionsResponse(
-            deletions=[await self._message(deletion) for _, deletion in found],
+            deletions=[self._shown(deletion, first) for _, deletion in found],
             next_page_token=next_token(len(found), size, found[-1][0]) if found else "",
         )
 
@@ -126,13 +127,16 @@ class DeletionServicer(deletion_pb2_grpc.DeletionServiceServicer):
         )
 
     async def _message(self, deletion: Deletion) -> deletion_pb2.Deletion:
-        waiting = await self._waiting_for(deletion)
-        return deletion_message(deletion, waiting)
+        return self._shown(deletion, await self._first_open())
 
-    async def _waiting_for(self, deletion: Deletion) -> str:
+    async def _first_open(self) -> str:
+        return await self._federation.database.run(deletion_rows.first_open_id)
+
+    def _shown(self, deletion: Deletion, first_open: str) -> deletion_pb2.Deletion:
         if deletion.job.phase in ENDED:
-            return ""
-        jobs = await self._federation.database.run(deletion_rows.open_jobs)
-        if jobs and jobs[0].id != deletion.job.id:
-            return f"waiting for {jobs[0].id}, which goes first"
-        return self._federation.activity.waiting_for
+            waiting = ""
+        elif first_open and first_open != deletion.job.id:
+            waiting = f"waiting for {first_open}, which goes first"
+        else:
+            waiting = self._federation.activity.waiting_for
+        return deletion_message(deletion, waiting)

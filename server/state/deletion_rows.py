@@ -161,6 +161,12 @@ def open_jobs(connection: Connection) -> Sequence[Job]:
     return [_job(connection, row) for row in connection.execute(query).all()]
 
 
+def first_open_id(connection: Connection) -> str:
+    """The id of the open job that goes first; "" if none is open."""
+    query = select(jobs.c.id).where(jobs.c.phase.not_in(ENDED)).order_by(jobs.c.sequence)
+    return connection.execute(query.limit(1)).scalar() or ""
+
+
 def may_release(connection: Connection) -> bool:
     """Whether a version may be released: no job is open, and no client's last one has failed.
 
@@ -173,8 +179,12 @@ def may_release(connection: Connection) -> bool:
         .where(jobs.c.phase != JobPhase.CANCELLED)
         .order_by(requests.c.sequence)
     )
+    found = connection.execute(ended).all()
+    phases = {JobPhase(row.phase) for row in found}
+    if JobPhase.FAILED not in phases:
+        return phases <= {JobPhase.COMPLETED}
     latest: dict[str, JobPhase] = {}
-    for row in connection.execute(ended).all():
+    for row in found:
         if row.phase == JobPhase.COMPLETED and _retrained(connection, row.id):
             latest.clear()
         latest[row.client] = JobPhase(row.phase)
