@@ -7,6 +7,8 @@ from typing import Final
 import grpc
 from grpc import aio
 
+from fednot.identity.folder import Credentials
+
 KEEPALIVE_SECONDS: Final = 30
 CONNECT_SECONDS: Final = 20
 """gRPC takes its least back-off for the time that a connection attempt may take."""
@@ -37,11 +39,26 @@ SERVER_OPTIONS: Final[_Options] = [
 ]
 
 
-def open_channel(address: str) -> grpc.Channel:
-    """A plaintext channel for blocking calls."""
-    return grpc.insecure_channel(address, options=CLIENT_OPTIONS)
+def open_channel(address: str, credentials: Credentials | None) -> grpc.Channel:
+    """A channel for blocking calls; plaintext without credentials."""
+    if credentials is None:
+        return grpc.insecure_channel(address, options=CLIENT_OPTIONS)
+    return grpc.secure_channel(address, _tls(credentials), options=CLIENT_OPTIONS)
 
 
-def open_aio_channel(address: str) -> aio.Channel:
-    """A plaintext channel for asyncio."""
-    return aio.insecure_channel(address, options=CLIENT_OPTIONS)
+def open_aio_channel(address: str, credentials: Credentials | None) -> aio.Channel:
+    """A channel for asyncio; plaintext without credentials."""
+    if credentials is None:
+        return aio.insecure_channel(address, options=CLIENT_OPTIONS)
+    return aio.secure_channel(address, _tls(credentials), options=CLIENT_OPTIONS)
+
+
+def open_enrolment_channel(address: str, trust: bytes) -> grpc.Channel:
+    """A channel for blocking calls of a machine that has no certificate yet; `trust` is PEM."""
+    return grpc.secure_channel(address, grpc.ssl_channel_credentials(trust), options=CLIENT_OPTIONS)
+
+
+def _tls(credentials: Credentials) -> grpc.ChannelCredentials:
+    return grpc.ssl_channel_credentials(
+        credentials.trust, credentials.private_key, credentials.chain
+    )

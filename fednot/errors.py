@@ -24,6 +24,7 @@ class Code(StrEnum):
     FAILED_PRECONDITION = auto()
     NOT_FOUND = auto()
     ALREADY_EXISTS = auto()
+    UNAUTHENTICATED = auto()
     PERMISSION_DENIED = auto()
     RESOURCE_EXHAUSTED = auto()
     DEADLINE_EXCEEDED = auto()
@@ -77,6 +78,34 @@ class Reason(StrEnum):
     SLOW_SENDER = auto()
     SERVER_BUSY = auto()
     SHUTTING_DOWN = auto()
+    INVALID_IDENTITY = auto()
+    NO_CERTIFICATE = auto()
+    INVALID_CERTIFICATE = auto()
+    UNTRUSTED_CERTIFICATE = auto()
+    CERTIFICATE_EXPIRED = auto()
+    CERTIFICATE_NOT_YET_VALID = auto()
+    CERTIFICATE_REVOKED = auto()
+    SERVER_UNTRUSTED = auto()
+    SERVER_CERTIFICATE_EXPIRED = auto()
+    SERVER_CERTIFICATE_NOT_YET_VALID = auto()
+    SERVER_NAME_MISMATCH = auto()
+    SERVER_SPEAKS_PLAINTEXT = auto()
+    SERVER_SPEAKS_TLS = auto()
+    TLS_FAILED = auto()
+    WRONG_ROLE = auto()
+    NOT_YOUR_NAME = auto()
+    NOT_YOUR_DELETION = auto()
+    INVALID_CERTIFICATE_REQUEST = auto()
+    NO_AUTHORITY = auto()
+    INVALID_TOKEN = auto()
+    TOKEN_EXPIRED = auto()
+    TOKEN_USED = auto()
+    UNKNOWN_APPROVAL = auto()
+    APPROVAL_ENDED = auto()
+    SECOND_PERSON_NEEDED = auto()
+    CLIENT_NOT_BARRED = auto()
+    AMBIGUOUS_REQUEST_ID = auto()
+    UNKNOWN_NAME = auto()
     INTERNAL = auto()
 
 
@@ -91,6 +120,8 @@ class Entry:
 _INVALID = Code.INVALID_ARGUMENT
 _STATE = Code.FAILED_PRECONDITION
 _NOT_FOUND = Code.NOT_FOUND
+_WHO = Code.UNAUTHENTICATED
+_DENIED = Code.PERMISSION_DENIED
 
 CATALOGUE: Final[dict[Reason, Entry]] = {
     Reason.INVALID_REQUEST: Entry(_INVALID, "Correct the named field."),
@@ -157,6 +188,58 @@ CATALOGUE: Final[dict[Reason, Entry]] = {
         Code.RESOURCE_EXHAUSTED, "Send it again after the time that RetryInfo says."
     ),
     Reason.SHUTTING_DOWN: Entry(Code.UNAVAILABLE, "Reconnect after a short wait."),
+    Reason.INVALID_IDENTITY: Entry(
+        _INVALID, "Give --identity a folder with cert.pem, key.pem and ca.pem (`fednot certs`)."
+    ),
+    Reason.NO_CERTIFICATE: Entry(_WHO, "Show a certificate: --identity FOLDER."),
+    Reason.INVALID_CERTIFICATE: Entry(
+        _WHO, "Take a certificate that `fednot certs` made for this federation."
+    ),
+    Reason.UNTRUSTED_CERTIFICATE: Entry(
+        _WHO, "Take a certificate of the authority that the server trusts."
+    ),
+    Reason.CERTIFICATE_EXPIRED: Entry(
+        _WHO, "Have a new one issued: `fednot certs issue`, or enrol again."
+    ),
+    Reason.CERTIFICATE_NOT_YET_VALID: Entry(_WHO, "Set the clock of this machine."),
+    Reason.CERTIFICATE_REVOKED: Entry(
+        _WHO, "Ask whoever keeps the authority for a new certificate."
+    ),
+    Reason.SERVER_UNTRUSTED: Entry(
+        _WHO, "Check the address; if it is right, take the ca.pem of that server's authority."
+    ),
+    Reason.SERVER_CERTIFICATE_EXPIRED: Entry(
+        _WHO, "Renew the server's certificate: `fednot certs issue server` where the authority is."
+    ),
+    Reason.SERVER_CERTIFICATE_NOT_YET_VALID: Entry(_WHO, "Set the clocks of both machines."),
+    Reason.SERVER_NAME_MISMATCH: Entry(
+        _WHO, "Dial a name of the certificate, or issue it for this one: --host."
+    ),
+    Reason.SERVER_SPEAKS_PLAINTEXT: Entry(
+        _STATE, "Start the server with its identity, or pass --insecure on loopback."
+    ),
+    Reason.SERVER_SPEAKS_TLS: Entry(_STATE, "Show a certificate: --identity FOLDER."),
+    Reason.TLS_FAILED: Entry(Code.UNAVAILABLE, "`fednot preflight` tells more."),
+    Reason.WRONG_ROLE: Entry(_DENIED, "Take an identity of a role that the message names."),
+    Reason.NOT_YOUR_NAME: Entry(_DENIED, "Take the name of the certificate, or leave it out."),
+    Reason.NOT_YOUR_DELETION: Entry(
+        _DENIED, "A client may ask only for its own deletion; an officer may for any."
+    ),
+    Reason.INVALID_CERTIFICATE_REQUEST: Entry(_INVALID, "Make it by `fednot certs request`."),
+    Reason.NO_AUTHORITY: Entry(
+        _STATE, "Sign where the authority is (`fednot certs sign`), or start with --authority."
+    ),
+    Reason.INVALID_TOKEN: Entry(_WHO, "Copy the whole token, or have a new one made."),
+    Reason.TOKEN_EXPIRED: Entry(_WHO, "Have a new token made: `fednot certs token`."),
+    Reason.TOKEN_USED: Entry(
+        _DENIED, "Have a new token made; if it was not you who used it, revoke what was signed."
+    ),
+    Reason.UNKNOWN_APPROVAL: Entry(_NOT_FOUND, "`fednot approvals` lists them."),
+    Reason.APPROVAL_ENDED: Entry(_STATE, "Nothing is left to decide; ask again if it is needed."),
+    Reason.SECOND_PERSON_NEEDED: Entry(_DENIED, "Have another identity decide."),
+    Reason.CLIENT_NOT_BARRED: Entry(_STATE, "Nothing is left to do."),
+    Reason.AMBIGUOUS_REQUEST_ID: Entry(_INVALID, "Name the job that the message lists."),
+    Reason.UNKNOWN_NAME: Entry(_NOT_FOUND, "Take a name that the audit shows."),
     Reason.INTERNAL: Entry(Code.INTERNAL, "See the server's log."),
 }
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from fednot.identity.subject import Role
+
 Scores = Mapping[str, float]
 
 
@@ -72,6 +74,23 @@ class StopReason(StrEnum):
     PLATEAU = "plateau"
     BUDGET = "budget"
     CHANCE = "chance"
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who called; no role and no name for a caller who showed no certificate.
+
+    `expires_at` is when its certificate ends, in seconds since the epoch.
+    """
+
+    role: Role | None = None
+    name: str = ""
+    expires_at: float | None = None
+
+    @property
+    def key(self) -> str:
+        """Role and name, such as `officer/dora`; "" without a certificate."""
+        return f"{self.role}/{self.name}" if self.role else ""
 
 
 @dataclass(frozen=True)

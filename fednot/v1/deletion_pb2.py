@@ -23,11 +23,12 @@ _sym_db = _symbol_database.Default()
 
 
 from fednot.v1 import federation_pb2 as fednot_dot_v1_dot_federation__pb2
+from fednot.v1 import identity_pb2 as fednot_dot_v1_dot_identity__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x66\x65\x64not/v1/deletion.proto\x12\tfednot.v1\x1a\x1a\x66\x65\x64not/v1/federation.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"#\n\x05Scope\x12\x10\n\x06\x63lient\x18\x01 \x01(\tH\x00\x42\x08\n\x06target\"\xeb\x02\n\x0eRecoveryPolicy\x12\x17\n\nmin_rounds\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x17\n\nmax_rounds\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x16\n\ttolerance\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x1b\n\x0eplateau_rounds\x18\x04 \x01(\rH\x03\x88\x01\x01\x12\x18\n\x0b\x66ull_budget\x18\x05 \x01(\x08H\x04\x88\x01\x01\x12\x1a\n\rchance_rounds\x18\x06 \x01(\rH\x05\x88\x01\x01\x12\x18\n\x0bmin_clients\x18\x07 \x01(\rH\x06\x88\x01\x01\x12\x31\n\x0eround_deadline\x18\x08 \x01(\x0b\x32\x19.google.protobuf.DurationB\r\n\x0b_min_roundsB\r\n\x0b_max_roundsB\x0c\n\n_toleranceB\x11\n\x0f_plateau_roundsB\x0e\n\x0c_full_budgetB\x10\n\x0e_chance_roundsB\x0e\n\x0c_min_clients\"\xaf\x01\n\x0eUnlearnRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x1f\n\x05scope\x18\x02 \x01(\x0b\x32\x10.fednot.v1.Scope\x12\x0e\n\x06method\x18\x03 \x01(\t\x12\x0e\n\x06layers\x18\x04 \x01(\t\x12\x1b\n\x13\x61llow_unsafe_layers\x18\x05 \x01(\x08\x12+\n\x08recovery\x18\x06 \x01(\x0b\x32\x19.fednot.v1.RecoveryPolicy\"8\n\x0fUnlearnResponse\x12%\n\x08\x64\x65letion\x18\x01 \x01(\x0b\x32\x13.fednot.v1.Deletion\"\x97\x01\n\rRecoveryRound\x12\r\n\x05round\x18\x01 \x01(\x04\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x36\n\x07metrics\x18\x03 \x03(\x0b\x32%.fednot.v1.RecoveryRound.MetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x8e\x02\n\x07\x41ttempt\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\x0f\n\x07tensors\x18\x03 \x03(\t\x12\x15\n\rstart_version\x18\x04 \x01(\x04\x12(\n\x06rounds\x18\x05 \x03(\x0b\x32\x18.fednot.v1.RecoveryRound\x12*\n\x07outcome\x18\x06 \x01(\x0e\x32\x19.fednot.v1.AttemptOutcome\x12*\n\x0bstop_reason\x18\x07 \x01(\x0e\x32\x15.fednot.v1.StopReason\x12\x12\n\nstopped_at\x18\x08 \x01(\r\x12\x10\n\x08warnings\x18\t \x03(\t\x12\x13\n\x0b\x65xplanation\x18\n \x01(\t\"2\n\x10\x44\x65stroyedVersion\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0e\n\x06sha256\x18\x02 \x01(\t\"\xbb\x02\n\x03Job\x12\n\n\x02id\x18\x01 \x01(\t\x12\"\n\x05phase\x18\x02 \x01(\x0e\x32\x13.fednot.v1.JobPhase\x12\x13\n\x0bwaiting_for\x18\x03 \x01(\t\x12\x14\n\x0c\x62\x61se_version\x18\x04 \x01(\x04\x12\x1c\n\x0ftarget_accuracy\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12$\n\x08\x61ttempts\x18\x06 \x03(\x0b\x32\x12.fednot.v1.Attempt\x12\x18\n\x10released_version\x18\x07 \x01(\x04\x12\x0f\n\x07\x66\x61ilure\x18\x08 \x01(\t\x12&\n\x07history\x18\t \x03(\x0b\x32\x15.fednot.v1.PhaseEntry\x12.\n\tdestroyed\x18\n \x03(\x0b\x32\x1b.fednot.v1.DestroyedVersionB\x12\n\x10_target_accuracy\"X\n\nPhaseEntry\x12\"\n\x05phase\x18\x01 \x01(\x0e\x32\x13.fednot.v1.JobPhase\x12&\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xc5\x01\n\x08\x44\x65letion\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x1f\n\x05scope\x18\x02 \x01(\x0b\x32\x10.fednot.v1.Scope\x12/\n\x0b\x61\x63\x63\x65pted_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06method\x18\x04 \x01(\t\x12\x0e\n\x06layers\x18\x05 \x01(\t\x12\x1b\n\x03job\x18\x06 \x01(\x0b\x32\x0e.fednot.v1.Job\x12\x16\n\x0e\x61\x62orted_rounds\x18\x07 \x03(\x04\"C\n\x12GetDeletionRequest\x12\x14\n\nrequest_id\x18\x01 \x01(\tH\x00\x12\x10\n\x06job_id\x18\x02 \x01(\tH\x00\x42\x05\n\x03key\"<\n\x13GetDeletionResponse\x12%\n\x08\x64\x65letion\x18\x01 \x01(\x0b\x32\x13.fednot.v1.Deletion\"=\n\x14ListDeletionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"X\n\x15ListDeletionsResponse\x12&\n\tdeletions\x18\x01 \x03(\x0b\x32\x13.fednot.v1.Deletion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"E\n\x14WatchDeletionRequest\x12\x14\n\nrequest_id\x18\x01 \x01(\tH\x00\x12\x10\n\x06job_id\x18\x02 \x01(\tH\x00\x42\x05\n\x03key\"g\n\x15WatchDeletionResponse\x12%\n\x08\x64\x65letion\x18\x01 \x01(\x0b\x32\x13.fednot.v1.Deletion\x12\'\n\x05round\x18\x02 \x01(\x0b\x32\x18.fednot.v1.RoundProgress\"v\n\rRoundProgress\x12\r\n\x05round\x18\x01 \x01(\x04\x12$\n\x05phase\x18\x02 \x01(\x0e\x32\x15.fednot.v1.RoundPhase\x12\x0e\n\x06\x63ohort\x18\x03 \x01(\r\x12\x0f\n\x07updates\x18\x04 \x01(\r\x12\x0f\n\x07missing\x18\x05 \x03(\t\"+\n\x15\x43\x61ncelDeletionRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"?\n\x16\x43\x61ncelDeletionResponse\x12%\n\x08\x64\x65letion\x18\x01 \x01(\x0b\x32\x13.fednot.v1.Deletion*\xe6\x01\n\x08JobPhase\x12\x19\n\x15JOB_PHASE_UNSPECIFIED\x10\x00\x12\x16\n\x12JOB_PHASE_AWAITING\x10\x01\x12\x14\n\x10JOB_PHASE_QUEUED\x10\x02\x12\x16\n\x12JOB_PHASE_NEGATING\x10\x03\x12\x18\n\x14JOB_PHASE_RECOVERING\x10\x04\x12\x17\n\x13JOB_PHASE_VERIFYING\x10\x05\x12\x17\n\x13JOB_PHASE_COMPLETED\x10\x06\x12\x14\n\x10JOB_PHASE_FAILED\x10\x07\x12\x17\n\x13JOB_PHASE_CANCELLED\x10\x08*\x8c\x01\n\x0e\x41ttemptOutcome\x12\x1f\n\x1b\x41TTEMPT_OUTCOME_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x41TTEMPT_OUTCOME_RUNNING\x10\x01\x12\x1d\n\x19\x41TTEMPT_OUTCOME_SUCCEEDED\x10\x02\x12\x1d\n\x19\x41TTEMPT_OUTCOME_ABANDONED\x10\x03*\x8a\x01\n\nStopReason\x12\x1b\n\x17STOP_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12STOP_REASON_TARGET\x10\x01\x12\x17\n\x13STOP_REASON_PLATEAU\x10\x02\x12\x16\n\x12STOP_REASON_BUDGET\x10\x03\x12\x16\n\x12STOP_REASON_CHANCE\x10\x04\x32\xa2\x03\n\x0f\x44\x65letionService\x12@\n\x07Unlearn\x12\x19.fednot.v1.UnlearnRequest\x1a\x1a.fednot.v1.UnlearnResponse\x12L\n\x0bGetDeletion\x12\x1d.fednot.v1.GetDeletionRequest\x1a\x1e.fednot.v1.GetDeletionResponse\x12R\n\rListDeletions\x12\x1f.fednot.v1.ListDeletionsRequest\x1a .fednot.v1.ListDeletionsResponse\x12T\n\rWatchDeletion\x12\x1f.fednot.v1.WatchDeletionRequest\x1a .fednot.v1.WatchDeletionResponse0\x01\x12U\n\x0e\x43\x61ncelDeletion\x12 .fednot.v1.CancelDeletionRequest\x1a!.fednot.v1.CancelDeletionResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x66\x65\x64not/v1/deletion.proto\x12\tfednot.v1\x1a\x1a\x66\x65\x64not/v1/federation.proto\x1a\x18\x66\x65\x64not/v1/identity.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"#\n\x05Scope\x12\x10\n\x06\x63lient\x18\x01 \x01(\tH\x00\x42\x08\n\x06target\"\xeb\x02\n\x0eRecoveryPolicy\x12\x17\n\nmin_rounds\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x17\n\nmax_rounds\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x16\n\ttolerance\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x1b\n\x0eplateau_rounds\x18\x04 \x01(\rH\x03\x88\x01\x01\x12\x18\n\x0b\x66ull_budget\x18\x05 \x01(\x08H\x04\x88\x01\x01\x12\x1a\n\rchance_rounds\x18\x06 \x01(\rH\x05\x88\x01\x01\x12\x18\n\x0bmin_clients\x18\x07 \x01(\rH\x06\x88\x01\x01\x12\x31\n\x0eround_deadline\x18\x08 \x01(\x0b\x32\x19.google.protobuf.DurationB\r\n\x0b_min_roundsB\r\n\x0b_max_roundsB\x0c\n\n_toleranceB\x11\n\x0f_plateau_roundsB\x0e\n\x0c_full_budgetB\x10\n\x0e_chance_roundsB\x0e\n\x0c_min_clients\"\xaf\x01\n\x0eUnlearnRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x1f\n\x05scope\x18\x02 \x01(\x0b\x32\x10.fednot.v1.Scope\x12\x0e\n\x06method\x18\x03 \x01(\t\x12\x0e\n\x06layers\x18\x04 \x01(\t\x12\x1b\n\x13\x61llow_unsafe_layers\x18\x05 \x01(\x08\x12+\n\x08recovery\x18\x06 \x01(\x0b\x32\x19.fednot.v1.RecoveryPolicy\"8\n\x0fUnlearnResponse\x12%\n\x08\x64\x65letion\x18\x01 \x01(\x0b\x32\x13.fednot.v1.Deletion\"\x97\x01\n\rRecoveryRound\x12\r\n\x05round\x18\x01 \x01(\x04\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x36\n\x07metrics\x18\x03 \x03(\x0b\x32%.fednot.v1.RecoveryRound.MetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x8e\x02\n\x07\x41ttempt\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\x0f\n\x07tensors\x18\x03 \x03(\t\x12\x15\n\rstart_version\x18\x04 \x01(\x04\x12(\n\x06rounds\x18\x05 \x03(\x0b\x32\x18.fednot.v1.RecoveryRound\x12*\n\x07outcome\x18\x06 \x01(\x0e\x32\x19.fednot.v1.AttemptOutcome\x12*\n\x0bstop_reason\x18\x07 \x01(\x0e\x32\x15.fednot.v1.StopReason\x12\x12\n\nstopped_at\x18\x08 \x01(\r\x12\x10\n\x08warnings\x18\t \x03(\t\x12\x13\n\x0b\x65xplanation\x18\n \x01(\t\"2\n\x10\x44\x65stroyedVersion\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0e\n\x06sha256\x18\x02 \x01(\t\"\xbb\x02\n\x03Job\x12\n\n\x02id\x18\x01 \x01(\t\x12\"\n\x05phase\x18\x02 \x01(\x0e\x32\x13.fednot.v1.JobPhase\x12\x13\n\x0bwaiting_for\x18\x03 \x01(\t\x12\x14\n\x0c\x62\x61se_version\x18\x04 \x01(\x04\x12\x1c\n\x0ftarget_accuracy\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12$\n\x08\x61ttempts\x18\x06 \x03(\x0b\x32\x12.fednot.v1.Attempt\x12\x18\n\x10released_version\x18\x07 \x01(\x04\x12\x0f\n\x07\x66\x61ilure\x18\x08 \x01(\t\x12&\n\x07history\x18\t \x03(\x0b\x32\x15.fednot.v1.PhaseEntry\x12.\n\tdestroyed\x18\n \x03(\x0b\x32\x1b.fednot.v1.DestroyedVersionB\x12\n\x10_target_accuracy\"X\n\nPhaseEntry\x12\"\n\x05phase\x18\x01 \x01(\x0e\x32\x13.fednot.v1.JobPhase\x12&\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x83\x02\n\x08\x44\x65letion\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x1f\n\x05scope\x18\x02 \x01(\x0b\x32\x10.fednot.v1.Scope\x12/\n\x0b\x61\x63\x63\x65pted_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06method\x18\x04 \x01(\t\x12\x0e\n\x06layers\x18\x05 \x01(\t\x12\x1b\n\x03job\x18\x06 \x01(\x0b\x32\x0e.fednot.v1.Job\x12\x16\n\x0e\x61\x62orted_rounds\x18\x07 \x03(\x04\x12\'\n\x0crequested_by\x18\x08 \x01(\x0b\x32\x11.fednot.v1.Caller\x12\x13\n\x0b\x61pproval_id\x18\t \x01(\t\"C\n\x12GetDeletionRequest\x12\x14\n\nrequest_id\x18\x01 \x01(\tH\x00\x12\x10\n\x06job_id\x18\x02 \x01(\tH\x00\x42\x05\n\x03key\"<\n\x13GetDeletionResponse\x12%\n\x08\x64\x65letion\x18\x01 \x01(\x0b\x32\x13.fednot.v1.Deletion\"=\n\x14ListDeletionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"X\n\x15ListDeletionsResponse\x12&\n\tdeletions\x18\x01 \x03(\x0b\x32\x13.fednot.v1.Deletion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"E\n\x14WatchDeletionRequest\x12\x14\n\nrequest_id\x18\x01 \x01(\tH\x00\x12\x10\n\x06job_id\x18\x02 \x01(\tH\x00\x42\x05\n\x03key\"g\n\x15WatchDeletionResponse\x12%\n\x08\x64\x65letion\x18\x01 \x01(\x0b\x32\x13.fednot.v1.Deletion\x12\'\n\x05round\x18\x02 \x01(\x0b\x32\x18.fednot.v1.RoundProgress\"v\n\rRoundProgress\x12\r\n\x05round\x18\x01 \x01(\x04\x12$\n\x05phase\x18\x02 \x01(\x0e\x32\x15.fednot.v1.RoundPhase\x12\x0e\n\x06\x63ohort\x18\x03 \x01(\r\x12\x0f\n\x07updates\x18\x04 \x01(\r\x12\x0f\n\x07missing\x18\x05 \x03(\t\"+\n\x15\x43\x61ncelDeletionRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"?\n\x16\x43\x61ncelDeletionResponse\x12%\n\x08\x64\x65letion\x18\x01 \x01(\x0b\x32\x13.fednot.v1.Deletion*\xe6\x01\n\x08JobPhase\x12\x19\n\x15JOB_PHASE_UNSPECIFIED\x10\x00\x12\x16\n\x12JOB_PHASE_AWAITING\x10\x01\x12\x14\n\x10JOB_PHASE_QUEUED\x10\x02\x12\x16\n\x12JOB_PHASE_NEGATING\x10\x03\x12\x18\n\x14JOB_PHASE_RECOVERING\x10\x04\x12\x17\n\x13JOB_PHASE_VERIFYING\x10\x05\x12\x17\n\x13JOB_PHASE_COMPLETED\x10\x06\x12\x14\n\x10JOB_PHASE_FAILED\x10\x07\x12\x17\n\x13JOB_PHASE_CANCELLED\x10\x08*\x8c\x01\n\x0e\x41ttemptOutcome\x12\x1f\n\x1b\x41TTEMPT_OUTCOME_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x41TTEMPT_OUTCOME_RUNNING\x10\x01\x12\x1d\n\x19\x41TTEMPT_OUTCOME_SUCCEEDED\x10\x02\x12\x1d\n\x19\x41TTEMPT_OUTCOME_ABANDONED\x10\x03*\x8a\x01\n\nStopReason\x12\x1b\n\x17STOP_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12STOP_REASON_TARGET\x10\x01\x12\x17\n\x13STOP_REASON_PLATEAU\x10\x02\x12\x16\n\x12STOP_REASON_BUDGET\x10\x03\x12\x16\n\x12STOP_REASON_CHANCE\x10\x04\x32\xa2\x03\n\x0f\x44\x65letionService\x12@\n\x07Unlearn\x12\x19.fednot.v1.UnlearnRequest\x1a\x1a.fednot.v1.UnlearnResponse\x12L\n\x0bGetDeletion\x12\x1d.fednot.v1.GetDeletionRequest\x1a\x1e.fednot.v1.GetDeletionResponse\x12R\n\rListDeletions\x12\x1f.fednot.v1.ListDeletionsRequest\x1a .fednot.v1.ListDeletionsResponse\x12T\n\rWatchDeletion\x12\x1f.fednot.v1.WatchDeletionRequest\x1a .fednot.v1.WatchDeletionResponse0\x01\x12U\n\x0e\x43\x61ncelDeletion\x12 .fednot.v1.CancelDeletionRequest\x1a!.fednot.v1.CancelDeletionResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,52 +37,52 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_RECOVERYROUND_METRICSENTRY']._loaded_options = None
   _globals['_RECOVERYROUND_METRICSENTRY']._serialized_options = b'8\001'
-  _globals['_JOBPHASE']._serialized_start=2549
-  _globals['_JOBPHASE']._serialized_end=2779
-  _globals['_ATTEMPTOUTCOME']._serialized_start=2782
-  _globals['_ATTEMPTOUTCOME']._serialized_end=2922
-  _globals['_STOPREASON']._serialized_start=2925
-  _globals['_STOPREASON']._serialized_end=3063
-  _globals['_SCOPE']._serialized_start=132
-  _globals['_SCOPE']._serialized_end=167
-  _globals['_RECOVERYPOLICY']._serialized_start=170
-  _globals['_RECOVERYPOLICY']._serialized_end=533
-  _globals['_UNLEARNREQUEST']._serialized_start=536
-  _globals['_UNLEARNREQUEST']._serialized_end=711
-  _globals['_UNLEARNRESPONSE']._serialized_start=713
-  _globals['_UNLEARNRESPONSE']._serialized_end=769
-  _globals['_RECOVERYROUND']._serialized_start=772
-  _globals['_RECOVERYROUND']._serialized_end=923
-  _globals['_RECOVERYROUND_METRICSENTRY']._serialized_start=877
-  _globals['_RECOVERYROUND_METRICSENTRY']._serialized_end=923
-  _globals['_ATTEMPT']._serialized_start=926
-  _globals['_ATTEMPT']._serialized_end=1196
-  _globals['_DESTROYEDVERSION']._serialized_start=1198
-  _globals['_DESTROYEDVERSION']._serialized_end=1248
-  _globals['_JOB']._serialized_start=1251
-  _globals['_JOB']._serialized_end=1566
-  _globals['_PHASEENTRY']._serialized_start=1568
-  _globals['_PHASEENTRY']._serialized_end=1656
-  _globals['_DELETION']._serialized_start=1659
-  _globals['_DELETION']._serialized_end=1856
-  _globals['_GETDELETIONREQUEST']._serialized_start=1858
-  _globals['_GETDELETIONREQUEST']._serialized_end=1925
-  _globals['_GETDELETIONRESPONSE']._serialized_start=1927
-  _globals['_GETDELETIONRESPONSE']._serialized_end=1987
-  _globals['_LISTDELETIONSREQUEST']._serialized_start=1989
-  _globals['_LISTDELETIONSREQUEST']._serialized_end=2050
-  _globals['_LISTDELETIONSRESPONSE']._serialized_start=2052
-  _globals['_LISTDELETIONSRESPONSE']._serialized_end=2140
-  _globals['_WATCHDELETIONREQUEST']._serialized_start=2142
-  _globals['_WATCHDELETIONREQUEST']._serialized_end=2211
-  _globals['_WATCHDELETIONRESPONSE']._serialized_start=2213
-  _globals['_WATCHDELETIONRESPONSE']._serialized_end=2316
-  _globals['_ROUNDPROGRESS']._serialized_start=2318
-  _globals['_ROUNDPROGRESS']._serialized_end=2436
-  _globals['_CANCELDELETIONREQUEST']._serialized_start=2438
-  _globals['_CANCELDELETIONREQUEST']._serialized_end=2481
-  _globals['_CANCELDELETIONRESPONSE']._serialized_start=2483
-  _globals['_CANCELDELETIONRESPONSE']._serialized_end=2546
-  _globals['_DELETIONSERVICE']._serialized_start=3066
-  _globals['_DELETIONSERVICE']._serialized_end=3484
+  _globals['_JOBPHASE']._serialized_start=2637
+  _globals['_JOBPHASE']._serialized_end=2867
+  _globals['_ATTEMPTOUTCOME']._serialized_start=2870
+  _globals['_ATTEMPTOUTCOME']._serialized_end=3010
+  _globals['_STOPREASON']._serialized_start=3013
+  _globals['_STOPREASON']._serialized_end=3151
+  _globals['_SCOPE']._serialized_start=158
+  _globals['_SCOPE']._serialized_end=193
+  _globals['_RECOVERYPOLICY']._serialized_start=196
+  _globals['_RECOVERYPOLICY']._serialized_end=559
+  _globals['_UNLEARNREQUEST']._serialized_start=562
+  _globals['_UNLEARNREQUEST']._serialized_end=737
+  _globals['_UNLEARNRESPONSE']._serialized_start=739
+  _globals['_UNLEARNRESPONSE']._serialized_end=795
+  _globals['_RECOVERYROUND']._serialized_start=798
+  _globals['_RECOVERYROUND']._serialized_end=949
+  _globals['_RECOVERYROUND_METRICSENTRY']._serialized_start=903
+  _globals['_RECOVERYROUND_METRICSENTRY']._serialized_end=949
+  _globals['_ATTEMPT']._serialized_start=952
+  _globals['_ATTEMPT']._serialized_end=1222
+  _globals['_DESTROYEDVERSION']._serialized_start=1224
+  _globals['_DESTROYEDVERSION']._serialized_end=1274
+  _globals['_JOB']._serialized_start=1277
+  _globals['_JOB']._serialized_end=1592
+  _globals['_PHASEENTRY']._serialized_start=1594
+  _globals['_PHASEENTRY']._serialized_end=1682
+  _globals['_DELETION']._serialized_start=1685
+  _globals['_DELETION']._serialized_end=1944
+  _globals['_GETDELETIONREQUEST']._serialized_start=1946
+  _globals['_GETDELETIONREQUEST']._serialized_end=2013
+  _globals['_GETDELETIONRESPONSE']._serialized_start=2015
+  _globals['_GETDELETIONRESPONSE']._serialized_end=2075
+  _globals['_LISTDELETIONSREQUEST']._serialized_start=2077
+  _globals['_LISTDELETIONSREQUEST']._serialized_end=2138
+  _globals['_LISTDELETIONSRESPONSE']._serialized_start=2140
+  _globals['_LISTDELETIONSRESPONSE']._serialized_end=2228
+  _globals['_WATCHDELETIONREQUEST']._serialized_start=2230
+  _globals['_WATCHDELETIONREQUEST']._serialized_end=2299
+  _globals['_WATCHDELETIONRESPONSE']._serialized_start=2301
+  _globals['_WATCHDELETIONRESPONSE']._serialized_end=2404
+  _globals['_ROUNDPROGRESS']._serialized_start=2406
+  _globals['_ROUNDPROGRESS']._serialized_end=2524
+  _globals['_CANCELDELETIONREQUEST']._serialized_start=2526
+  _globals['_CANCELDELETIONREQUEST']._serialized_end=2569
+  _globals['_CANCELDELETIONRESPONSE']._serialized_start=2571
+  _globals['_CANCELDELETIONRESPONSE']._serialized_end=2634
+  _globals['_DELETIONSERVICE']._serialized_start=3154
+  _globals['_DELETIONSERVICE']._serialized_end=3572
 # @@protoc_insertion_point(module_scope)

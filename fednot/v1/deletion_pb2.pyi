@@ -5,6 +5,7 @@ The service of deletion: ask that a contribution be forgotten, and follow the jo
 
 from collections import abc as _abc
 from fednot.v1 import federation_pb2 as _federation_pb2
+from fednot.v1 import identity_pb2 as _identity_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
@@ -250,8 +251,8 @@ class UnlearnRequest(_message.Message):
     ALLOW_UNSAFE_LAYERS_FIELD_NUMBER: _builtins.int
     RECOVERY_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """The caller's own name for this request (a UUID is best). Empty lets the server choose one, which
-    makes a lost reply impossible to repeat safely.
+    """The caller's own name for this request (a UUID is best); another caller's equal one is another
+    request. Empty lets the server choose one, which makes a lost reply impossible to repeat safely.
     """
     method: _builtins.str
     """The method: "not" (default), "fine-tune" or "retrain"."""
@@ -558,12 +559,16 @@ class Deletion(_message.Message):
     LAYERS_FIELD_NUMBER: _builtins.int
     JOB_FIELD_NUMBER: _builtins.int
     ABORTED_ROUNDS_FIELD_NUMBER: _builtins.int
+    REQUESTED_BY_FIELD_NUMBER: _builtins.int
+    APPROVAL_ID_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The request's id."""
     method: _builtins.str
     """The method asked for."""
     layers: _builtins.str
     """The layers asked for."""
+    approval_id: _builtins.str
+    """The second approval that it needs or needed; empty if none."""
     @_builtins.property
     def scope(self) -> Global___Scope:
         """What is to be forgotten."""
@@ -580,6 +585,10 @@ class Deletion(_message.Message):
     def aborted_rounds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The rounds that were in flight and were aborted; empty if none was."""
 
+    @_builtins.property
+    def requested_by(self) -> _identity_pb2.Caller:
+        """Who asked; not set for a request over plaintext."""
+
     def __init__(
         self,
         *,
@@ -590,10 +599,12 @@ class Deletion(_message.Message):
         layers: _builtins.str = ...,
         job: Global___Job | None = ...,
         aborted_rounds: _abc.Iterable[_builtins.int] | None = ...,
+        requested_by: _identity_pb2.Caller | None = ...,
+        approval_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted_at", b"accepted_at", "job", b"job", "scope", b"scope"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted_at", b"accepted_at", "job", b"job", "requested_by", b"requested_by", "scope", b"scope"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aborted_rounds", b"aborted_rounds", "accepted_at", b"accepted_at", "job", b"job", "layers", b"layers", "method", b"method", "request_id", b"request_id", "scope", b"scope"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aborted_rounds", b"aborted_rounds", "accepted_at", b"accepted_at", "approval_id", b"approval_id", "job", b"job", "layers", b"layers", "method", b"method", "request_id", b"request_id", "requested_by", b"requested_by", "scope", b"scope"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -608,7 +619,7 @@ class GetDeletionRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     JOB_ID_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """The request's id."""
+    """The request's id: the caller's own, or else another's that no two callers share."""
     job_id: _builtins.str
     """The id of the job that serves it; the oldest of its requests is returned."""
     def __init__(
@@ -714,7 +725,7 @@ class WatchDeletionRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     JOB_ID_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """The request's id."""
+    """The request's id: the caller's own, or else another's that no two callers share."""
     job_id: _builtins.str
     """The id of the job that serves it."""
     def __init__(
@@ -811,7 +822,7 @@ class CancelDeletionRequest(_message.Message):
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """The request's id."""
+    """The request's id: the caller's own, or else another's that no two callers share."""
     def __init__(
         self,
         *,

@@ -56,7 +56,7 @@ class Session(_message.Message):
     CLIENT_FIELD_NUMBER: _builtins.int
     ID_FIELD_NUMBER: _builtins.int
     client: _builtins.str
-    """The client's name."""
+    """The client's name. Over TLS the certificate tells it: this may be empty, and must not differ."""
     id: _builtins.str
     """The session's id."""
     def __init__(
@@ -86,7 +86,9 @@ class JoinRequest(_message.Message):
     DEVICE_FIELD_NUMBER: _builtins.int
     SOFTWARE_VERSION_FIELD_NUMBER: _builtins.int
     client: _builtins.str
-    """The client's name: 1 to 63 of a-z, 0-9, '-', '_' and '.', starting with a letter or digit."""
+    """The client's name: 1 to 63 of a-z, 0-9, '-', '_' and '.', starting with a letter or digit.
+    Over TLS the certificate tells it: this may be empty, and must not differ.
+    """
     num_train_examples: _builtins.int
     """How many training examples the client holds."""
     num_test_examples: _builtins.int
@@ -158,8 +160,11 @@ class JoinResponse(_message.Message):
     SESSION_ID_FIELD_NUMBER: _builtins.int
     HEARTBEAT_INTERVAL_FIELD_NUMBER: _builtins.int
     BARRED_FIELD_NUMBER: _builtins.int
+    CLIENT_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """The session's id, to be sent with every later call."""
+    client: _builtins.str
+    """The client's name as the server knows it."""
     @_builtins.property
     def heartbeat_interval(self) -> _duration_pb2.Duration:
         """How often the server wants a heartbeat."""
@@ -174,10 +179,11 @@ class JoinResponse(_message.Message):
         session_id: _builtins.str = ...,
         heartbeat_interval: _duration_pb2.Duration | None = ...,
         barred: Global___Barred | None = ...,
+        client: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["barred", b"barred", "heartbeat_interval", b"heartbeat_interval"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["barred", b"barred", "heartbeat_interval", b"heartbeat_interval", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["barred", b"barred", "client", b"client", "heartbeat_interval", b"heartbeat_interval", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -705,8 +711,13 @@ class HeartbeatResponse(_message.Message):
 
     WORK_STANDS_FIELD_NUMBER: _builtins.int
     BARRED_FIELD_NUMBER: _builtins.int
+    TRUST_DIGEST_FIELD_NUMBER: _builtins.int
     work_stands: _builtins.bool
     """False if the named work no longer counts: stop it."""
+    trust_digest: _builtins.str
+    """sha256, in hexadecimal, of the authorities that the server trusts, as RenewCertificate gives
+    them; a client that holds others renews. Empty if the server signs no certificates.
+    """
     @_builtins.property
     def barred(self) -> Global___Barred:
         """Set if the client is barred from training."""
@@ -716,10 +727,11 @@ class HeartbeatResponse(_message.Message):
         *,
         work_stands: _builtins.bool = ...,
         barred: Global___Barred | None = ...,
+        trust_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["barred", b"barred"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["barred", b"barred", "work_stands", b"work_stands"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["barred", b"barred", "trust_digest", b"trust_digest", "work_stands", b"work_stands"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

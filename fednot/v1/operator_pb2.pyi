@@ -4,6 +4,7 @@ isort:skip_file
 The service of the operator: start and stop training, look at the federation, fetch a released model."""
 
 from collections import abc as _abc
+from fednot.v1 import approval_pb2 as _approval_pb2
 from fednot.v1 import deletion_pb2 as _deletion_pb2
 from fednot.v1 import federation_pb2 as _federation_pb2
 from fednot.v1 import model_pb2 as _model_pb2
@@ -427,6 +428,7 @@ class ClientInfo(_message.Message):
     DEVICE_FIELD_NUMBER: _builtins.int
     DEGRADED_FIELD_NUMBER: _builtins.int
     BARRED_BY_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_EXPIRES_AT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name."""
     state: Global___ClientState.ValueType
@@ -449,6 +451,10 @@ class ClientInfo(_message.Message):
     def last_seen_at(self) -> _timestamp_pb2.Timestamp:
         """When it was last heard of."""
 
+    @_builtins.property
+    def certificate_expires_at(self) -> _timestamp_pb2.Timestamp:
+        """When the certificate ends with which it joined; not set over plaintext, or before it joined."""
+
     def __init__(
         self,
         *,
@@ -461,10 +467,11 @@ class ClientInfo(_message.Message):
         device: _builtins.str = ...,
         degraded: _builtins.bool = ...,
         barred_by: _builtins.str = ...,
+        certificate_expires_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["joined_at", b"joined_at", "last_seen_at", b"last_seen_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["certificate_expires_at", b"certificate_expires_at", "joined_at", b"joined_at", "last_seen_at", b"last_seen_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["barred_by", b"barred_by", "degraded", b"degraded", "device", b"device", "joined_at", b"joined_at", "last_seen_at", b"last_seen_at", "name", b"name", "num_test_examples", b"num_test_examples", "num_train_examples", b"num_train_examples", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["barred_by", b"barred_by", "certificate_expires_at", b"certificate_expires_at", "degraded", b"degraded", "device", b"device", "joined_at", b"joined_at", "last_seen_at", b"last_seen_at", "name", b"name", "num_test_examples", b"num_test_examples", "num_train_examples", b"num_train_examples", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -510,6 +517,58 @@ class ListClientsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListClientsResponse: _TypeAlias = ListClientsResponse  # noqa: Y015
+
+@_typing.final
+class ReadmitClientRequest(_message.Message):
+    """Names the client to readmit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIENT_FIELD_NUMBER: _builtins.int
+    client: _builtins.str
+    """The client's name."""
+    def __init__(
+        self,
+        *,
+        client: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadmitClientRequest: _TypeAlias = ReadmitClientRequest  # noqa: Y015
+
+@_typing.final
+class ReadmitClientResponse(_message.Message):
+    """What came of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIENT_FIELD_NUMBER: _builtins.int
+    APPROVAL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def client(self) -> Global___ClientInfo:
+        """The client, no longer barred unless the approval waits."""
+
+    @_builtins.property
+    def approval(self) -> _approval_pb2.Approval:
+        """The second approval that it waits for; not set if it takes none."""
+
+    def __init__(
+        self,
+        *,
+        client: Global___ClientInfo | None = ...,
+        approval: _approval_pb2.Approval | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "client", b"client"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "client", b"client"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadmitClientResponse: _TypeAlias = ReadmitClientResponse  # noqa: Y015
 
 @_typing.final
 class MissingClient(_message.Message):

@@ -55,6 +55,11 @@ class OperatorServiceStub(object):
                 request_serializer=fednot_dot_v1_dot_operator__pb2.ListClientsRequest.SerializeToString,
                 response_deserializer=fednot_dot_v1_dot_operator__pb2.ListClientsResponse.FromString,
                 _registered_method=True)
+        self.ReadmitClient = channel.unary_unary(
+                '/fednot.v1.OperatorService/ReadmitClient',
+                request_serializer=fednot_dot_v1_dot_operator__pb2.ReadmitClientRequest.SerializeToString,
+                response_deserializer=fednot_dot_v1_dot_operator__pb2.ReadmitClientResponse.FromString,
+                _registered_method=True)
         self.ListRounds = channel.unary_unary(
                 '/fednot.v1.OperatorService/ListRounds',
                 request_serializer=fednot_dot_v1_dot_operator__pb2.ListRoundsRequest.SerializeToString,
@@ -104,6 +109,13 @@ class OperatorServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReadmitClient(self, request, context):
+        """Lifts the bar of a client that was forgotten, or asks for the second approval that it takes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListRounds(self, request, context):
         """Lists rounds, newest first.
         """
@@ -147,6 +159,11 @@ def add_OperatorServiceServicer_to_server(servicer, server):
                     servicer.ListClients,
                     request_deserializer=fednot_dot_v1_dot_operator__pb2.ListClientsRequest.FromString,
                     response_serializer=fednot_dot_v1_dot_operator__pb2.ListClientsResponse.SerializeToString,
+            ),
+            'ReadmitClient': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReadmitClient,
+                    request_deserializer=fednot_dot_v1_dot_operator__pb2.ReadmitClientRequest.FromString,
+                    response_serializer=fednot_dot_v1_dot_operator__pb2.ReadmitClientResponse.SerializeToString,
             ),
             'ListRounds': grpc.unary_unary_rpc_method_handler(
                     servicer.ListRounds,
@@ -273,6 +290,33 @@ class OperatorService(object):
             '/fednot.v1.OperatorService/ListClients',
             fednot_dot_v1_dot_operator__pb2.ListClientsRequest.SerializeToString,
             fednot_dot_v1_dot_operator__pb2.ListClientsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadmitClient(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fednot.v1.OperatorService/ReadmitClient',
+            fednot_dot_v1_dot_operator__pb2.ReadmitClientRequest.SerializeToString,
+            fednot_dot_v1_dot_operator__pb2.ReadmitClientResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,8 @@ class OperatorServiceStub:
     """Says where the federation stands and what it waits for."""
     ListClients: _grpc.UnaryUnaryMultiCallable[_operator_pb2.ListClientsRequest, _operator_pb2.ListClientsResponse]
     """Lists every client that ever joined."""
+    ReadmitClient: _grpc.UnaryUnaryMultiCallable[_operator_pb2.ReadmitClientRequest, _operator_pb2.ReadmitClientResponse]
+    """Lifts the bar of a client that was forgotten, or asks for the second approval that it takes."""
     ListRounds: _grpc.UnaryUnaryMultiCallable[_operator_pb2.ListRoundsRequest, _operator_pb2.ListRoundsResponse]
     """Lists rounds, newest first."""
     ListVersions: _grpc.UnaryUnaryMultiCallable[_operator_pb2.ListVersionsRequest, _operator_pb2.ListVersionsResponse]
@@ -61,6 +63,8 @@ class OperatorServiceAsyncStub(OperatorServiceStub):
     """Says where the federation stands and what it waits for."""
     ListClients: _aio.UnaryUnaryMultiCallable[_operator_pb2.ListClientsRequest, _operator_pb2.ListClientsResponse]  # type: ignore[assignment]
     """Lists every client that ever joined."""
+    ReadmitClient: _aio.UnaryUnaryMultiCallable[_operator_pb2.ReadmitClientRequest, _operator_pb2.ReadmitClientResponse]  # type: ignore[assignment]
+    """Lifts the bar of a client that was forgotten, or asks for the second approval that it takes."""
     ListRounds: _aio.UnaryUnaryMultiCallable[_operator_pb2.ListRoundsRequest, _operator_pb2.ListRoundsResponse]  # type: ignore[assignment]
     """Lists rounds, newest first."""
     ListVersions: _aio.UnaryUnaryMultiCallable[_operator_pb2.ListVersionsRequest, _operator_pb2.ListVersionsResponse]  # type: ignore[assignment]
@@ -102,6 +106,14 @@ class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_operator_pb2.ListClientsResponse, _abc.Awaitable[_operator_pb2.ListClientsResponse]]:
         """Lists every client that ever joined."""
+
+    @_abc_1.abstractmethod
+    def ReadmitClient(
+        self,
+        request: _operator_pb2.ReadmitClientRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.ReadmitClientResponse, _abc.Awaitable[_operator_pb2.ReadmitClientResponse]]:
+        """Lifts the bar of a client that was forgotten, or asks for the second approval that it takes."""
 
     @_abc_1.abstractmethod
     def ListRounds(

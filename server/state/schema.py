@@ -6,11 +6,13 @@ from typing import Final
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Boolean,
     Column,
     Double,
     ForeignKey,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -18,7 +20,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 metadata = MetaData()
 
@@ -139,12 +141,14 @@ requests = Table(
     "requests",
     metadata,
     Column("sequence", Integer, primary_key=True),
-    Column("request_id", String(128), nullable=False, unique=True),
+    Column("caller", String(80), nullable=False, default=""),
+    Column("request_id", String(128), nullable=False),
     Column("digest", String(64), nullable=False),
     Column("client", String(63), ForeignKey("clients.name"), nullable=False, index=True),
     Column("job_id", String(64), ForeignKey("jobs.id"), nullable=False, index=True),
     Column("accepted_at", Double, nullable=False),
     Column("aborted_rounds", JSON, nullable=False),
+    UniqueConstraint("caller", "request_id", name="one_request_per_caller_and_id"),
 )
 
 tombstones = Table(
@@ -152,7 +156,59 @@ tombstones = Table(
     metadata,
     Column("id", Integer, primary_key=True),
     Column("client", String(63), nullable=False, index=True),
-    Column("request_id", String(128), nullable=False),
+    Column("request", Integer, ForeignKey("requests.sequence"), nullable=False),
     Column("since", Double, nullable=False),
     Column("lifted_at", Double),
+)
+
+approvals = Table(
+    "approvals",
+    metadata,
+    Column("sequence", Integer, primary_key=True),
+    Column("id", String(64), nullable=False, unique=True),
+    Column("kind", String(16), nullable=False),
+    Column("state", String(16), nullable=False, index=True),
+    Column("client", String(63), nullable=False),
+    Column("job_id", String(64), nullable=False, default="", index=True),
+    Column("requested_by", String(80), nullable=False),
+    Column("requested_at", Double, nullable=False),
+    Column("expires_at", Double, nullable=False),
+    Column("decided_by", String(80), nullable=False, default=""),
+    Column("decided_at", Double),
+)
+
+enrolment_tokens = Table(
+    "enrolment_tokens",
+    metadata,
+    Column("secret_sha256", String(64), primary_key=True),
+    Column("client", String(63), nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double, nullable=False),
+    Column("used_at", Double),
+    Column("used_key", String(64), nullable=False, default=""),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("sequence", Integer, primary_key=True, autoincrement=False),
+    Column("at_microseconds", BigInteger, nullable=False),
+    Column("actor", String(64), nullable=False),
+    Column("role", String(16), nullable=False),
+    Column("action", String(64), nullable=False),
+    Column("subject", String(64), nullable=False),
+    Column("outcome", String(16), nullable=False),
+    Column("reason", String(64), nullable=False),
+    Column("job_id", String(64), nullable=False),
+    Column("count", Integer, nullable=False),
+    Column("previous_hash", String(64), nullable=False),
+    Column("hash", String(64), nullable=False),
+)
+
+pseudonyms = Table(
+    "pseudonyms",
+    metadata,
+    Column("name", String(80), primary_key=True),
+    Column("pseudonym", String(64), nullable=False, unique=True),
+    Column("key", LargeBinary(32), nullable=False),
 )

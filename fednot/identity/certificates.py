@@ -1,0 +1,284 @@
+"""Makes keys, certificates, requests and revocation lists, and reads them.
+
+Keys are ECDSA P-256: every TLS stack in use accepts them (gRPC's BoringSSL refuses Ed25519).
+Certificates follow RFC 5280 and the X509-SVID profile: one URI subject alternative name.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import ipaddress
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from fednot.identity.subject import Role, Subject, SubjectError
+
+CLOCK_SKEW: Final = dt.timedelta(minutes=10)
+"""Certificates begin this long ago, since clocks of separate machines differ."""
+
+PrivateKey = ec.EllipticCurvePrivateKey
+
+
+def new_key() -> PrivateKey:
+    """A fresh P-256 key."""
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def key_pem(key: PrivateKey) -> bytes:
+    """A private key as unencrypted PKCS#8 PEM; the file that holds it must be private."""
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+
+
+def read_key(pem: bytes) -> PrivateKey:
+    """Reads a private key. Raises ValueError unless it is an unencrypted EC key."""
+    try:
+        key = serialization.load_pem_private_key(pem, password=None)
+    except TypeError as error:
+        raise ValueError("the key is encrypted; store it unencrypted with mode 0600") from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise ValueError("the key is not an elliptic-curve key")  # noqa: TRY004
+    return key
+
+
+def pem_of(certificates: Iterable[x509.Certificate]) -> bytes:
+    """Certificates as PEM, one after the other."""
+    return b"".join(found.public_bytes(serialization.Encoding.PEM) for found in certificates)
+
+
+def now() -> dt.datetime:
+    """This moment, in UTC, to the second, as certificates count it."""
+    return dt.datetime.now(dt.UTC).replace(microsecond=0)
+
+
+def self_signed_authority(common_name: str, key: PrivateKey, days: float) -> x509.Certificate:
+    """The root certificate of an authority."""
+    return _authority(common_name, key, common_name, key, days)
+
+
+def cross_signed_authority(
+    common_name: str, key: PrivateKey, issuer: x509.Certificate, issuer_key: PrivateKey
+) -> x509.Certificate:
+    """An authority's certificate signed by the one before, so that those who only trust the older
+    one can follow the chain (RFC 4210, section 4.4, "new with old"). It ends with the older one.
+    """
+    days = (issuer.not_valid_after_utc - now()) / dt.timedelta(days=1)
+    return _authority(common_name, key, common_name_of(issuer), issuer_key, days)
+
+
+def _authority(
+    subject: str, key: PrivateKey, issuer: str, issuer_key: PrivateKey, days: float
+) -> x509.Certificate:
+    usage = _key_usage(key_cert_sign=True, crl_sign=True)
+    return (
+        _builder(subject, key.public_key(), issuer, issuer_key.public_key(), days)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=1), critical=True)
+        .add_extension(usage, critical=True)
+        .sign(issuer_key, hashes.SHA256())
+    )
+
+
+def leaf(
+    subject: Subject,
+    public_key: ec.EllipticCurvePublicKey,
+    issuer: x509.Certificate,
+    issuer_key: PrivateKey,
+    *,
+    days: float,
+    hosts: Sequence[str] = (),
+    begins: dt.datetime | None = None,
+) -> x509.Certificate:
+    """A certificate for a subject. `hosts` are DNS names and IP addresses of a server.
+
+    It never outlives its issuer. `begins` is for tests of certificates that are not yet valid.
+    """
+    is_server = subject.role is Role.SERVER
+    purpose = ExtendedKeyUsageOID.SERVER_AUTH if is_server else ExtendedKeyUsageOID.CLIENT_AUTH
+    names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(subject.uri)]
+    names += [_host(name) for name in hosts]
+    return (
+        _builder(
+            subject.name,
+            public_key,
+            common_name_of(issuer),
+            issuer_key.public_key(),
+            days,
+            begins=begins,
+            latest=issuer.not_valid_after_utc,
+        )
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_key_usage(digital_signature=True), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .sign(issuer_key, hashes.SHA256())
+    )
+
+
+def request(subject: Subject, key: PrivateKey) -> x509.CertificateSigningRequest:
+    """A request that the holder of a key makes for a certificate (PKCS#10)."""
+    names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(subject.uri)])
+    builder = x509.CertificateSigningRequestBuilder().subject_name(_name(subject.name))
+    return builder.add_extension(names, critical=False).sign(key, hashes.SHA256())
+
+
+def request_pem(found: x509.CertificateSigningRequest) -> bytes:
+    """A request as PEM."""
+    return found.public_bytes(serialization.Encoding.PEM)
+
+
+def read_request(pem: bytes) -> tuple[Subject, ec.EllipticCurvePublicKey]:
+    """What a request asks for, and the key it is for.
+
+    Raises ValueError if it is no request, is not signed by that key, or has no P-256 key.
+    """
+    found = x509.load_pem_x509_csr(pem)
+    key = found.public_key()
+    if not found.is_signature_valid:
+        raise ValueError("its signature does not match its key")
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise ValueError("its key is not an elliptic-curve key on P-256")  # noqa: TRY004
+    return _subject_in(found.extensions), key
+
+
+def subject_of(certificate: x509.Certificate) -> Subject:
+    """Who a certificate is for. Raises SubjectError if it names no identity of fednot."""
+    try:
+        return _subject_in(certificate.extensions)
+    except ValueError as error:
+        raise SubjectError(str(error)) from error
+
+
+def hosts_of(certificate: x509.Certificate) -> tuple[str, ...]:
+    """The DNS names and IP addresses that a server's certificate is for."""
+    try:
+        extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except x509.ExtensionNotFound:
+        return ()
+    found = extension.value
+    addresses = found.get_values_for_type(x509.IPAddress)
+    return (*found.get_values_for_type(x509.DNSName), *map(str, addresses))
+
+
+def common_name_of(certificate: x509.Certificate) -> str:
+    """The common name of a certificate's subject; "" if it has none."""
+    found = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(found[0].value) if found else ""
+
+
+def issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
+    """Whether an authority signed a certificate itself."""
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (InvalidSignature, ValueError, TypeError):
+        return False
+    return True
+
+
+def same_key(
+    one: ec.EllipticCurvePublicKey | object, other: ec.EllipticCurvePublicKey | object
+) -> bool:
+    """Whether two public keys are the same."""
+    return key_digest(one) == key_digest(other)
+
+
+def key_digest(key: object) -> str:
+    """sha256 of a public key, in hexadecimal: what people compare over the telephone."""
+    digest = hashes.Hash(hashes.SHA256())
+    digest.update(
+        key.public_bytes(  # type: ignore[attr-defined]
+            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+    )
+    return digest.finalize().hex()
+
+
+def revocation_list(
+    serials: Iterable[tuple[int, dt.datetime]], issuer: x509.Certificate, issuer_key: PrivateKey
+) -> bytes:
+    """A certificate revocation list (RFC 5280, section 5) as PEM, valid as long as its issuer."""
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(issuer.subject)
+        .last_update(now())
+        .next_update(issuer.not_valid_after_utc)
+    )
+    for serial, at in serials:
+        row = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(at).build()
+        builder = builder.add_revoked_certificate(row)
+    return builder.sign(issuer_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def _subject_in(extensions: x509.Extensions) -> Subject:
+    try:
+        names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        raise SubjectError("it names no identity: it has no subject alternative name") from None
+    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+    if len(uris) != 1:
+        raise SubjectError(f"it must name one identity as a URI, and has {len(uris)}")
+    return Subject.of_uri(uris[0])
+
+
+def _builder(
+    subject: str,
+    key: ec.EllipticCurvePublicKey,
+    issuer: str,
+    issuer_key: ec.EllipticCurvePublicKey,
+    days: float,
+    *,
+    begins: dt.datetime | None = None,
+    latest: dt.datetime | None = None,
+) -> x509.CertificateBuilder:
+    start = begins or now() - CLOCK_SKEW
+    end = (begins or now()) + dt.timedelta(days=days)
+    if latest is not None:
+        end = min(end, latest)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(_name(subject))
+        .issuer_name(_name(issuer))
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(min(start, end - dt.timedelta(seconds=1)))
+        .not_valid_after(end)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key), critical=False
+        )
+    )
+
+
+def _name(common_name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+
+
+def _host(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
+
+
+def _key_usage(
+    *, digital_signature: bool = False, key_cert_sign: bool = False, crl_sign: bool = False
+) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=digital_signature,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=key_cert_sign,
+        crl_sign=crl_sign,
+        encipher_only=False,
+        decipher_only=False,
+    )

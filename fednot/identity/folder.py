@@ -1,0 +1,160 @@
+"""An identity on disk: a folder with a certificate, its key, and what it trusts."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+
+from fednot.errors import FednotError, Reason
+from fednot.identity import certificates
+from fednot.identity.subject import Subject, SubjectError
+
+CERTIFICATE: Final = ("cert.pem", "tls.crt")
+KEY: Final = ("key.pem", "tls.key")
+TRUST: Final = ("ca.pem", "ca.crt")
+"""The second name of each is that of a Kubernetes TLS secret."""
+
+Signature = tuple[tuple[str, int, int, int], ...]
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """A certificate chain (leaf first), its private key and the trusted authorities, all PEM."""
+
+    folder: Path
+    subject: Subject
+    certificate: x509.Certificate
+    chain: bytes
+    private_key: bytes = field(repr=False)
+    trust: bytes
+
+
+def read_credentials(folder: Path) -> Credentials:
+    """Reads the identity in a folder, without asking whether it is still valid.
+
+    Raises FednotError (INVALID_IDENTITY) that names the file and what is wrong with it.
+    """
+    certificate_file, key_file, trust_file = (
+        _present(folder, names) for names in (CERTIFICATE, KEY, TRUST)
+    )
+    chain, key, trust = (_bytes(path) for path in (certificate_file, key_file, trust_file))
+    leaf = _certificates(certificate_file, chain)[0]
+    _certificates(trust_file, trust)
+    try:
+        private_key = certificates.read_key(key)
+    except ValueError as error:
+        raise _invalid(f"{key_file} holds no usable private key: {error}") from error
+    if not certificates.same_key(private_key.public_key(), leaf.public_key()):
+        raise _invalid(
+            f"{key_file} is not the key of {certificate_file}; take the pair that belongs together"
+        )
+    try:
+        subject = certificates.subject_of(leaf)
+    except SubjectError as error:
+        raise _invalid(f"{certificate_file} is no certificate of fednot: {error}") from error
+    return Credentials(folder, subject, leaf, chain, key, trust)
+
+
+def read_trust(path: Path) -> tuple[x509.Certificate, ...]:
+    """The authorities in a PEM file. Raises FednotError (INVALID_IDENTITY)."""
+    return _certificates(path, _bytes(path))
+
+
+def write_credentials(
+    folder: Path, *, chain: bytes, trust: bytes, key: bytes | None = None
+) -> None:
+    """Writes an identity so that a reader finds the old files or the new ones, each whole.
+
+    A reader that comes in between may find a key that does not fit, and reads again later.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if key is not None:
+        write_private(_target(folder, KEY), key)
+    write_private(_target(folder, TRUST), trust, mode=0o644)
+    write_private(_target(folder, CERTIFICATE), chain, mode=0o644)
+
+
+def write_private(path: Path, content: bytes, *, mode: int = 0o600) -> None:
+    """Writes a file durably and in one step; only its owner reads it unless `mode` says more."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    with os.fdopen(handle, "wb") as file:
+        os.fchmod(file.fileno(), mode)
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+class WatchedFolder:
+    """An identity folder whose files may be replaced while it is in use."""
+
+    def __init__(self, folder: Path) -> None:
+        """Reads it. Raises FednotError (INVALID_IDENTITY)."""
+        self.folder = folder
+        self._seen = signature_of(folder)
+        self.current = read_credentials(folder)
+
+    def changed(self) -> bool:
+        """Reads the files again if they were replaced; True if they hold another identity now.
+
+        Raises FednotError (INVALID_IDENTITY) once for each state of the files that cannot be used;
+        `current` then stays what it was.
+        """
+        seen = signature_of(self.folder)
+        if seen == self._seen:
+            return False
+        self._seen = seen
+        before, self.current = self.current, read_credentials(self.folder)
+        return before != self.current
+
+
+def signature_of(folder: Path) -> Signature:
+    """What tells whether the files of an identity were replaced."""
+    rows = []
+    for names in (CERTIFICATE, KEY, TRUST):
+        for name in names:
+            with contextlib.suppress(OSError):
+                found = (folder / name).stat()
+                rows.append((name, found.st_ino, found.st_mtime_ns, found.st_size))
+    return tuple(rows)
+
+
+def _present(folder: Path, names: tuple[str, str]) -> Path:
+    for name in names:
+        if (folder / name).exists():
+            return folder / name
+    where = folder if folder.is_dir() else f"{folder}, which is not a folder"
+    raise _invalid(f"there is no {names[0]} in {where}")
+
+
+def _target(folder: Path, names: tuple[str, str]) -> Path:
+    return folder / next((name for name in names if (folder / name).exists()), names[0])
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise _invalid(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _certificates(path: Path, pem: bytes) -> tuple[x509.Certificate, ...]:
+    try:
+        return tuple(x509.load_pem_x509_certificates(pem))
+    except ValueError as error:
+        raise _invalid(f"{path} holds no certificate in PEM form: {error}") from error
+
+
+def _invalid(message: str) -> FednotError:
+    return FednotError(Reason.INVALID_IDENTITY, message)

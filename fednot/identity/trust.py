@@ -1,0 +1,103 @@
+"""What is trusted: the authorities, less what they revoked; judges one certificate at a time."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections.abc import Sequence
+from typing import Final, Self
+
+from cryptography import x509
+
+from fednot.errors import FednotError, Reason
+from fednot.identity.certificates import issued_by, subject_of
+from fednot.identity.subject import Subject, SubjectError
+
+_CRL: Final = re.compile(rb"-----BEGIN X509 CRL-----.+?-----END X509 CRL-----\s*", re.DOTALL)
+
+
+class Trust:
+    """The authorities of a trust domain and the serial numbers that were revoked."""
+
+    def __init__(
+        self, authorities: Sequence[x509.Certificate], revoked: frozenset[int] = frozenset()
+    ) -> None:
+        self.authorities = tuple(authorities)
+        self.revoked = revoked
+
+    @classmethod
+    def of_pem(cls, authorities: bytes, revocations: bytes = b"") -> Self:
+        """Reads authorities, and revocation lists that one of them signed.
+
+        Raises ValueError for PEM that cannot be read, or a list that no authority here has signed:
+        silently passing over it would let revoked certificates in.
+        """
+        found = x509.load_pem_x509_certificates(authorities)
+        revoked: set[int] = set()
+        for pem in _CRL.findall(revocations):
+            crl = x509.load_pem_x509_crl(pem)
+            signers = [a for a in found if a.subject == crl.issuer]
+            if not any(crl.is_signature_valid(a.public_key()) for a in signers):  # type: ignore[arg-type]
+                raise ValueError("a revocation list is not signed by a trusted authority")
+            revoked |= {row.serial_number for row in crl}
+        if revocations.strip() and not _CRL.search(revocations):
+            raise ValueError("it holds no revocation list in PEM form")
+        return cls(found, frozenset(revoked))
+
+    def check(self, certificate: x509.Certificate, at: dt.datetime) -> Subject:
+        """Who a certificate is for, if it is to be trusted at a moment.
+
+        Raises FednotError (UNTRUSTED_CERTIFICATE, CERTIFICATE_REVOKED, CERTIFICATE_EXPIRED,
+        CERTIFICATE_NOT_YET_VALID, INVALID_CERTIFICATE).
+        """
+        standing = [a for a in self.authorities if a.not_valid_after_utc >= at]
+        if not any(issued_by(certificate, authority) for authority in standing):
+            raise FednotError(
+                Reason.UNTRUSTED_CERTIFICATE,
+                f"the certificate of {described(certificate)} was issued by "
+                f"{certificate.issuer.rfc4514_string()}, which is not trusted here",
+            )
+        check_dates(certificate, at)
+        if certificate.serial_number in self.revoked:
+            raise FednotError(
+                Reason.CERTIFICATE_REVOKED,
+                f"the certificate of {described(certificate)} with serial number "
+                f"{certificate.serial_number:x} was revoked",
+            )
+        try:
+            return subject_of(certificate)
+        except SubjectError as error:
+            raise FednotError(
+                Reason.INVALID_CERTIFICATE, f"the certificate is none of fednot's: {error}"
+            ) from error
+
+
+def check_dates(certificate: x509.Certificate, at: dt.datetime, place: str = "") -> None:
+    """Raises FednotError (CERTIFICATE_EXPIRED, CERTIFICATE_NOT_YET_VALID) with the date.
+
+    `place` names the file it came from.
+    """
+    whose = f"the certificate of {described(certificate)}" + (f" in {place}" if place else "")
+    if at > certificate.not_valid_after_utc:
+        raise FednotError(
+            Reason.CERTIFICATE_EXPIRED,
+            f"{whose} expired on {_date(certificate.not_valid_after_utc)}",
+        )
+    if at < certificate.not_valid_before_utc:
+        raise FednotError(
+            Reason.CERTIFICATE_NOT_YET_VALID,
+            f"{whose} is valid from {_date(certificate.not_valid_before_utc)} on, and the clock "
+            f"here says {_date(at)}",
+        )
+
+
+def described(certificate: x509.Certificate) -> str:
+    """A certificate's subject for a sentence."""
+    try:
+        return str(subject_of(certificate))
+    except SubjectError:
+        return certificate.subject.rfc4514_string() or "nobody"
+
+
+def _date(moment: dt.datetime) -> str:
+    return moment.strftime("%Y-%m-%d %H:%M:%S UTC")
