@@ -1,0 +1,44 @@
+"""Who makes the call that is being served; the guard says so before a servicer runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Final
+
+from fednot.errors import FednotError, Reason
+from fednot.identity.subject import Role
+from server.records import Caller
+
+_CALLER: Final[ContextVar[Caller]] = ContextVar("caller", default=Caller())
+
+
+def current() -> Caller:
+    """The caller of this call; one without a role over plaintext."""
+    return _CALLER.get()
+
+
+@contextmanager
+def acting_as(caller: Caller) -> Iterator[None]:
+    """Serves what is within as a call of this caller."""
+    token = _CALLER.set(caller)
+    try:
+        yield
+    finally:
+        _CALLER.reset(token)
+
+
+def client_name(claimed: str) -> str:
+    """The name of the calling client: that of its certificate, or over plaintext the claimed one.
+
+    Raises FednotError (NOT_YOUR_NAME) if a message claims another name than the certificate's.
+    """
+    caller = current()
+    if caller.role is None:
+        return claimed
+    if caller.role is not Role.CLIENT or claimed not in ("", caller.name):
+        raise FednotError(
+            Reason.NOT_YOUR_NAME, f"the certificate is that of {caller.key}, not of {claimed!r}"
+        )
+    return caller.name
