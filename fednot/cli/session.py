@@ -17,7 +17,14 @@ from fednot.cli import options
 from fednot.cli.exit_codes import ExitCode
 from fednot.cli.failures import CliError, from_rpc, usage
 from fednot.cli.output import Format, Output
-from fednot.v1 import deletion_pb2_grpc, operator_pb2_grpc
+from fednot.identity.folder import Credentials
+from fednot.v1 import (
+    approval_pb2_grpc,
+    audit_pb2_grpc,
+    deletion_pb2_grpc,
+    identity_pb2_grpc,
+    operator_pb2_grpc,
+)
 
 P = ParamSpec("P")
 Request = TypeVar("Request")
@@ -27,15 +34,28 @@ _ADDRESS: Final = re.compile(r"unix:.+|.*[^:/]:\d{1,5}")
 
 
 class Session:
-    """A channel to the server; each call has a deadline and raises CliError."""
+    """A channel to the server; each call has a deadline and raises CliError.
 
-    def __init__(self, address: str, *, timeout: float, output: Output) -> None:
+    Without credentials it is plaintext.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        timeout: float,
+        output: Output,
+        credentials: Credentials | None = None,
+    ) -> None:
         self.address: Final = address
         self.timeout: Final = timeout
         self.output: Final = output
-        self._channel: Final = open_channel(address)
+        self._channel: Final = open_channel(address, credentials)
         self.operator: Final = operator_pb2_grpc.OperatorServiceStub(self._channel)
         self.deletions: Final = deletion_pb2_grpc.DeletionServiceStub(self._channel)
+        self.approvals: Final = approval_pb2_grpc.ApprovalServiceStub(self._channel)
+        self.audit: Final = audit_pb2_grpc.AuditServiceStub(self._channel)
+        self.identity: Final = identity_pb2_grpc.IdentityServiceStub(self._channel)
 
     def call(
         self, method: grpc.UnaryUnaryMultiCallable[Request, Response], request: Request
