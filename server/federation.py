@@ -17,7 +17,11 @@ from server.state.database import Database
 
 @dataclass(frozen=True)
 class Defaults:
-    """What a request that leaves a field unset gets; times in seconds."""
+    """What a request that leaves a field unset gets; times in seconds.
+
+    With `require_approval` a deletion or readmission waits for a second identity, at most
+    `approval_expiry`.
+    """
 
     rounds: RoundPolicy = field(default_factory=RoundPolicy)
     recovery: RecoveryPolicy = field(default_factory=RecoveryPolicy)
@@ -27,6 +31,8 @@ class Defaults:
     retry_wait: float = 2.0
     keep_versions: int = 5
     seed: int = 0
+    require_approval: bool = False
+    approval_expiry: float = 7 * 24 * 3600.0
 
 
 @dataclass
