@@ -33,9 +33,26 @@ class ServerSettings(Settings):
         None, description="a model file by `fednot model init`, for a server without a Task"
     )
     seed: int = Field(0, ge=0, description="seed of the initial model and of every round")
+    identity: Path | None = Field(
+        None, description="folder with the server's cert.pem, key.pem and ca.pem"
+    )
+    revocations: Path | None = Field(
+        None, description="PEM file of revocation lists; its certificates are refused"
+    )
+    authority: Path | None = Field(
+        None,
+        description="directory by `fednot certs init`: gives --identity and --revocations, and "
+        "lets the server sign certificates, its own too",
+    )
+    enrolment_address: str = Field(
+        "", description="HOST:PORT where machines enrol by token, usual port 50052; empty for none"
+    )
     insecure: bool = Field(False, description="plaintext without identities, loopback only")
-    insecure_any_address: bool = Field(
-        False, description="let --insecure bind an address that other machines reach"
+    require_approval: bool = Field(
+        False, description="deletions and readmissions wait for a second identity"
+    )
+    approval_expiry: float = Field(
+        7 * 24 * 3600.0, gt=0, description="seconds before an approval that nobody gave ends"
     )
     fraction: float = Field(1.0, gt=0, le=1, description="share of the clients in a round")
     quorum: float = Field(0.5, gt=0, le=1, description="share of a cohort that makes a round count")
@@ -66,25 +83,45 @@ class ServerSettings(Settings):
         "info", description="debug, info, warning or error"
     )
 
-    @field_validator("model", mode="before")
+    @field_validator("model", "identity", "revocations", "authority", mode="before")
     @classmethod
     def _empty_is_none(cls, value: object) -> object:
         return value or None
 
     @model_validator(mode="after")
     def _consistent(self) -> ServerSettings:
-        if not self.insecure:
+        if self.insecure:
+            self._check_insecure()
+        elif self.identity_folder is None:
             raise ValueError(
-                "mutual TLS is not built yet: pass --insecure to serve plaintext on loopback"
+                "give --authority DIR (`fednot certs init DIR` makes it) or --identity FOLDER; "
+                "--insecure serves plaintext on loopback"
             )
-        if not self.insecure_any_address and not _is_loopback(self.address):
-            raise ValueError(
-                f"--insecure serves loopback only and {self.address} is not; "
-                "pass --insecure-any-address if every machine that reaches it is trusted"
-            )
+        if self.enrolment_address and not self.authority:
+            raise ValueError("--enrolment-address needs --authority DIR, which signs certificates")
         if bool(self.task) == bool(self.model):
             raise ValueError("give either --task or --model, the federation's model")
         return self
+
+    def _check_insecure(self) -> None:
+        names = ("identity", "revocations", "authority", "require_approval", "enrolment_address")
+        given = [f"--{name.replace('_', '-')}" for name in names if getattr(self, name)]
+        if given:
+            raise ValueError(
+                f"--insecure serves without identities and {given[0]} needs them; keep one"
+            )
+        if not _is_loopback(self.address):
+            raise ValueError(
+                f"--insecure serves loopback only and {self.address} is not; give "
+                "--authority DIR (`fednot certs init DIR` makes it) or --identity FOLDER instead"
+            )
+
+    @property
+    def identity_folder(self) -> Path | None:
+        """Where the server's own certificate is; None over plaintext."""
+        if self.identity is None and self.authority is not None:
+            return self.authority / "server"
+        return self.identity
 
     def defaults(self) -> Defaults:
         """What requests with unset fields get."""
@@ -110,6 +147,8 @@ class ServerSettings(Settings):
             retry_wait=self.retry_wait,
             keep_versions=self.keep_versions,
             seed=self.seed,
+            require_approval=self.require_approval,
+            approval_expiry=self.approval_expiry,
         )
 
 

@@ -46,16 +46,52 @@ def test_insecure_serves_a_loopback_address(address: str) -> None:
         "",
     ],
 )
-def test_insecure_alone_serves_no_other_address(address: str) -> None:
-    with pytest.raises(SettingsError, match=r"serves loopback only .* --insecure-any-address"):
+def test_insecure_serves_no_other_address(address: str) -> None:
+    with pytest.raises(SettingsError, match=r"serves loopback only .* --authority DIR"):
         read(*SOUND, f"--address={address}")
-    assert read(*SOUND, f"--address={address}", "--insecure-any-address").address == address
+    found = read(*SOUND[1:], "--identity=/id", f"--address={address}")
+    assert found.address == address
 
 
-def test_without_insecure_nothing_is_served() -> None:
-    for arguments in (SOUND[1:], (*SOUND[1:], "--insecure-any-address")):
-        with pytest.raises(SettingsError, match="pass --insecure"):
-            read(*arguments)
+def test_without_identity_and_insecure_nothing_is_served() -> None:
+    told = r"give --authority DIR \(`fednot certs init DIR` makes it\) or --identity FOLDER"
+    for flags in ((), ("--revocations=/r.pem",), ("--require-approval",)):
+        with pytest.raises(SettingsError, match=told):
+            read(*SOUND[1:], *flags)
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "--identity=/id",
+        "--revocations=/r.pem",
+        "--authority=/ca",
+        "--require-approval",
+        "--enrolment-address=127.0.0.1:50052",
+    ],
+)
+def test_what_needs_identities_goes_not_with_insecure(flag: str) -> None:
+    name = flag.partition("=")[0]
+    with pytest.raises(SettingsError, match=rf"without identities and {name} needs them"):
+        read(*SOUND, flag)
+
+
+def test_the_flag_that_served_plaintext_to_everybody_is_gone() -> None:
+    with pytest.raises(SettingsError, match="--insecure-any-address is unknown"):
+        read(*SOUND, "--insecure-any-address")
+
+
+def test_an_authority_gives_the_identity_unless_one_is_given() -> None:
+    assert read(*SOUND[1:], "--authority=/ca").identity_folder == Path("/ca/server")
+    assert read(*SOUND[1:], "--authority=/ca", "--identity=/id").identity_folder == Path("/id")
+    assert read(*SOUND).identity_folder is None
+
+
+def test_enrolment_needs_an_authority() -> None:
+    with pytest.raises(SettingsError, match="--enrolment-address needs --authority DIR"):
+        read(*SOUND[1:], "--identity=/id", "--enrolment-address=127.0.0.1:50052")
+    found = read(*SOUND[1:], "--authority=/ca", "--enrolment-address=127.0.0.1:50052")
+    assert found.enrolment_address == "127.0.0.1:50052"
 
 
 def test_the_model_comes_from_a_task_or_a_file_and_not_from_both() -> None:
@@ -67,9 +103,11 @@ def test_the_model_comes_from_a_task_or_a_file_and_not_from_both() -> None:
     assert read(*SOUND).model is None
 
 
-def test_an_empty_variable_for_the_model_is_no_model() -> None:
+@pytest.mark.parametrize("name", ["model", "identity", "revocations", "authority"])
+def test_an_empty_variable_for_a_path_is_no_path(name: str) -> None:
     """Compose files write VARIABLE: ${VARIABLE:-}, which sets it to nothing."""
-    assert read(*SOUND, FEDNOT_SERVER_MODEL="").model is None
+    found = read(*SOUND, **{f"FEDNOT_SERVER_{name.upper()}": ""})
+    assert getattr(found, name) is None
 
 
 def test_a_flag_beats_the_environment_beats_the_file_beats_the_default(tmp_path: Path) -> None:
@@ -125,6 +163,8 @@ def test_an_unknown_key_names_the_nearest(tmp_path: Path) -> None:
         ("chance-rounds", "0"),
         ("job-deadline", "0"),
         ("job-deadline", "inf"),
+        ("approval-expiry", "0"),
+        ("approval-expiry", "inf"),
         ("keep-versions", "-1"),
         ("heartbeat-interval", "0"),
         ("upload-slots", "0"),
@@ -146,7 +186,10 @@ def test_every_log_level_that_the_help_names_is_taken(level: str) -> None:
 def test_the_defaults_of_requests_are_the_settings() -> None:
     """Each setting has a value of its own, so that two that were swapped would show."""
     found = read(
-        *SOUND,
+        *SOUND[1:],
+        "--identity=/id",
+        "--require-approval",
+        "--approval-expiry=15",
         "--fraction=0.25",
         "--quorum=0.75",
         "--min-clients=4",
@@ -182,6 +225,8 @@ def test_the_defaults_of_requests_are_the_settings() -> None:
         retry_wait=14,
         keep_versions=9,
         seed=10,
+        require_approval=True,
+        approval_expiry=15,
     )
 
 
