@@ -6,21 +6,28 @@ Certificates follow RFC 5280 and the X509-SVID profile: one URI subject alternat
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import ipaddress
+import re
+import time
 from collections.abc import Iterable, Sequence
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from fednot.identity.subject import Role, Subject, SubjectError
+from fednot.identity.subject import SCHEME, Role, Subject, SubjectError
 
 CLOCK_SKEW: Final = dt.timedelta(minutes=10)
 """Certificates begin this long ago, since clocks of separate machines differ."""
+
+_DNS_NAME: Final = re.compile(
+    r"(\*\.)?[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*"
+)
 
 PrivateKey = ec.EllipticCurvePrivateKey
 
@@ -60,31 +67,55 @@ def now() -> dt.datetime:
     return dt.datetime.now(dt.UTC).replace(microsecond=0)
 
 
-def self_signed_authority(common_name: str, key: PrivateKey, days: float) -> x509.Certificate:
-    """The root certificate of an authority."""
-    return _authority(common_name, key, common_name, key, days)
+def self_signed_authority(
+    common_name: str, key: PrivateKey, days: float, domain: str = ""
+) -> x509.Certificate:
+    """The root certificate of an authority; `domain` is the trust domain that it signs for."""
+    return _authority(common_name, key, common_name, key, days, domain)
 
 
 def cross_signed_authority(
-    common_name: str, key: PrivateKey, issuer: x509.Certificate, issuer_key: PrivateKey
+    common_name: str,
+    key: PrivateKey,
+    issuer: x509.Certificate,
+    issuer_key: PrivateKey,
+    domain: str = "",
 ) -> x509.Certificate:
     """An authority's certificate signed by the one before, so that those who only trust the older
     one can follow the chain (RFC 4210, section 4.4, "new with old"). It ends with the older one.
     """
     days = (issuer.not_valid_after_utc - now()) / dt.timedelta(days=1)
-    return _authority(common_name, key, common_name_of(issuer), issuer_key, days)
+    return _authority(common_name, key, common_name_of(issuer), issuer_key, days, domain)
 
 
 def _authority(
-    subject: str, key: PrivateKey, issuer: str, issuer_key: PrivateKey, days: float
+    subject: str,
+    key: PrivateKey,
+    issuer: str,
+    issuer_key: PrivateKey,
+    days: float,
+    domain: str,
 ) -> x509.Certificate:
     usage = _key_usage(key_cert_sign=True, crl_sign=True)
-    return (
+    builder = (
         _builder(subject, key.public_key(), issuer, issuer_key.public_key(), days)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=1), critical=True)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .add_extension(usage, critical=True)
-        .sign(issuer_key, hashes.SHA256())
     )
+    if domain:
+        name = x509.UniformResourceIdentifier(SCHEME + domain)
+        builder = builder.add_extension(x509.SubjectAlternativeName([name]), critical=False)
+    return builder.sign(issuer_key, hashes.SHA256())
+
+
+def domain_of(authority: x509.Certificate) -> str:
+    """The trust domain that an authority signs for; "" if its certificate does not say."""
+    try:
+        names = authority.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return ""
+    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+    return uris[0].removeprefix(SCHEME) if uris else ""
 
 
 def leaf(
@@ -104,7 +135,7 @@ def leaf(
     is_server = subject.role is Role.SERVER
     purpose = ExtendedKeyUsageOID.SERVER_AUTH if is_server else ExtendedKeyUsageOID.CLIENT_AUTH
     names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(subject.uri)]
-    names += [_host(name) for name in hosts]
+    names += [_host(checked_host(name)) for name in hosts]
     return (
         _builder(
             subject.name,
@@ -141,20 +172,21 @@ def read_request(pem: bytes) -> tuple[Subject, ec.EllipticCurvePublicKey]:
     Raises ValueError if it is no request, is not signed by that key, or has no P-256 key.
     """
     found = x509.load_pem_x509_csr(pem)
-    key = found.public_key()
-    if not found.is_signature_valid:
-        raise ValueError("its signature does not match its key")
+    try:
+        key = found.public_key()
+        signed = found.is_signature_valid
+    except UnsupportedAlgorithm as error:
+        raise ValueError(f"its key or signature is of an unknown kind: {error}") from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise ValueError("its key is not an elliptic-curve key on P-256")  # noqa: TRY004
-    return _subject_in(found.extensions), key
+    if not signed:
+        raise ValueError("its signature does not match its key")
+    return _subject_in(found), key
 
 
 def subject_of(certificate: x509.Certificate) -> Subject:
     """Who a certificate is for. Raises SubjectError if it names no identity of fednot."""
-    try:
-        return _subject_in(certificate.extensions)
-    except ValueError as error:
-        raise SubjectError(str(error)) from error
+    return _subject_in(certificate)
 
 
 def hosts_of(certificate: x509.Certificate) -> tuple[str, ...]:
@@ -172,6 +204,22 @@ def common_name_of(certificate: x509.Certificate) -> str:
     """The common name of a certificate's subject; "" if it has none."""
     found = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     return str(found[0].value) if found else ""
+
+
+def checked_host(name: str) -> str:
+    """A DNS name (small letters) or IP address as a server's certificate carries it.
+
+    Raises ValueError for anything else, such as HOST:PORT or a URL.
+    """
+    with contextlib.suppress(ValueError):
+        return str(ipaddress.ip_address(name))
+    lowered = name.lower()
+    if len(lowered) > 253 or not _DNS_NAME.fullmatch(lowered):
+        raise ValueError(
+            f"{name!r} is neither a DNS name nor an IP address; give it without a port and without "
+            "a scheme, and a name with other letters in its xn-- form"
+        )
+    return lowered
 
 
 def issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
@@ -209,7 +257,12 @@ def revocation_list(
         x509.CertificateRevocationListBuilder()
         .issuer_name(issuer.subject)
         .last_update(now())
-        .next_update(issuer.not_valid_after_utc)
+        .next_update(max(issuer.not_valid_after_utc, now() + CLOCK_SKEW))
+        .add_extension(x509.CRLNumber(time.time_ns()), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()),
+            critical=False,
+        )
     )
     for serial, at in serials:
         row = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(at).build()
@@ -217,11 +270,13 @@ def revocation_list(
     return builder.sign(issuer_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
 
-def _subject_in(extensions: x509.Extensions) -> Subject:
+def _subject_in(found: x509.Certificate | x509.CertificateSigningRequest) -> Subject:
     try:
-        names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         raise SubjectError("it names no identity: it has no subject alternative name") from None
+    except (x509.DuplicateExtension, x509.UnsupportedGeneralNameType, ValueError) as error:
+        raise SubjectError(f"its extensions cannot be read: {error}") from error
     uris = names.get_values_for_type(x509.UniformResourceIdentifier)
     if len(uris) != 1:
         raise SubjectError(f"it must name one identity as a URI, and has {len(uris)}")
