@@ -56,19 +56,21 @@ class Process:
             self._child.wait(STOP_SECONDS)
 
 
-def start_server(address: str, state: Path, log: Path, task_arguments: list[str]) -> Process:
+def start_server(
+    address: str, identity: Path, state: Path, log: Path, task_arguments: list[str]
+) -> Process:
     """Starts an aggregation server on a state directory."""
-    arguments = ["server", "--insecure", "--address", address, "--http-address", ""]
+    arguments = ["server", "--identity", str(identity), "--address", address, "--http-address", ""]
     arguments += ["--state-dir", str(state), "--task", TASK, "--heartbeat-interval", "2"]
     return Process([*arguments, *_task(task_arguments)], log)
 
 
 def start_client(
-    address: str, name: str, state: Path, log: Path, task_arguments: list[str]
+    address: str, identity: Path, state: Path, log: Path, task_arguments: list[str]
 ) -> Process:
-    """Starts a training client."""
-    arguments = ["client", "--insecure", "--server", address, "--http-address", ""]
-    arguments += ["--name", name, "--state-dir", str(state), "--task", TASK, "--device", "cpu"]
+    """Starts a training client; its identity gives its name."""
+    arguments = ["client", "--identity", str(identity), "--server", address, "--http-address", ""]
+    arguments += ["--state-dir", str(state), "--task", TASK, "--device", "cpu"]
     return Process([*arguments, *_task(task_arguments)], log)
 
 

@@ -1,8 +1,8 @@
 """The demonstration: train, delete a client over RPC, and compare three ways to forget it.
 
-A real server and real clients on loopback. After training, the server's state is copied, and each
-method is asked for through the same RPC on a copy of its own; the clients stay up throughout and
-reconnect to the restarted server.
+A real server and real clients on loopback, over mutual TLS with throwaway certificates. An operator
+trains. Then the server's state is copied, and an officer asks for each method through the same RPC,
+on a copy of its own; the clients stay up throughout and reconnect to the restarted server.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -23,8 +24,10 @@ from fednot.cli.run_following import RUN_ENDS, follow_run
 from fednot.cli.session import Session
 from fednot.cli.waiting import Patience
 from fednot.demo import report
+from fednot.demo.identities import HOST, Identities
 from fednot.demo.outcome import Course, Outcome, Point
 from fednot.demo.processes import Process, ProcessError, free_port, start_client, start_server
+from fednot.identity.subject import Role
 from fednot.v1 import deletion_pb2, operator_pb2
 
 LABELS: Final = {"not": "NoT", "fine-tune": "fine-tuning", "retrain": "retraining"}
@@ -61,6 +64,12 @@ def run_demo(*, seed: int, rounds: int, clients: int, out: Path) -> int:
     return 0
 
 
+@dataclass(frozen=True)
+class _Callers:
+    operator: Session
+    officer: Session
+
+
 class _Stage:
     """The processes, and what is asked of them."""
 
@@ -69,13 +78,14 @@ class _Stage:
         self._seed = seed
         self._names = [f"client-{index}" for index in range(clients)]
         self._folder, self._out = folder, out
-        self._address = f"127.0.0.1:{free_port()}"
+        self._address = f"{HOST}:{free_port()}"
+        self._identities = Identities(folder / "authority")
         self._task = [f"clients={clients}", f"seed={seed}"]
         self._clients: list[Process] = []
         for index, name in enumerate(self._names):
             client = start_client(
                 self._address,
-                name,
+                self._identities.client(name),
                 folder / name,
                 out / f"{name}.log",
                 [*self._task, f"client={index}"],
@@ -85,7 +95,8 @@ class _Stage:
 
     def train(self, rounds: int) -> Course:
         """Trains the federation, backdoored client included."""
-        with self._serving("trained") as session:
+        with self._serving("trained") as callers:
+            session = callers.operator
             self.output.line(f"{len(self._names)} clients train; client-0 is backdoored")
             request = operator_pb2.StartTrainingRequest(rounds=rounds)
             request.policy.min_clients = len(self._names)
@@ -107,7 +118,8 @@ class _Stage:
     def forget(self, method: str, rounds: int) -> tuple[Course, float]:
         """Deletes client-0 by a method, from the trained state; also gives the target accuracy."""
         shutil.copytree(self._folder / "trained", self._folder / method)
-        with self._serving(method) as session:
+        with self._serving(method) as callers:
+            session = callers.officer
             self.output.line(f"client-0 is deleted by {LABELS[method]}")
             request = deletion_pb2.UnlearnRequest(
                 request_id=f"demo-{method}",
@@ -133,16 +145,21 @@ class _Stage:
         return Course(LABELS[method], curve, attempt.stopped_at), deletion.job.target_accuracy
 
     @contextmanager
-    def _serving(self, name: str) -> Iterator[Session]:
+    def _serving(self, name: str) -> Iterator[_Callers]:
         log = self._out / f"server-{name}.log"
-        server = start_server(self._address, self._folder / name, log, self._task)
-        session = Session(self._address, timeout=30.0, output=self.output)
+        state = self._folder / name
+        server = start_server(self._address, self._identities.server, state, log, self._task)
         try:
-            self._await_clients(session, server)
-            yield session
+            with closing(self._call_as(Role.OPERATOR)) as operator:
+                self._await_clients(operator, server)
+                with closing(self._call_as(Role.OFFICER)) as officer:
+                    yield _Callers(operator, officer)
         finally:
-            session.close()
             server.stop()
+
+    def _call_as(self, role: Role) -> Session:
+        credentials = self._identities.credentials(role)
+        return Session(self._address, timeout=30.0, output=self.output, credentials=credentials)
 
     def _await_clients(self, session: Session, server: Process) -> None:
         until = time.monotonic() + START_SECONDS
