@@ -15,21 +15,18 @@ from urllib.request import urlopen
 
 import grpc
 import pytest
+from support.identities import Identities, Stubs
 
-from fednot.channel import open_channel
 from fednot.errors import FednotError
+from fednot.identity.subject import Role
 from fednot.rpc_errors import from_rpc_error
-from fednot.v1 import (
-    deletion_pb2,
-    deletion_pb2_grpc,
-    federation_pb2_grpc,
-    operator_pb2,
-    operator_pb2_grpc,
-)
+from fednot.v1 import deletion_pb2, deletion_pb2_grpc, operator_pb2, operator_pb2_grpc
 
 ROOT = Path(__file__).resolve().parents[2]
 TASK = f"{ROOT / 'tests' / 'support' / 'small_digits.py'}:SmallDigits"
 CALL = 20.0
+OPERATOR = (Role.OPERATOR, "olga")
+OFFICER = (Role.OFFICER, "dora")
 ENDED = (
     deletion_pb2.JOB_PHASE_COMPLETED,
     deletion_pb2.JOB_PHASE_FAILED,
@@ -80,7 +77,11 @@ def run_server(*flags: str) -> subprocess.CompletedProcess[str]:
 
 
 class LocalFederation:
-    """One server and its clients, each a process of its own, in a folder of a test."""
+    """One server and its clients, each a process of its own, in a folder of a test.
+
+    Over mutual TLS with an authority of its own, which the server signs with unless `signs` is
+    False; with `insecure` over plaintext.
+    """
 
     def __init__(
         self,
@@ -89,6 +90,8 @@ class LocalFederation:
         server_flags: tuple[str, ...] = (),
         task: bool = True,
         host: str = "127.0.0.1",
+        insecure: bool = False,
+        signs: bool = True,
     ) -> None:
         self.folder = folder
         self.state = folder / "server"
@@ -100,10 +103,9 @@ class LocalFederation:
         self._served_on = f"{host}:{self.port}"
         self._flags = (*(("--task", TASK) if task else ()), *server_flags)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._channel = open_channel(self.address)
-        self.operator = operator_pb2_grpc.OperatorServiceStub(self._channel)
-        self.deletions = deletion_pb2_grpc.DeletionServiceStub(self._channel)
-        self.clients = federation_pb2_grpc.FederationServiceStub(self._channel)
+        self._made = None if insecure else Identities(folder)
+        self._signs = signs
+        self._stubs: dict[tuple[Role, str], Stubs] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -111,23 +113,62 @@ class LocalFederation:
     def __exit__(self, *_: object) -> None:
         for name in list(self._processes):
             self.kill(name)
-        self._channel.close()
+        for stubs in self._stubs.values():
+            stubs.channel.close()
+
+    @property
+    def identities(self) -> Identities:
+        assert self._made is not None, "over plaintext nobody has an identity"
+        return self._made
+
+    def identity_of(self, role: Role, name: str) -> Path:
+        """The identity folder of a caller, which is made when it is first asked for."""
+        return self.identities.of(role, name)
+
+    def stubs_for(self, role: Role, name: str) -> Stubs:
+        """Stubs over a caller's own channel."""
+        if (role, name) not in self._stubs:
+            identity = self.identity_of(role, name) if self._made else None
+            self._stubs[role, name] = Stubs.of(self.address, identity)
+        return self._stubs[role, name]
+
+    def reconnect(self, role: Role, name: str) -> Stubs:
+        """Stubs over a new channel, with what the caller's identity folder holds now."""
+        self._stubs.pop((role, name)).channel.close()
+        return self.stubs_for(role, name)
 
     @property
     def channel(self) -> grpc.Channel:
-        return self._channel
+        return self.stubs_for(*OPERATOR).channel
+
+    @property
+    def operator(self) -> operator_pb2_grpc.OperatorServiceStub:
+        return self.stubs_for(*OPERATOR).operator
+
+    @property
+    def deletions(self) -> deletion_pb2_grpc.DeletionServiceStub:
+        return self.stubs_for(*OFFICER).deletions
 
     def start_server(self, *flags: str) -> None:
         """Starts the server and waits until it answers."""
         self._start(
             "server",
-            *("server", "--insecure", "--address", self._served_on),
+            *("server", *self.server_identity, "--address", self._served_on),
             *("--http-address", f"127.0.0.1:{self.http_port}"),
             *("--state-dir", str(self.state), "--heartbeat-interval", "0.5"),
             *("--retry-wait", "0.1", "--stop-grace", "0.2", *self._flags, *flags),
         )
         eventually("the server listens", self._listens, 90)
         eventually("the server answers", self.status)
+
+    @property
+    def server_identity(self) -> tuple[str, ...]:
+        """The server's flags that say with what identity it serves."""
+        if self._made is None:
+            return ("--insecure",)
+        if self._signs:
+            return ("--authority", str(self._made.authority.directory))
+        return ("--identity", str(self._made.server))
 
     def _listens(self) -> bool:
         """Asks the port itself, since a channel that fails waits longer before each attempt."""
@@ -151,9 +192,12 @@ class LocalFederation:
             arguments.append(f"hold={self.hold}")
         if failing:
             arguments.append(f"fail={self.fail}")
+        identity: tuple[str, ...] = ("--insecure",)
+        if self._made:
+            identity = ("--identity", str(self.identity_of(Role.CLIENT, name)))
         self._start(
             name,
-            *("client", "--insecure", "--server", self.address, "--http-address", ""),
+            *("client", *identity, "--server", self.address, "--http-address", ""),
             *("--name", name, "--state-dir", str(self.folder / name), "--device", "cpu"),
             *("--task", TASK, *(x for argument in arguments for x in ("--task-arg", argument))),
         )
@@ -251,8 +295,14 @@ class LocalFederation:
 
     def log(self, name: str) -> str:
         """The end of a process's log."""
+        return self.whole_log(name)[-3000:]
+
+    def whole_log(self, name: str) -> str:
         path = self.folder / f"{name}.log"
-        return path.read_text()[-3000:] if path.exists() else ""
+        return path.read_text() if path.exists() else ""
+
+    def pid(self, name: str) -> int:
+        return self._processes[name].pid
 
     def kill(self, name: str, how: signal.Signals = signal.SIGKILL) -> int:
         """Ends a process by a signal and returns its exit code."""

@@ -10,6 +10,7 @@ from google.protobuf import duration_pb2
 from support.federation import CALL, LocalFederation, eventually
 from support.replay import MANIFEST
 
+from fednot.identity.subject import Role
 from fednot.tensors import as_bytes, empty, views
 from fednot.v1 import federation_pb2, model_pb2
 from fednot.wire import Receiver, checksum, chunks, manifest_message
@@ -18,28 +19,35 @@ Part = federation_pb2.UploadUpdateRequest
 
 
 class RawClient:
-    """One session of a client that is not there."""
+    """One session of a client that is not there, over a channel with that client's certificate.
+
+    Over mutual TLS `claimed` is the name that it writes into its messages in place of its own.
+    """
 
     def __init__(
-        self, federation: LocalFederation, name: str, num_train_examples: int = 200
+        self,
+        federation: LocalFederation,
+        name: str,
+        num_train_examples: int = 200,
+        claimed: str | None = None,
     ) -> None:
-        self._stub = federation.clients
-        self.name = name
+        self.stub = federation.stubs_for(Role.CLIENT, name).clients
+        self.name = name if claimed is None else claimed
         self.num_train_examples = num_train_examples
-        self.joined = self._stub.Join(
+        self.joined = self.stub.Join(
             federation_pb2.JoinRequest(
-                client=name,
+                client=self.name,
                 manifest=manifest_message(MANIFEST),
                 num_train_examples=num_train_examples,
             ),
             timeout=CALL,
         )
-        self.session = federation_pb2.Session(client=name, id=self.joined.session_id)
+        self.session = federation_pb2.Session(client=self.name, id=self.joined.session_id)
 
     def poll(self, seconds: float = 0.2) -> federation_pb2.PollWorkResponse:
         wait = duration_pb2.Duration(nanos=int(seconds * 1e9))
         request = federation_pb2.PollWorkRequest(session=self.session, max_wait=wait)
-        return self._stub.PollWork(request, timeout=CALL)
+        return self.stub.PollWork(request, timeout=CALL)
 
     def train_work(self) -> federation_pb2.TrainWork:
         """The next training work."""
@@ -53,7 +61,7 @@ class RawClient:
 
     def download(self, work_id: str) -> torch.Tensor:
         request = federation_pb2.DownloadModelRequest(session=self.session, work_id=work_id)
-        parts = iter(self._stub.DownloadModel(request, timeout=CALL))
+        parts = iter(self.stub.DownloadModel(request, timeout=CALL))
         receiver = Receiver(MANIFEST, next(parts).header.num_bytes)
         for part in parts:
             if part.HasField("trailer"):
@@ -75,16 +83,16 @@ class RawClient:
         return federation_pb2.UpdateHeader(**{**values, **changes})
 
     def upload(self, parts: list[Part]) -> federation_pb2.UploadUpdateResponse:
-        return self._stub.UploadUpdate(iter(parts), timeout=CALL)
+        return self.stub.UploadUpdate(iter(parts), timeout=CALL)
 
     def report_failure(self, work_id: str, message: str) -> None:
         request = federation_pb2.ReportFailureRequest(
             session=self.session, work_id=work_id, message=message
         )
-        self._stub.ReportFailure(request, timeout=CALL)
+        self.stub.ReportFailure(request, timeout=CALL)
 
     def leave(self) -> None:
-        self._stub.Leave(federation_pb2.LeaveRequest(session=self.session), timeout=CALL)
+        self.stub.Leave(federation_pb2.LeaveRequest(session=self.session), timeout=CALL)
 
 
 def parts_of(header: federation_pb2.UpdateHeader, update: torch.Tensor) -> list[Part]:
