@@ -7,29 +7,23 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
-from concurrent import futures
 from pathlib import Path
 from threading import Timer
 from typing import Any
 
-import grpc
 import pytest
 import torch
 import xxhash
-from grpc_status import rpc_status
-from typer.testing import CliRunner
+from support.identities import Identities
+from support.scripted_server import CUT, SILENCE, ScriptedServer
 
 from fednot import model_file
 from fednot.cli import deletion_following, unlearning
-from fednot.cli.main import app
 from fednot.errors import FednotError, Reason
 from fednot.manifest import Manifest
-from fednot.rpc_errors import to_status
 from fednot.tensors import as_bytes, flatten_module
-from fednot.v1 import deletion_pb2, deletion_pb2_grpc, federation_pb2, operator_pb2
-from fednot.v1 import operator_pb2_grpc as operator_grpc
+from fednot.v1 import deletion_pb2, federation_pb2, operator_pb2
 
 PROGRAM = (
     sys.executable,
@@ -37,92 +31,20 @@ PROGRAM = (
     "import sys\nfrom fednot.cli.main import main\n"
     "try: main()\nfinally: assert 'torch' not in sys.modules",
 )
-CUT = object()
-SILENCE = object()
+Serve = Callable[..., ScriptedServer]
 
 
-class Script(operator_grpc.OperatorServiceServicer, deletion_pb2_grpc.DeletionServiceServicer):
-    """Answers each call from a list; the last answer stays. Requests are kept by call."""
-
-    def __init__(self, answers: dict[str, list[Any]]) -> None:
-        self.answers = {call: list(rows) for call, rows in answers.items()}
-        self.requests: dict[str, list[Any]] = {}
-
-    def next(self, call: str, request: Any, context: grpc.ServicerContext) -> Any:
-        self.requests.setdefault(call, []).append(request)
-        rows = self.answers[call]
-        answer = rows.pop(0) if len(rows) > 1 else rows[0]
-        self.check(answer, context)
-        return answer
-
-    def check(self, answer: Any, context: grpc.ServicerContext) -> None:
-        if isinstance(answer, FednotError):
-            context.abort_with_status(rpc_status.to_status(to_status(answer)))
-        if answer is CUT:
-            context.abort(grpc.StatusCode.UNAVAILABLE, "cut")
-        while answer is SILENCE and context.is_active():
-            time.sleep(0.02)
-
-    def stream(self, call: str, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
-        for part in self.next(call, request, context):
-            self.check(part, context)
-            if part is not SILENCE:
-                yield part
-
-
-def _unary(call: str) -> Callable[..., Any]:
-    return lambda self, request, context: self.next(call, request, context)
-
-
-def _streaming(call: str) -> Callable[..., Any]:
-    return lambda self, request, context: self.stream(call, request, context)
-
-
-for _call in (
-    *("StartTraining", "StopTraining", "GetStatus", "ListClients", "ListRounds", "ListVersions"),
-    *("Unlearn", "GetDeletion", "ListDeletions", "CancelDeletion"),
-):
-    setattr(Script, _call, _unary(_call))
-for _call in ("DownloadVersion", "WatchDeletion"):
-    setattr(Script, _call, _streaming(_call))
-
-
-class Server:
-    """Serves a script, and calls the command line in this process against it."""
-
-    def __init__(self, script: Script, port: int = 0) -> None:
-        self.script = script
-        self._grpc = grpc.server(futures.ThreadPoolExecutor(4), options=[("grpc.so_reuseport", 0)])
-        operator_grpc.add_OperatorServiceServicer_to_server(script, self._grpc)
-        deletion_pb2_grpc.add_DeletionServiceServicer_to_server(script, self._grpc)
-        self.port = self._grpc.add_insecure_port(f"127.0.0.1:{port}")
-        self._grpc.start()
-
-        self.where = ["--insecure", "--server", f"127.0.0.1:{self.port}"]
-
-    def run(self, *arguments: str) -> Any:
-        return CliRunner().invoke(app, [*arguments, *self.where], catch_exceptions=False)
-
-    def json(self, *arguments: str, code: int = 0) -> Any:
-        result = self.run(*arguments, "--format", "json")
-        assert result.exit_code == code, result.output
-        return json.loads(result.stdout)
-
-    def lines(self, *arguments: str, code: int = 0) -> list[Any]:
-        result = self.run(*arguments, "--format", "json")
-        assert result.exit_code == code, result.output
-        return [json.loads(line) for line in result.stdout.splitlines()]
-
-    def stop(self) -> None:
-        self._grpc.stop(None).wait()
+@pytest.fixture(scope="module")
+def identities(tmp_path_factory: pytest.TempPathFactory) -> Identities:
+    return Identities(tmp_path_factory.mktemp("authority"))
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[..., Server]]:
-    servers: list[Server] = []
+def serve(identities: Identities) -> Iterator[Serve]:
+    servers: list[ScriptedServer] = []
 
-    def start(port: int = 0, **answers: list[Any]) -> Server:
-        servers.append(Server(Script(answers), port))
+    def start(port: int = 0, plaintext: bool = False, **answers: list[Any]) -> ScriptedServer:
+        servers.append(ScriptedServer(answers, None if plaintext else identities, port))
         return servers[-1]
 
     yield start
@@ -170,7 +92,7 @@ TRAINED: dict[str, list[Any]] = {
 }
 
 
-def test_train_waits_and_tells_each_round(serve: Callable[..., Server]) -> None:
+def test_train_waits_and_tells_each_round(serve: Serve) -> None:
     server = serve(**TRAINED)
     result = server.run("train", "--rounds", "2", "--quorum", "0.5", "--set", "learning_rate=0.1")
     assert result.exit_code == 0
@@ -186,7 +108,7 @@ def test_train_waits_and_tells_each_round(serve: Callable[..., Server]) -> None:
     assert dict(request.config) == {"learning_rate": 0.1}
 
 
-def test_train_in_json_is_a_line_for_each_change(serve: Callable[..., Server]) -> None:
+def test_train_in_json_is_a_line_for_each_change(serve: Serve) -> None:
     lines = serve(**TRAINED).lines("train", "--rounds", "2")
     assert [line["run"]["rounds_done"] for line in lines] == [0, 1, 2]
     assert [[each["number"] for each in line["ended_rounds"]] for line in lines] == [[], [7], [9]]
@@ -195,7 +117,7 @@ def test_train_in_json_is_a_line_for_each_change(serve: Callable[..., Server]) -
 
 
 @pytest.mark.parametrize("state", ["FAILED", "STOPPED"])
-def test_a_run_that_ends_otherwise_is_exit_code_1(serve: Callable[..., Server], state: str) -> None:
+def test_a_run_that_ends_otherwise_is_exit_code_1(serve: Serve, state: str) -> None:
     server = serve(
         StartTraining=[STARTED],
         GetStatus=[status(1, state, why="no quorum")],
@@ -206,7 +128,7 @@ def test_a_run_that_ends_otherwise_is_exit_code_1(serve: Callable[..., Server], 
     assert f"run 3: {state.lower()}: no quorum" in result.stdout
 
 
-def test_train_detached_and_stop_print_the_run(serve: Callable[..., Server]) -> None:
+def test_train_detached_and_stop_print_the_run(serve: Serve) -> None:
     stopped = operator_pb2.StopTrainingResponse(run=status(1, "STOPPED").run)
     server = serve(StartTraining=[STARTED], StopTraining=[stopped])
     assert server.json("train", "--rounds", "2", "--detach")["run"]["id"] == 3
@@ -214,7 +136,7 @@ def test_train_detached_and_stop_print_the_run(serve: Callable[..., Server]) -> 
     assert server.run("stop").stdout == "run 3: stopped, 1 of 2 rounds\n"
 
 
-def test_waiting_times_out_and_says_for_what(serve: Callable[..., Server]) -> None:
+def test_waiting_times_out_and_says_for_what(serve: Serve) -> None:
     waiting = status(0, waiting_for="waiting for 2 of 3 clients: c7")
     server = serve(StartTraining=[STARTED], GetStatus=[waiting], ListRounds=[rounds()])
     result = server.run("train", "--rounds", "2", "--wait-timeout", "0.7")
@@ -222,7 +144,7 @@ def test_waiting_times_out_and_says_for_what(serve: Callable[..., Server]) -> No
     assert "run 3 has not ended after 0.7 s: waiting for 2 of 3 clients: c7" in result.stderr
 
 
-def test_waiting_survives_a_restart_of_the_server(serve: Callable[..., Server]) -> None:
+def test_waiting_survives_a_restart_of_the_server(serve: Serve) -> None:
     first = serve(StartTraining=[STARTED], GetStatus=[status(0)], ListRounds=[rounds()])
 
     def restart() -> None:
@@ -235,7 +157,7 @@ def test_waiting_survives_a_restart_of_the_server(serve: Callable[..., Server]) 
     assert result.stdout.endswith("run 3: completed\n")
 
 
-def test_a_refusal_prints_reason_and_remedy(serve: Callable[..., Server]) -> None:
+def test_a_refusal_prints_reason_and_remedy(serve: Serve) -> None:
     error = FednotError(Reason.TRAINING_ACTIVE, "run 2 is active", metadata={"run": "2"})
     server = serve(StartTraining=[error])
     result = server.run("train", "--rounds", "2")
@@ -256,7 +178,13 @@ def test_a_refusal_prints_reason_and_remedy(serve: Callable[..., Server]) -> Non
     }
 
 
-def test_a_silent_server_is_exit_code_4(serve: Callable[..., Server]) -> None:
+def test_a_loopback_server_may_be_asked_in_plaintext(serve: Serve) -> None:
+    server = serve(plaintext=True, GetStatus=[status(1)])
+    assert server.where[0] == "--insecure"
+    assert server.json("status")["run"]["rounds_done"] == 1
+
+
+def test_a_silent_server_is_exit_code_4(serve: Serve) -> None:
     result = serve(GetStatus=[SILENCE]).run("status", "--timeout", "0.3")
     assert result.exit_code == 4
     assert "did not answer within 0.3 s" in result.stderr
@@ -283,7 +211,7 @@ FOUND = deletion_pb2.GetDeletionResponse(deletion=deletion("QUEUED"))
 
 
 def test_unlearn_repeats_the_same_request_after_a_lost_reply(
-    serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(unlearning, "RETRY_PAUSES", (0.01, 0.01))
     server = serve(Unlearn=[CUT, FednotError(Reason.SHUTTING_DOWN, "stopping"), ACCEPTED])
@@ -299,7 +227,7 @@ def test_unlearn_repeats_the_same_request_after_a_lost_reply(
 
 
 def test_unlearn_gives_up_with_the_id_to_repeat(
-    serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(unlearning, "RETRY_PAUSES", (0.01,))
     server = serve(Unlearn=[CUT])
@@ -309,7 +237,7 @@ def test_unlearn_gives_up_with_the_id_to_repeat(
     assert "repeat it with --request-id mine" in result.stderr
 
 
-def test_unlearn_waits_across_a_cut_stream(serve: Callable[..., Server]) -> None:
+def test_unlearn_waits_across_a_cut_stream(serve: Serve) -> None:
     recovering = seen("RECOVERING", attempts=[attempt(0.5)])
     done = seen("COMPLETED", attempts=[attempt(0.5, 0.9)], released_version=9)
     server = serve(
@@ -328,7 +256,7 @@ def test_unlearn_waits_across_a_cut_stream(serve: Callable[..., Server]) -> None
     assert "trying again" in result.stderr
 
 
-def test_watch_takes_a_job_id_and_ends_with_its_job(serve: Callable[..., Server]) -> None:
+def test_watch_takes_a_job_id_and_ends_with_its_job(serve: Serve) -> None:
     unknown = FednotError(Reason.UNKNOWN_DELETION, "no such request")
     failed = seen("FAILED", failure="no clients are left")
     assert serve(GetDeletion=[unknown]).run("watch", "x").exit_code == 3
@@ -341,7 +269,7 @@ def test_watch_takes_a_job_id_and_ends_with_its_job(serve: Callable[..., Server]
 
 
 def test_watch_asks_anew_when_a_stream_is_silent(
-    serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(deletion_following, "WATCH_SECONDS", 0.3)
     quiet = [seen("AWAITING", waiting_for="waiting for an approval"), SILENCE]
@@ -351,7 +279,7 @@ def test_watch_asks_anew_when_a_stream_is_silent(
     assert len(server.script.requests["WatchDeletion"]) == 3
 
 
-def test_watch_times_out(serve: Callable[..., Server]) -> None:
+def test_watch_times_out(serve: Serve) -> None:
     quiet = [seen("AWAITING", waiting_for="waiting for an approval"), SILENCE]
     server = serve(GetDeletion=[FOUND], WatchDeletion=[quiet])
     result = server.run("watch", "r1", "--wait-timeout", "0.5")
@@ -359,7 +287,7 @@ def test_watch_times_out(serve: Callable[..., Server]) -> None:
     assert "waiting for an approval" in result.stderr
 
 
-def test_jobs_and_cancel(serve: Callable[..., Server]) -> None:
+def test_jobs_and_cancel(serve: Serve) -> None:
     listed = deletion_pb2.ListDeletionsResponse(deletions=[deletion("RECOVERING")])
     cancelled = deletion_pb2.CancelDeletionResponse(deletion=deletion("CANCELLED"))
     server = serve(ListDeletions=[listed], CancelDeletion=[cancelled])
@@ -390,7 +318,7 @@ def download(payload: bytes, sha256: str) -> list[Any]:
     return [operator_pb2.DownloadVersionResponse(**part) for part in parts]
 
 
-def test_model_pull_writes_a_checked_file(serve: Callable[..., Server], tmp_path: Path) -> None:
+def test_model_pull_writes_a_checked_file(serve: Serve, tmp_path: Path) -> None:
     payload, sha256 = model()
     server = serve(DownloadVersion=[download(payload, sha256)])
     target = tmp_path / "m.safetensors"
@@ -412,7 +340,7 @@ def test_model_pull_writes_a_checked_file(serve: Callable[..., Server], tmp_path
     ],
 )
 def test_a_pull_that_fails_leaves_nothing(
-    serve: Callable[..., Server], tmp_path: Path, last: Any, code: int, sentence: str
+    serve: Serve, tmp_path: Path, last: Any, code: int, sentence: str
 ) -> None:
     server = serve(DownloadVersion=[[*download(*model())[:3], last]])
     result = server.run("model", "pull", "-o", str(tmp_path / "m.safetensors"))
@@ -421,7 +349,7 @@ def test_a_pull_that_fails_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_interrupt_is_exit_code_130_and_the_run_goes_on(serve: Callable[..., Server]) -> None:
+def test_an_interrupt_is_exit_code_130_and_the_run_goes_on(serve: Serve) -> None:
     server = serve(StartTraining=[STARTED], GetStatus=[status(0)], ListRounds=[rounds()])
     process = subprocess.Popen(
         [*PROGRAM, "train", "--rounds", "2", *server.where],
@@ -437,7 +365,7 @@ def test_an_interrupt_is_exit_code_130_and_the_run_goes_on(serve: Callable[..., 
     assert "run 3 goes on" in errors
 
 
-def test_a_status_table_needs_no_torch(serve: Callable[..., Server]) -> None:
+def test_a_status_table_needs_no_torch(serve: Serve) -> None:
     progress = deletion_pb2.RoundProgress(
         round=8, phase=federation_pb2.ROUND_PHASE_RECOVERY, cohort=2, updates=1, missing=["c2"]
     )

@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import grpc
 import pytest
 import torch
-from support.federation import CALL, LocalFederation, eventually
+from support.federation import CALL, LocalFederation, eventually, refusal
+from support.raw_client import RawClient
 from support.small_digits import SmallDigits
 
 from fednot.errors import Reason
 from fednot.manifest import Manifest
 from fednot.model_file import read
-from fednot.rpc_errors import from_rpc_error
 from fednot.tensors import difference, flatten_module, load_into, views
 from fednot.training import TrainContext
 from fednot.v1 import deletion_pb2, federation_pb2, operator_pb2
-from fednot.wire import manifest_message
 from server.aggregation import RunningAverage
 from server.cohorts.cohort import WorkKind, WorkPlan
 from server.records import RoundPhase, Version, VersionOrigin
@@ -53,9 +51,8 @@ def test_a_deleted_clients_update_in_flight_never_reaches_the_model(
     assert not status.HasField("released")
     assert list(accepted.aborted_rounds) == [3]
     released = operator_pb2.DownloadVersionRequest()
-    with pytest.raises(grpc.RpcError) as refused:
-        next(iter(trained.operator.DownloadVersion(released, timeout=CALL)))
-    assert from_rpc_error(refused.value).reason is Reason.NOT_RELEASED
+    refused = refusal(lambda: next(iter(trained.operator.DownloadVersion(released, timeout=CALL))))
+    assert refused.reason is Reason.NOT_RELEASED
 
     deletion = _copy_while_recovering(trained)
     base = _stored(trained, deletion.job.base_version)
@@ -84,30 +81,15 @@ def test_the_deleted_client_is_told_why_and_stays_out(trained: LocalFederation) 
     assert info.barred_by == "forget-c0"
     assert trained.exit_code("c0") is None, "a barred client stays, it may be asked to evaluate"
 
-    joined = _join(trained, "c0")
-    assert joined.barred.request_id == "forget-c0"
-    session = federation_pb2.Session(client="c0", id=joined.session_id)
-    polled = trained.clients.PollWork(federation_pb2.PollWorkRequest(session=session), timeout=CALL)
+    by_hand = RawClient(trained, "c0")
+    assert by_hand.joined.barred.request_id == "forget-c0"
+    polled = by_hand.poll()
     assert polled.WhichOneof("work") == "barred"
     assert "may not train" in polled.barred.message
-    header = federation_pb2.UpdateHeader(session=session, work_id="old", num_examples=1)
-    with pytest.raises(grpc.RpcError) as refused:
-        trained.clients.UploadUpdate(
-            iter([federation_pb2.UploadUpdateRequest(header=header)]), timeout=CALL
-        )
-    error = from_rpc_error(refused.value)
+    header = federation_pb2.UpdateHeader(session=by_hand.session, work_id="old", num_examples=1)
+    error = refusal(lambda: by_hand.upload([federation_pb2.UploadUpdateRequest(header=header)]))
     assert error.reason is Reason.CLIENT_BARRED
     assert error.metadata["request_id"] == "forget-c0"
-
-
-def _join(federation: LocalFederation, name: str) -> federation_pb2.JoinResponse:
-    manifest = Manifest.of(SmallDigits("0").build_model())
-    return federation.clients.Join(
-        federation_pb2.JoinRequest(
-            client=name, manifest=manifest_message(manifest), num_train_examples=200
-        ),
-        timeout=CALL,
-    )
 
 
 def _copy_while_recovering(federation: LocalFederation) -> deletion_pb2.Deletion:

@@ -163,7 +163,7 @@ def test_a_bad_upload_is_refused_with_its_reason_and_counted(opened: OpenRound, 
     assert opened.federation.status().round.updates == 0
     assert "bad" in opened.federation.status().round.missing
     beat = federation_pb2.HeartbeatRequest(session=opened.bad.session, work_id=opened.work.work_id)
-    answer = opened.federation.clients.Heartbeat(beat, timeout=CALL)
+    answer = opened.bad.stub.Heartbeat(beat, timeout=CALL)
     assert answer.work_stands, "a stream that was refused may be sent again, made right"
 
 

@@ -104,8 +104,8 @@ def test_a_client_that_is_told_to_end_leaves_and_is_gone(federation: LocalFedera
 
 def test_a_state_directory_serves_one_server_and_one_model(federation: LocalFederation) -> None:
     """The second server is refused while the first runs; another model after it has ended."""
-    flags = ("--insecure", "--address", f"127.0.0.1:{free_port()}", "--http-address", "")
-    flags = (*flags, "--state-dir", str(federation.state), "--task", TASK)
+    flags = ("--address", f"127.0.0.1:{free_port()}", "--http-address", "", "--task", TASK)
+    flags = (*federation.server_identity, *flags, "--state-dir", str(federation.state))
 
     second = run_server(*flags)
 

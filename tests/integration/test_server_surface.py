@@ -26,22 +26,27 @@ from support.replay import MANIFEST
 from support.small_digits import SmallDigits
 
 from fednot.errors import FednotError, Reason
+from fednot.identity.subject import Role
 from fednot.manifest import Manifest
-from fednot.v1 import deletion_pb2, federation_pb2
+from fednot.v1 import deletion_pb2, federation_pb2, operator_pb2
 from fednot.wire import manifest_message
 
 USAGE_ERROR = 2
 SERVICES = (
+    "fednot.v1.ApprovalService",
+    "fednot.v1.AuditService",
     "fednot.v1.DeletionService",
     "fednot.v1.FederationService",
+    "fednot.v1.IdentityService",
     "fednot.v1.OperatorService",
 )
+TRACELESS = ("--task-arg", "trace=no")
 
 
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFederation]:
     """Served to every address: two rounds by three clients, of which c0 then is forgotten."""
-    flags = ("--insecure-any-address", "--min-clients", "2", "--task-arg", "trace=no")
+    flags = ("--min-clients", "2", *TRACELESS)
     folder = tmp_path_factory.mktemp("surface")
     with LocalFederation(folder, server_flags=flags, host="0.0.0.0") as found:
         found.start_server()
@@ -52,6 +57,15 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFedera
         found.unlearn("c0", "forget-c0", min_rounds=1, max_rounds=1, tolerance=0.9)
         job = found.await_job("forget-c0").job
         assert job.phase == deletion_pb2.JOB_PHASE_COMPLETED, found.log("server")
+        yield found
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFederation]:
+    """A server in plaintext, where names are what messages claim."""
+    folder = tmp_path_factory.mktemp("plain")
+    with LocalFederation(folder, server_flags=TRACELESS, insecure=True) as found:
+        found.start_server()
         yield found
 
 
@@ -146,15 +160,26 @@ def test_no_label_holds_an_identifier(federation: LocalFederation) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "C0", "-c0", "c0/x", "a b", "é", "c" * 64, "c0\n"])
-def test_a_client_of_no_valid_name_cannot_join(federation: LocalFederation, name: str) -> None:
-    known = federation.status().clients_connected
-
-    refused = refusal(lambda: RawClient(federation, name))
+def test_a_client_of_no_valid_name_cannot_join(plain: LocalFederation, name: str) -> None:
+    refused = refusal(lambda: RawClient(plain, name))
 
     assert refused.reason is Reason.INVALID_CLIENT_NAME
     assert repr(name) in refused.message
     assert "1 to 63" in refused.metadata["remedy"]
-    assert federation.status().clients_connected == known
+    assert plain.operator.ListClients(operator_pb2.ListClientsRequest(), timeout=CALL).clients == []
+
+
+def test_over_plaintext_a_client_trains_and_is_forgotten(plain: LocalFederation) -> None:
+    plain.start_client(0)
+    plain.start_client(1)
+    plain.await_connected(2)
+
+    assert plain.train(1).rounds_done == 1, plain.log("server")
+    accepted = plain.unlearn("c0", "forget-c0", max_rounds=1)
+
+    assert not accepted.HasField("requested_by")
+    assert plain.client_info("c0").barred_by == "forget-c0"
+    assert not plain.client_info("c1").HasField("certificate_expires_at")
 
 
 def test_a_client_of_another_model_is_told_which_tensors_differ(
@@ -175,7 +200,8 @@ def test_a_client_of_another_model_is_told_which_tensors_differ(
 
 def _join_with(federation: LocalFederation, manifest: object) -> FednotError:
     request = federation_pb2.JoinRequest(client="other", manifest=manifest)  # type: ignore[arg-type]
-    return refusal(lambda: federation.clients.Join(request, timeout=CALL))
+    stub = federation.stubs_for(Role.CLIENT, "other").clients
+    return refusal(lambda: stub.Join(request, timeout=CALL))
 
 
 def test_plaintext_is_not_served_to_other_machines_unasked(
@@ -190,6 +216,6 @@ def test_plaintext_is_not_served_to_other_machines_unasked(
 
     assert ended.returncode == USAGE_ERROR
     assert f"--insecure serves loopback only and {address} is not" in ended.stderr
-    assert "pass --insecure-any-address" in ended.stderr
+    assert "--identity" in ended.stderr
     assert "Traceback" not in ended.stderr
     assert not state.exists()
