@@ -5,12 +5,8 @@ They lie in `ca/`, which is replaced as a whole: a crash leaves the old keys or 
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
 import shutil
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Self
@@ -20,20 +16,14 @@ from cryptography import x509
 from fednot.errors import FednotError
 from fednot.identity import certificates
 from fednot.identity.certificates import PrivateKey
+from fednot.identity.faults import AuthorityError
 from fednot.identity.folder import read_trust, write_private
 from fednot.identity.subject import Subject
 
 KEYS: Final = "ca"
-_DRAFT: Final = "ca.next"
-_REPLACED: Final = "ca.old"
+DRAFT: Final = "ca.next"
+REPLACED: Final = "ca.old"
 _PREVIOUS: Final = "previous"
-_LOCK: Final = "lock"
-LOCK_SECONDS: Final = 10.0
-_LOCK_POLL_SECONDS: Final = 0.02
-
-
-class AuthorityError(ValueError):
-    """What an authority cannot do, and why: a sentence that names file, name or date."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +149,7 @@ class Keyring:
 
     def store(self, directory: Path) -> None:
         """Writes the keys in place of those that are there; the lock must be held."""
-        draft, folder, replaced = (directory / name for name in (_DRAFT, KEYS, _REPLACED))
+        draft, folder, replaced = (directory / name for name in (DRAFT, KEYS, REPLACED))
         shutil.rmtree(draft, ignore_errors=True)
         self.current.write(draft)
         (draft / _PREVIOUS).mkdir(mode=0o700)
@@ -176,12 +166,12 @@ class Keyring:
 
 def is_settled(directory: Path) -> bool:
     """Whether no replacement of the keys was cut off, or is under way."""
-    return not (directory / _REPLACED).exists()
+    return not (directory / REPLACED).exists()
 
 
 def settle(directory: Path) -> None:
     """Ends a replacement of the keys that was cut off; the lock must be held."""
-    draft, folder, replaced = (directory / name for name in (_DRAFT, KEYS, _REPLACED))
+    draft, folder, replaced = (directory / name for name in (DRAFT, KEYS, REPLACED))
     if not folder.exists():
         if not replaced.exists():
             return
@@ -190,40 +180,6 @@ def settle(directory: Path) -> None:
     if replaced.exists():
         shutil.rmtree(replaced)
     _sync(directory)
-
-
-@contextlib.contextmanager
-def locked(directory: Path) -> Iterator[None]:
-    """Keeps other processes and threads from changing an authority.
-
-    Raises AuthorityError if another one does for LOCK_SECONDS.
-    """
-    path = directory / _LOCK
-    try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise AuthorityError(f"{path} cannot be written: {error.strerror}") from error
-    try:
-        _lock(handle, directory)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _lock(handle: int, directory: Path) -> None:
-    ends = time.monotonic() + LOCK_SECONDS
-    while True:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= ends:
-                raise AuthorityError(
-                    f"another process has been changing the authority in {directory} for "
-                    f"{LOCK_SECONDS:g} s; end it, or try again"
-                ) from None
-            time.sleep(_LOCK_POLL_SECONDS)
-        else:
-            return
 
 
 def _sync(directory: Path) -> None:

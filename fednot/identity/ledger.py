@@ -12,8 +12,9 @@ from typing import Final
 from cryptography import x509
 
 from fednot.identity import certificates
+from fednot.identity.faults import AuthorityError
 from fednot.identity.folder import write_private
-from fednot.identity.keyring import AuthorityError, Signer
+from fednot.identity.keyring import Signer
 from fednot.identity.subject import Subject, SubjectError
 
 ISSUED: Final = "issued"
@@ -149,3 +150,42 @@ def _read(path: Path) -> x509.Certificate:
         return x509.load_pem_x509_certificate(path.read_bytes())
     except (OSError, ValueError) as error:
         raise AuthorityError(f"{path} cannot be read: {error}") from error
+
+
+def of_serial(found: Sequence[Issued], beginning: str) -> list[Issued]:
+    """The certificate whose serial number, in hexadecimal, begins so; ":" between digits is fine.
+
+    Raises AuthorityError if there is none or if there are several; it lists what there is.
+    """
+    wanted = beginning.lower().removeprefix("0x").replace(":", "").lstrip("0")
+    chosen = [each for each in found if wanted and f"{each.serial:x}".startswith(wanted)]
+    if len(chosen) > 1:
+        raise AuthorityError(f"several serial numbers begin with {beginning}: {listed(chosen)}")
+    if not chosen:
+        raise AuthorityError(f"no certificate has the serial number {beginning}; {_there(found)}")
+    return chosen
+
+
+def of_subject(found: Sequence[Issued], subject: Subject) -> list[Issued]:
+    """The usable certificates of a subject. Raises AuthorityError if there is none, with a list."""
+    at = certificates.now()
+    chosen = [each for each in found if each.subject == subject and each.usable(at)]
+    if not chosen:
+        own = [each for each in found if each.subject == subject]
+        raise AuthorityError(f"{subject} has no certificate to revoke; {_there(own or found)}")
+    return chosen
+
+
+def listed(found: Sequence[Issued], most: int = 20) -> str:
+    """Certificates in a sentence, the end cut off if there are many."""
+    at = certificates.now()
+    rows = [
+        f"{each.subject} ({each.state(at)}, until {each.ends:%Y-%m-%d}, serial {each.serial:x})"
+        for each in found[:most]
+    ]
+    rest = len(found) - most
+    return ", ".join(rows) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _there(found: Sequence[Issued]) -> str:
+    return f"there is {listed(found)}" if found else "none was issued yet"

@@ -13,7 +13,8 @@ from fednot.errors import FednotError, Reason
 from fednot.identity.certificates import issued_by, subject_of
 from fednot.identity.subject import Subject, SubjectError
 
-_CRL: Final = re.compile(rb"-----BEGIN X509 CRL-----.+?-----END X509 CRL-----\s*", re.DOTALL)
+_CRL_BEGINS: Final = b"-----BEGIN X509 CRL-----"
+_CRL: Final = re.compile(_CRL_BEGINS + rb"[^-]+-----END X509 CRL-----")
 
 
 class Trust:
@@ -29,19 +30,20 @@ class Trust:
     def of_pem(cls, authorities: bytes, revocations: bytes = b"") -> Self:
         """Reads authorities, and revocation lists that one of them signed.
 
-        Raises ValueError for PEM that cannot be read, or a list that no authority here has signed:
-        silently passing over it would let revoked certificates in.
+        Raises ValueError for PEM that cannot be read or was cut off, or a list that no authority
+        here has signed: silently passing over it would let revoked certificates in.
         """
         found = x509.load_pem_x509_certificates(authorities)
+        lists = _CRL.findall(revocations)
+        if len(lists) != revocations.count(_CRL_BEGINS) or (revocations.strip() and not lists):
+            raise ValueError("it holds no revocation lists in PEM form, or was cut off")
         revoked: set[int] = set()
-        for pem in _CRL.findall(revocations):
+        for pem in lists:
             crl = x509.load_pem_x509_crl(pem)
             signers = [a for a in found if a.subject == crl.issuer]
             if not any(crl.is_signature_valid(a.public_key()) for a in signers):  # type: ignore[arg-type]
                 raise ValueError("a revocation list is not signed by a trusted authority")
             revoked |= {row.serial_number for row in crl}
-        if revocations.strip() and not _CRL.search(revocations):
-            raise ValueError("it holds no revocation list in PEM form")
         return cls(found, frozenset(revoked))
 
     def check(self, certificate: x509.Certificate, at: dt.datetime) -> Subject:
