@@ -22,7 +22,7 @@ MEANINGS: Final[dict[ExitCode, str]] = {
     ExitCode.DONE: "What was asked for is done.",
     ExitCode.FAILED: "The run or job ended FAILED, CANCELLED or STOPPED, or local work failed.",
     ExitCode.USAGE: "The command line is wrong.",
-    ExitCode.REFUSED: "The server refused; reason and remedy are printed.",
+    ExitCode.REFUSED: "It was refused, or the identity is no good; reason and remedy are printed.",
     ExitCode.UNREACHABLE: "The server cannot be reached, or does not answer.",
     ExitCode.TIMED_OUT: "Waiting timed out; what was waited for goes on.",
     ExitCode.INTERRUPTED: "Interrupted from the keyboard; what was waited for goes on.",

@@ -113,6 +113,18 @@ def of_refusal(refusal: FednotError) -> CliError:
     )
 
 
+def of_finding(finding: FednotError) -> CliError:
+    """The error that tells what a look at the connection, or at an identity's files, has found."""
+    broken = finding.reason is Reason.TLS_FAILED
+    return CliError(
+        finding.message,
+        ExitCode.UNREACHABLE if broken else ExitCode.REFUSED,
+        reason=finding.reason,
+        remedy=CATALOGUE[finding.reason].remedy,
+        lost=broken,
+    )
+
+
 def _unreachable(message: str, *, overdue: bool = False) -> CliError:
     return CliError(
         message,

@@ -88,12 +88,22 @@ Server = Annotated[
         rich_help_panel=_CONNECTION,
     ),
 ]
+Identity = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        envvar="FEDNOT_IDENTITY",
+        help="Who you are: the folder of your certificate, its key and the trusted authority.",
+        show_default=False,
+        rich_help_panel=_CONNECTION,
+    ),
+]
 Insecure = Annotated[
     bool,
     typer.Option(
         "--insecure",
         envvar="FEDNOT_INSECURE",
-        help="Talk without TLS; needed for now, since TLS identities come in a later version.",
+        help="Talk in plaintext and without an identity, to a server on this machine only.",
         rich_help_panel=_CONNECTION,
     ),
 ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import re
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
@@ -14,9 +13,11 @@ import typer
 
 from fednot.channel import open_channel
 from fednot.cli import options
+from fednot.cli.credentials import credentials_for
 from fednot.cli.exit_codes import ExitCode
-from fednot.cli.failures import CliError, from_rpc, usage
+from fednot.cli.failures import UNREACHABLE, CliError, from_rpc, of_finding
 from fednot.cli.output import Format, Output
+from fednot.identity.diagnosis import DEFAULT_SECONDS, diagnose
 from fednot.identity.folder import Credentials
 from fednot.v1 import (
     approval_pb2_grpc,
@@ -29,8 +30,6 @@ from fednot.v1 import (
 P = ParamSpec("P")
 Request = TypeVar("Request")
 Response = TypeVar("Response")
-
-_ADDRESS: Final = re.compile(r"unix:.+|.*[^:/]:\d{1,5}")
 
 
 class Session:
@@ -48,6 +47,7 @@ class Session:
         credentials: Credentials | None = None,
     ) -> None:
         self.address: Final = address
+        self.credentials: Final = credentials
         self.timeout: Final = timeout
         self.output: Final = output
         self._channel: Final = open_channel(address, credentials)
@@ -56,15 +56,18 @@ class Session:
         self.approvals: Final = approval_pb2_grpc.ApprovalServiceStub(self._channel)
         self.audit: Final = audit_pb2_grpc.AuditServiceStub(self._channel)
         self.identity: Final = identity_pb2_grpc.IdentityServiceStub(self._channel)
+        self._looked = False
 
     def call(
         self, method: grpc.UnaryUnaryMultiCallable[Request, Response], request: Request
     ) -> Response:
         """Makes a unary call. Raises CliError."""
         try:
-            return method(request, timeout=self.timeout)
+            response = method(request, timeout=self.timeout)
         except grpc.RpcError as error:
-            raise from_rpc(error, self.address, self.timeout) from error
+            raise self._failure(error, self.timeout) from error
+        self._looked = False
+        return response
 
     def stream(
         self,
@@ -75,11 +78,22 @@ class Session:
         """Yields the responses of a streaming call. Raises CliError."""
         responses = method(request, timeout=timeout)
         try:
-            yield from responses
+            for response in responses:
+                self._looked = False
+                yield response
         except grpc.RpcError as error:
-            raise from_rpc(error, self.address, timeout) from error
+            raise self._failure(error, timeout) from error
         finally:
             responses.cancel()
+
+    def _failure(self, error: grpc.RpcError, timeout: float) -> CliError:
+        failure = from_rpc(error, self.address, timeout)
+        if failure.reason != UNREACHABLE or failure.overdue or self._looked:
+            return failure
+        self._looked = True
+        within = min(DEFAULT_SECONDS, timeout)
+        finding = diagnose(self.address, self.credentials, timeout=within)
+        return of_finding(finding) if finding is not None else failure
 
     def close(self) -> None:
         """Closes the channel."""
@@ -92,6 +106,7 @@ def verb(function: Callable[Concatenate[Session, P], ExitCode]) -> Callable[...,
     def command(
         *,
         server: options.Server = options.SERVER_DEFAULT,
+        identity: options.Identity = None,
         insecure: options.Insecure = False,
         timeout: options.Timeout = options.DEFAULT_TIMEOUT,
         format_: options.OutputFormat = Format.TABLE,
@@ -100,7 +115,8 @@ def verb(function: Callable[Concatenate[Session, P], ExitCode]) -> Callable[...,
         output = Output(format_)
 
         def work() -> ExitCode:
-            session = _open(server, insecure=insecure, timeout=timeout, output=output)
+            credentials = credentials_for(server, identity, insecure=insecure, output=output)
+            session = Session(server, timeout=timeout, output=output, credentials=credentials)
             with closing(session):
                 return function(session, **arguments)  # type: ignore[call-arg]
 
@@ -117,17 +133,6 @@ def local_verb(function: Callable[Concatenate[Output, P], ExitCode]) -> Callable
         raise typer.Exit(_guarded(output, lambda: function(output, **arguments)))  # type: ignore[call-arg]
 
     return _merged(command, function)
-
-
-def _open(address: str, *, insecure: bool, timeout: float, output: Output) -> Session:
-    if not insecure:
-        raise usage(
-            "TLS identities arrive in a later version; this one talks in plaintext only",
-            "Pass --insecure (or set FEDNOT_INSECURE=1) if the network between is trusted.",
-        )
-    if not _ADDRESS.fullmatch(address):
-        raise usage(f"--server {address!r} is not HOST:PORT", "Write it as in 127.0.0.1:50051.")
-    return Session(address, timeout=timeout, output=output)
 
 
 def _guarded(output: Output, work: Callable[[], ExitCode]) -> int:

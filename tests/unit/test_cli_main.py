@@ -70,11 +70,27 @@ def test_version() -> None:
     assert run("--version").stdout == f"fednot {fednot.__version__}\n"
 
 
-def test_plaintext_needs_insecure() -> None:
+def test_a_caller_must_say_who_calls() -> None:
     result = run("status")
     assert result.exit_code == 2
-    assert "TLS identities arrive in a later version" in result.stderr
-    assert "--insecure" in result.stderr
+    assert "There is no --identity (nor FEDNOT_IDENTITY)" in result.stderr
+    assert "--insecure for a plaintext server on this machine" in result.stderr
+
+
+def test_an_identity_and_plaintext_exclude_each_other(tmp_path: Path) -> None:
+    for result in (
+        run("status", "--insecure", "--identity", str(tmp_path)),
+        run("status", FEDNOT_INSECURE="1", FEDNOT_IDENTITY=str(tmp_path)),
+    ):
+        assert result.exit_code == 2
+        assert "exclude each other" in result.stderr
+
+
+@pytest.mark.parametrize("address", ["10.0.0.5:50051", "fed.example.org:50051", "[fd00::1]:50051"])
+def test_plaintext_leaves_this_machine_never(address: str) -> None:
+    result = run("status", "--insecure", "--server", address)
+    assert result.exit_code == 2
+    assert f"{address} is not on this machine" in result.stderr
 
 
 def test_an_unreachable_server_is_exit_code_4_and_names_the_address(free_port: int) -> None:
