@@ -13,8 +13,7 @@ from fednot.errors import FednotError, Reason
 from fednot.identity.certificates import issued_by, subject_of
 from fednot.identity.subject import Subject, SubjectError
 
-_CRL_BEGINS: Final = b"-----BEGIN X509 CRL-----"
-_CRL: Final = re.compile(_CRL_BEGINS + rb"[^-]+-----END X509 CRL-----")
+_CRL: Final = re.compile(rb"-----BEGIN X509 CRL-----[^-]+-----END X509 CRL-----")
 
 
 class Trust:
@@ -35,8 +34,8 @@ class Trust:
         """
         found = x509.load_pem_x509_certificates(authorities)
         lists = _CRL.findall(revocations)
-        if len(lists) != revocations.count(_CRL_BEGINS) or (revocations.strip() and not lists):
-            raise ValueError("it holds no revocation lists in PEM form, or was cut off")
+        if (revocations.strip() and not lists) or b"-----" in _CRL.sub(b"", revocations):
+            raise ValueError("it is not made of revocation lists in PEM form, or was cut off")
         revoked: set[int] = set()
         for pem in lists:
             crl = x509.load_pem_x509_crl(pem)
