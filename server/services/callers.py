@@ -11,12 +11,19 @@ from fednot.errors import FednotError, Reason
 from fednot.identity.subject import Role
 from server.records import Caller
 
-_CALLER: Final[ContextVar[Caller]] = ContextVar("caller", default=Caller())
+NOBODY: Final = Caller()
+
+_CALLER: Final[ContextVar[Caller]] = ContextVar("caller", default=NOBODY)
 
 
 def current() -> Caller:
     """The caller of this call; one without a role over plaintext."""
     return _CALLER.get()
+
+
+def begin(caller: Caller) -> None:
+    """Says who makes the call that the running task serves; grpc.aio gives each call its own."""
+    _CALLER.set(caller)
 
 
 @contextmanager

@@ -40,7 +40,7 @@ def faults() -> Faults:
 
 @pytest.fixture
 async def channel(faults: Faults) -> AsyncIterator[aio.Channel]:
-    guard = Guard(Metrics(new_registry(), "test"))
+    guard = Guard(Metrics(new_registry(), "test"), may=lambda method, caller: None)
     server = aio.server(interceptors=[guard], options=SERVER_OPTIONS)
     handlers = {"Fail": grpc.unary_unary_rpc_method_handler(faults.fail)}
     server.add_generic_rpc_handlers(

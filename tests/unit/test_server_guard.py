@@ -9,21 +9,26 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import grpc
 import pytest
 from grpc import aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from fednot.errors import FednotError, Reason
 from fednot.rpc_errors import from_rpc_error
 from server.metrics import Metrics, new_registry
+from server.records import Caller
 from server.services.guard import Guard
 
 SERVICE = "fednot.test.Faults"
 REFUSAL = FednotError(Reason.ROUND_OVER, "the round has ended", retry_after=2.0)
+DENIAL = FednotError(
+    Reason.NOT_YOUR_DELETION, "c2 is not yours to forget", metadata={"client": "c2"}
+)
 SECRET = "password=hunter2"
 
 Context = aio.ServicerContext[bytes, bytes]
 
 
 class Faults:
-    """One method of each kind. A request of b"refuse", b"break" or b"abort" fails as it says."""
+    """One method of each kind. A request fails as it says: refuse, deny, break, abort or hang."""
 
     def __init__(self) -> None:
         self.hanging = asyncio.Event()
@@ -32,6 +37,8 @@ class Faults:
     async def _meet(self, request: bytes, context: Context) -> None:
         if request == b"refuse":
             raise REFUSAL
+        if request == b"deny":
+            raise DENIAL
         if request == b"break":
             raise RuntimeError(SECRET)
         if request == b"abort":
@@ -75,11 +82,24 @@ class Faults:
         }
 
 
-class Rig:
-    """A channel to the faults behind a guard, and what the guard counts."""
+class NotedRefusals:
+    """Keeps what the guard notes for the audit."""
 
-    def __init__(self, channel: aio.Channel, metrics: Metrics, faults: Faults) -> None:
+    def __init__(self) -> None:
+        self.noted: list[tuple[str, str, str, str]] = []
+
+    async def note(self, caller: Caller, action: str, reason: Reason, subject: str = "") -> None:
+        self.noted.append((caller.key, action, reason, subject))
+
+
+class Rig:
+    """A channel to the faults behind a guard, and what the guard counts and notes."""
+
+    def __init__(
+        self, channel: aio.Channel, metrics: Metrics, faults: Faults, refusals: NotedRefusals
+    ) -> None:
         self.channel, self.metrics, self.faults = channel, metrics, faults
+        self.noted = refusals.noted
 
     def refusals(self) -> dict[str, float]:
         samples = next(iter(self.metrics.refusals.collect())).samples
@@ -108,14 +128,19 @@ class Rig:
 @pytest.fixture
 async def rig() -> AsyncIterator[Rig]:
     metrics, faults = Metrics(new_registry(), "test"), Faults()
-    server = aio.server(interceptors=[Guard(metrics)])
+    refusals = NotedRefusals()
+    guard = Guard(metrics, refusals=refusals, may=lambda method, caller: None)
+    server = aio.server(interceptors=[guard])
+    serving = health.aio.HealthServicer()
+    await serving.set("", health_pb2.HealthCheckResponse.SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(serving, server)
     server.add_generic_rpc_handlers(
         (grpc.method_handlers_generic_handler(SERVICE, faults.handlers()),)
     )
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        yield Rig(channel, metrics, faults)
+        yield Rig(channel, metrics, faults, refusals)
     await server.stop(None)
 
 
@@ -144,6 +169,28 @@ async def test_a_refusal_arrives_with_its_reason_and_is_counted(rig: Rig, kind: 
     assert (failure.value.code(), found.reason) == (grpc.StatusCode.ABORTED, Reason.ROUND_OVER)
     assert (found.message, found.retry_after) == ("the round has ended", 2.0)
     assert rig.refusals() == {"ROUND_OVER": 1.0}
+
+
+@every_kind
+async def test_a_denial_is_noted_with_whom_it_is_about(rig: Rig, kind: str) -> None:
+    with pytest.raises(aio.AioRpcError, match="not yours"):
+        await rig.kind(kind)(b"deny")
+    action = f"Faults.{kind.title().replace('_', '')}"
+    assert rig.noted == [("", action, "NOT_YOUR_DELETION", "client/c2")]
+
+
+async def test_the_course_of_things_is_not_noted(rig: Rig) -> None:
+    for request in (b"refuse", b"break", b"abort"):
+        with pytest.raises(aio.AioRpcError):
+            await rig.unary_unary(request)
+    assert rig.noted == []
+
+
+async def test_a_method_that_writes_to_its_context_itself_is_served(rig: Rig) -> None:
+    call = health_pb2_grpc.HealthStub(rig.channel).Watch(health_pb2.HealthCheckRequest())
+    answer = await asyncio.wait_for(call.read(), 10)
+    assert answer.status == health_pb2.HealthCheckResponse.SERVING
+    call.cancel()
 
 
 @every_kind
