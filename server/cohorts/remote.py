@@ -19,7 +19,11 @@ LIVENESS_TICK = 0.5
 
 @dataclass
 class Session:
-    """A client that is there: `last_seen` is on the monotonic clock, in seconds."""
+    """A client that is there: `last_seen` is on the monotonic clock, in seconds.
+
+    `certificate_expires_at` is when the certificate ends that it showed last, in seconds since the
+    epoch; None over plaintext.
+    """
 
     client: str
     num_train_examples: int
@@ -27,6 +31,7 @@ class Session:
     device: str
     last_seen: float
     degraded: bool = False
+    certificate_expires_at: float | None = None
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 

@@ -10,6 +10,8 @@ from fednot.manifest import Manifest, ManifestError
 from fednot.naming import CLIENT_NAME, one_line
 from fednot.v1 import federation_pb2, model_pb2
 from fednot.wire import manifest_of
+from server.cohorts.remote import RemoteCohort, Session
+from server.services import callers
 
 MOST_EXAMPLES: Final = 1 << 48
 MOST_METRICS: Final = 32
@@ -19,16 +21,29 @@ RATIOS: Final = ("accuracy", "chance")
 SHOWN_DIFFERENCES: Final = 5
 
 
-def check_join(request: federation_pb2.JoinRequest, ours: Manifest) -> None:
-    """Raises FednotError (INVALID_CLIENT_NAME, INVALID_REQUEST, MANIFEST_MISMATCH)."""
-    if not CLIENT_NAME.fullmatch(request.client):
-        raise FednotError(
-            Reason.INVALID_CLIENT_NAME, f"{request.client!r} is not a name for a client"
-        )
+def check_join(client: str, request: federation_pb2.JoinRequest, ours: Manifest) -> None:
+    """Checks what the client of a name says when it joins.
+
+    Raises FednotError (INVALID_CLIENT_NAME, INVALID_REQUEST, MANIFEST_MISMATCH).
+    """
+    check_client_name(client)
     for field in ("num_train_examples", "num_test_examples"):
         if getattr(request, field) > MOST_EXAMPLES:
             raise FednotError(Reason.INVALID_REQUEST, f"{field}: must be at most {MOST_EXAMPLES}")
     _check_manifest(request.manifest, ours)
+
+
+def check_client_name(name: str) -> None:
+    """Raises FednotError (INVALID_CLIENT_NAME) for what no client can be called."""
+    if not CLIENT_NAME.fullmatch(name):
+        raise FednotError(Reason.INVALID_CLIENT_NAME, f"{name!r} is not a name for a client")
+
+
+def session_of(cohort: RemoteCohort, message: federation_pb2.Session) -> Session:
+    """The caller's live session. Raises FednotError (NOT_YOUR_NAME, UNKNOWN_SESSION)."""
+    session = cohort.session(callers.client_name(message.client), message.id)
+    session.certificate_expires_at = callers.current().expires_at
+    return session
 
 
 def check_metrics(metrics: Mapping[str, float]) -> None:

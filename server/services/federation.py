@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
 from grpc import aio
@@ -19,7 +19,8 @@ from server.cohorts.cohort import Evaluation, NoAnswer, WorkKind
 from server.cohorts.remote import Assignment, RemoteCohort, Session
 from server.federation import Federation
 from server.records import ClientRecord
-from server.services.admission import check_join, check_metrics, device_name
+from server.services import callers
+from server.services.admission import check_join, check_metrics, device_name, session_of
 from server.services.messages import barred_message, round_phase, timestamp
 from server.services.uploads import UploadDesk
 from server.state import client_rows
@@ -43,27 +44,32 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
         *,
         heartbeat_interval: float,
         upload_slots: int,
+        trust_digest: Callable[[], str] = str,
     ) -> None:
+        """`trust_digest` tells clients when the authorities that they trust have changed."""
         self._federation = federation
         self._cohort = cohort
         self._heartbeat_interval = heartbeat_interval
+        self._trust_digest = trust_digest
         self._uploads = UploadDesk(federation, cohort, slots=upload_slots)
 
     async def Join(
         self, request: federation_pb2.JoinRequest, context: Context
     ) -> federation_pb2.JoinResponse:
         """Opens a session."""
-        check_join(request, self._federation.model.manifest)
+        name = callers.client_name(request.client)
+        check_join(name, request, self._federation.model.manifest)
         device = device_name(request.device)
         session = Session(
-            client=request.client,
+            client=name,
             num_train_examples=request.num_train_examples,
             num_test_examples=request.num_test_examples,
             device=device,
             last_seen=time.monotonic(),
+            certificate_expires_at=callers.current().expires_at,
         )
         record = ClientRecord(
-            name=request.client,
+            name=name,
             joined_at=time.time(),
             last_seen_at=time.time(),
             num_train_examples=request.num_train_examples,
@@ -73,10 +79,11 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
         await self._federation.database.run(lambda c: client_rows.record_join(c, record))
         self._cohort.open(session)
         software = one_line(request.software_version, MAX_VERSION_LENGTH)
-        log.info("%s joined: fednot %s on %s", session.client, software, device)
+        log.info("%s joined: fednot %s on %s", name, software, device)
         response = federation_pb2.JoinResponse(
             session_id=session.id,
-            barred=barred_message(self._federation.fences.bar_of(request.client)),
+            barred=barred_message(self._federation.fences.bar_of(name)),
+            client=name,
         )
         response.heartbeat_interval.FromNanoseconds(int(self._heartbeat_interval * 1e9))
         return response
@@ -171,6 +178,7 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
         return federation_pb2.HeartbeatResponse(
             work_stands=self._stands(session.client, request.work_id),
             barred=barred_message(self._federation.fences.bar_of(session.client)),
+            trust_digest=self._trust_digest(),
         )
 
     async def Leave(
@@ -186,7 +194,7 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
         return federation_pb2.LeaveResponse()
 
     def _session(self, message: federation_pb2.Session) -> Session:
-        return self._cohort.session(message.client, message.id)
+        return session_of(self._cohort, message)
 
     def _stands(self, client: str, work_id: str) -> bool:
         if not work_id:

@@ -14,7 +14,7 @@ from server.cohorts.cohort import Update, WorkKind
 from server.cohorts.remote import Assignment, RemoteCohort, Session
 from server.evaluation import finite
 from server.federation import Federation
-from server.services.admission import check_metrics
+from server.services.admission import check_metrics, session_of
 
 MESSAGE_TIMEOUT: Final = 30.0
 SLOT_TIMEOUT: Final = 20.0
@@ -57,7 +57,7 @@ class UploadDesk:
         if first.WhichOneof("part") != "header":
             raise FednotError(Reason.INVALID_STREAM, "the first message must be the header")
         header = first.header
-        session = self._cohort.session(header.session.client, header.session.id)
+        session = session_of(self._cohort, header.session)
         self._federation.fences.check(session.client)
         assignment = self._cohort.assignment(session.client, header.work_id)
         self._check(header, session, assignment)
