@@ -1,0 +1,240 @@
+"""The server's own identity, and whom it takes callers for; both while their files are replaced."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import grpc
+
+from fednot.errors import CATALOGUE, FednotError, Reason
+from fednot.identity.authority import Authority, AuthorityError
+from fednot.identity.certificates import hosts_of
+from fednot.identity.folder import Signature
+from fednot.identity.subject import Subject
+from server.identity_files import IdentityFiles, signature
+from server.records import Caller
+from server.upkeep import Upkeep
+
+log = logging.getLogger("server.identity")
+
+LOOK_EVERY: Final = 1.0
+_BY_HAND: Final = CATALOGUE[Reason.SERVER_CERTIFICATE_EXPIRED].remedy
+_ROTATE: Final = "Make a new one: `fednot certs rotate`."
+
+
+class IdentityError(RuntimeError):
+    """An identity that the server cannot start with; the message says what to do."""
+
+
+def open_identity(folder: Path, revocations: Path | None, authority: Path | None) -> ServerIdentity:
+    """The identity of a folder. `authority` is the directory of the one that the server signs with.
+
+    Raises IdentityError.
+    """
+    try:
+        signing = Authority.open(authority) if authority else None
+        lists = revocations or (signing.revocations if signing else None)
+        return ServerIdentity(folder, lists, signing)
+    except FednotError as error:
+        raise IdentityError(f"{error.message}. {CATALOGUE[error.reason].remedy}") from error
+    except AuthorityError as error:
+        raise IdentityError(str(error)) from error
+
+
+class ServerIdentity:
+    """Certificate, trusted authorities and revocations, as their files say now.
+
+    `run` reads them again when they were replaced. Files that cannot be used leave the ones before
+    in force; `fault` then says why, and is "" otherwise. With an authority the server signs, and
+    renews its own certificate at two thirds of its lifetime.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        revocations: Path | None,
+        authority: Authority | None,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Raises FednotError or AuthorityError if the server cannot serve with it now."""
+        self.authority: Final = authority
+        self.fault = ""
+        self._folder = folder
+        self._revocations = revocations
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._upkeep = Upkeep(clock)
+        self._suspect = ""
+        self._trust_digest = _digest(authority)
+        self._seen: Signature = signature(folder, revocations)
+        self._present = IdentityFiles.read(folder, revocations)
+        self._begin()
+
+    def _begin(self) -> None:
+        if self.authority is not None and self.authority.domain != self.domain:
+            raise FednotError(
+                Reason.INVALID_IDENTITY,
+                f"the certificate in {self._folder} is for the trust domain {self.domain!r}, and "
+                f"the authority in {self.authority.directory} is that of {self.authority.domain!r}",
+            )
+        try:
+            self._present.check_dates(self._clock())
+        except FednotError:
+            if self.authority is None:
+                raise
+            self._renew(self.authority)
+            self._present = IdentityFiles.read(self._folder, self._revocations)
+
+    @property
+    def subject(self) -> Subject:
+        """Who the server is."""
+        return self._present.credentials.subject
+
+    @property
+    def domain(self) -> str:
+        """The trust domain."""
+        return self.subject.domain
+
+    @property
+    def trust(self) -> bytes:
+        """The authorities that the server trusts, as PEM."""
+        return self._present.credentials.trust
+
+    @property
+    def trust_digest(self) -> str:
+        """sha256, in hexadecimal, of the authorities that a client gets with a certificate; ""
+        without an authority.
+        """
+        return self._trust_digest
+
+    def certificate_expiries(self) -> dict[str, float]:
+        """When the server's certificate ends, and the authority that issued it, in seconds since
+        the epoch; 0 for an authority that is not among the trusted ones.
+        """
+        certificate, issuer = self._present.credentials.certificate, self._present.issuer
+        return {
+            "server": certificate.not_valid_after_utc.timestamp(),
+            "authority": issuer.not_valid_after_utc.timestamp() if issuer else 0.0,
+        }
+
+    def caller_of(self, pem: bytes) -> Caller:
+        """Who shows a certificate. Raises FednotError if it does not hold at this moment."""
+        holder = self._present.holders.judge(pem, self._clock())
+        return Caller(holder.subject.role, holder.subject.name, holder.ends)
+
+    def holder_of(self, pem: bytes) -> Caller:
+        """Whom a certificate names, whether or not it holds; nobody if it is not of ours."""
+        subject = self._present.holders.named_in(pem)
+        return Caller(subject.role, subject.name) if subject else Caller()
+
+    def credentials(self) -> grpc.ServerCredentials:
+        """For the listener that demands a certificate; each handshake takes the present files."""
+        return _serving(lambda: self._present.mutual, demand=True)
+
+    def enrolment_credentials(self) -> grpc.ServerCredentials:
+        """For the listener that asks for no certificate."""
+        return _serving(lambda: self._present.enrolment, demand=False)
+
+    async def run(self) -> None:
+        """Keeps the identity up to date until it is cancelled."""
+        while True:
+            try:
+                await self.refresh()
+                await asyncio.to_thread(self._look_after)
+            except Exception:
+                log.exception("the identity could not be looked after")
+            await asyncio.sleep(LOOK_EVERY)
+
+    async def refresh(self) -> None:
+        """Reads the files again if they were replaced."""
+        await asyncio.to_thread(self._refresh)
+
+    def _refresh(self) -> None:
+        with self._lock:
+            try:
+                self._read_again()
+            except (FednotError, AuthorityError) as error:
+                self._doubt(str(error))
+            else:
+                self._trusts_its_files()
+
+    def _read_again(self) -> None:
+        digest = _digest(self.authority)
+        seen = signature(self._folder, self._revocations)
+        if seen != self._seen:
+            found = IdentityFiles.read(self._folder, self._revocations)
+            found.check_dates(self._clock())
+            self._present, self._seen = found, seen
+            log.info("the identity's files were replaced and are in force")
+        self._trust_digest = digest
+
+    def _doubt(self, sentence: str) -> None:
+        """Complains at the second look, since a writer may be half way at the first."""
+        if sentence == self._suspect and sentence != self.fault:
+            self.fault = sentence
+            log.error("the identity's files cannot be used, the ones before stay: %s", sentence)
+        self._suspect = sentence
+
+    def _trusts_its_files(self) -> None:
+        if self.fault:
+            log.info("the identity's files can be used again")
+        self.fault = self._suspect = ""
+
+    def _look_after(self) -> None:
+        certificate = self._present.credentials.certificate
+        if self.authority is None:
+            self._upkeep.warn_of(
+                certificate, f"the server's certificate in {self._folder}", _BY_HAND
+            )
+        elif self._upkeep.is_due(certificate) or self._lags_behind(self.authority):
+            try:
+                self._renew(self.authority)
+            except (FednotError, AuthorityError) as error:
+                self._upkeep.complain("renewal", f"the certificate cannot be renewed: {error}")
+        if self._present.issuer is not None:
+            self._upkeep.warn_of(self._present.issuer, "the authority", _ROTATE)
+
+    def _lags_behind(self, authority: Authority) -> bool:
+        """The authority itself keeps up the folder that is its own."""
+        own = self._folder.resolve() == authority.server_folder.resolve()
+        return not own and self._upkeep.may_renew() and authority.trust_pem != self.trust
+
+    def _renew(self, authority: Authority) -> None:
+        hosts = hosts_of(self._present.credentials.certificate)
+        self._upkeep.renews()
+        authority.issue(self.subject, self._folder, hosts=hosts)
+        log.info("the server's certificate was renewed in %s", self._folder)
+
+
+class _Fetcher:
+    """Gives gRPC the present configuration at a handshake, or None if it has that one already."""
+
+    def __init__(self, present: Callable[[], grpc.ServerCertificateConfiguration]) -> None:
+        self._present = present
+        self._given = present()
+
+    def __call__(self) -> grpc.ServerCertificateConfiguration | None:
+        found = self._present()
+        if found is self._given:
+            return None
+        self._given = found
+        return found
+
+
+def _serving(
+    present: Callable[[], grpc.ServerCertificateConfiguration], *, demand: bool
+) -> grpc.ServerCredentials:
+    fetcher = _Fetcher(present)
+    return grpc.dynamic_ssl_server_credentials(present(), fetcher, demand)  # type: ignore[arg-type]
+
+
+def _digest(authority: Authority | None) -> str:
+    return hashlib.sha256(authority.trust_pem).hexdigest() if authority else ""

@@ -1,0 +1,96 @@
+"""What the files of the server's identity say: certificate, trusted authorities, revocations."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from fednot.errors import FednotError, Reason
+from fednot.identity.certificates import issued_by
+from fednot.identity.folder import Credentials, Signature, read_credentials, signature_of
+from fednot.identity.holders import Certificate, Holders
+from fednot.identity.subject import Role
+from fednot.identity.trust import Trust, check_dates
+
+AS_SERVER = {
+    Reason.CERTIFICATE_EXPIRED: Reason.SERVER_CERTIFICATE_EXPIRED,
+    Reason.CERTIFICATE_NOT_YET_VALID: Reason.SERVER_CERTIFICATE_NOT_YET_VALID,
+}
+
+
+@dataclass(frozen=True)
+class IdentityFiles:
+    """An identity as it was read, all files together.
+
+    `mutual` demands a certificate of every caller in the handshake, `enrolment` asks for none.
+    `issuer` is the trusted authority that issued the certificate, None if another one did.
+    """
+
+    credentials: Credentials
+    holders: Holders
+    mutual: grpc.ServerCertificateConfiguration
+    enrolment: grpc.ServerCertificateConfiguration
+    issuer: Certificate | None
+
+    @classmethod
+    def read(cls, folder: Path, revocations: Path | None) -> IdentityFiles:
+        """Reads an identity and the revocation lists, without asking whether it holds now.
+
+        Raises FednotError (INVALID_IDENTITY) that names the file and what is wrong with it.
+        """
+        credentials = read_credentials(folder)
+        if credentials.subject.role is not Role.SERVER:
+            raise _invalid(
+                f"the certificate in {folder} is that of {credentials.subject}; the server needs "
+                "one of a server: `fednot certs issue server`"
+            )
+        trust = _trust(credentials, revocations)
+        pair = [(credentials.private_key, credentials.chain)]
+        return cls(
+            credentials,
+            Holders(trust, credentials.subject.domain),
+            grpc.ssl_server_certificate_configuration(pair, credentials.trust),
+            grpc.ssl_server_certificate_configuration(pair),
+            _issuer(credentials, trust),
+        )
+
+    def check_dates(self, at: float) -> None:
+        """Raises FednotError (SERVER_CERTIFICATE_EXPIRED, SERVER_CERTIFICATE_NOT_YET_VALID)."""
+        moment = dt.datetime.fromtimestamp(at, dt.UTC)
+        try:
+            check_dates(self.credentials.certificate, moment, str(self.credentials.folder))
+        except FednotError as error:
+            raise FednotError(AS_SERVER[error.reason], error.message) from error
+
+
+def signature(folder: Path, revocations: Path | None) -> Signature:
+    """What tells whether any of the files was replaced."""
+    found = signature_of(folder)
+    if revocations is None:
+        return found
+    try:
+        state = revocations.stat()
+    except OSError:
+        return found
+    return (*found, ("revocations", state.st_ino, state.st_mtime_ns, state.st_size))
+
+
+def _trust(credentials: Credentials, revocations: Path | None) -> Trust:
+    try:
+        lists = revocations.read_bytes() if revocations else b""
+        return Trust.of_pem(credentials.trust, lists)
+    except OSError as error:
+        raise _invalid(f"{revocations} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise _invalid(f"{revocations} cannot be used: {error}") from error
+
+
+def _issuer(credentials: Credentials, trust: Trust) -> Certificate | None:
+    return next((a for a in trust.authorities if issued_by(credentials.certificate, a)), None)
+
+
+def _invalid(message: str) -> FednotError:
+    return FednotError(Reason.INVALID_IDENTITY, message)
