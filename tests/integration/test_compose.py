@@ -6,12 +6,15 @@ It builds images, which takes minutes, so it runs only when FEDNOT_TEST_COMPOSE=
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import tarfile
 import time
 import urllib.parse
 import urllib.request
@@ -83,7 +86,9 @@ def eventually(seconds: float, what: str, read: Callable[[], Any], wanted: Any) 
 @dataclass(frozen=True)
 class Project:
     name: str
+    identities: Path
     grpc_port: int
+    enrolment_port: int
     metrics_port: int
     prometheus_port: int
 
@@ -93,6 +98,7 @@ class Project:
             "FEDNOT_CLIENT_IMAGE": f"{self.name}-client",
             "FEDNOT_PROMETHEUS_IMAGE": f"{self.name}-prometheus",
             "FEDNOT_GRPC_PORT": str(self.grpc_port),
+            "FEDNOT_ENROLMENT_PORT": str(self.enrolment_port),
             "FEDNOT_METRICS_PORT": str(self.metrics_port),
             "FEDNOT_PROMETHEUS_PORT": str(self.prometheus_port),
         }
@@ -111,10 +117,22 @@ class Project:
         tag = f"{self.name}-{part}"
         run("docker", "build", "-f", dockerfile, "-t", tag, *rest, seconds=BUILD_SECONDS)
 
-    def fednot(self, *arguments: str, seconds: float = CALL_SECONDS) -> str:
+    def copy_identity(self, role: str) -> None:
+        """Copies an identity out of its volume, as docs/deployment.md tells people on the host."""
+        folder = self.identities / role
+        folder.mkdir()
+        inside = "cd /var/lib/fednot/identity && tar -c . | base64"
+        command = ("run", "--rm", "-T", "--no-deps", "--entrypoint", "sh", role, "-c", inside)
+        packed = base64.b64decode(self.compose(*command, seconds=CALL_SECONDS))
+        with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+            archive.extractall(folder, filter="data")
+
+    def fednot(self, role: str, *arguments: str, seconds: float = CALL_SECONDS) -> str:
+        """Runs the host's own `fednot` through the published port, with the identity of a role."""
         program = str(Path(sys.executable).with_name("fednot"))
-        where = ("--server", f"127.0.0.1:{self.grpc_port}", "--insecure", "--format", "json")
-        return run(program, *arguments, *where, seconds=seconds)
+        who = ("--identity", str(self.identities / role))
+        where = ("--server", f"127.0.0.1:{self.grpc_port}", "--format", "json")
+        return run(program, *arguments, *who, *where, seconds=seconds)
 
     def query(self, expression: str) -> list[tuple[dict[str, str], float]]:
         quoted = urllib.parse.quote(expression)
@@ -128,8 +146,15 @@ class Project:
         return found[0][1] if len(found) == 1 else None
 
     def states(self) -> dict[str, str]:
-        listed = json.loads(self.fednot("clients"))["clients"]
+        listed = json.loads(self.fednot("operator", "clients"))["clients"]
         return {client["name"]: client["state"] for client in listed}
+
+    def seen(self) -> dict[str, str]:
+        """The states, or none while the server cannot be reached."""
+        try:
+            return self.states()
+        except AssertionError:
+            return {}
 
     def get(self, path: str) -> str:
         url = f"http://127.0.0.1:{self.metrics_port}{path}"
@@ -139,12 +164,17 @@ class Project:
 
 
 @pytest.fixture(scope="module")
-def project(request: pytest.FixtureRequest) -> Iterator[Project]:
-    made = Project(f"fednot-test-{os.getpid()}", *free_ports(3))
+def project(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Project]:
+    identities = tmp_path_factory.mktemp("identities")
+    made = Project(f"fednot-test-{os.getpid()}", identities, *free_ports(4))
     started = False
     try:
         made.build()
-        made.compose("up", "--no-build", "--detach", "--wait", seconds=START_SECONDS)
+        made.compose("up", "--no-build", "--detach", seconds=START_SECONDS)
+        for role in ("operator", "officer"):
+            made.copy_identity(role)
         started = True
         yield made
     finally:
@@ -156,14 +186,14 @@ def project(request: pytest.FixtureRequest) -> Iterator[Project]:
 
 def test_a_client_is_deleted_and_prometheus_shows_it(project: Project) -> None:
     every_idle = dict.fromkeys(CLIENTS, "CLIENT_STATE_IDLE")
-    eventually(START_SECONDS, "clients", project.states, every_idle)
+    eventually(START_SECONDS, "clients", project.seen, every_idle)
     assert project.get("/healthz")
 
-    project.fednot("train", "--rounds", "1", "--min-clients", "3", seconds=WORK_SECONDS)
+    project.fednot("operator", "train", "--rounds", "1", "--min-clients", "3", seconds=WORK_SECONDS)
     arguments = ("unlearn", "client", "client-2", "--wait", "--max-rounds", "2")
-    project.fednot(*arguments, seconds=WORK_SECONDS)
+    project.fednot("officer", *arguments, seconds=WORK_SECONDS)
 
-    [deletion] = json.loads(project.fednot("jobs"))["deletions"]
+    [deletion] = json.loads(project.fednot("officer", "jobs"))["deletions"]
     assert deletion["scope"] == {"client": "client-2"}
     assert deletion["job"]["phase"] == "JOB_PHASE_COMPLETED"
     rounds = [len(attempt["rounds"]) for attempt in deletion["job"]["attempts"]]
@@ -194,13 +224,25 @@ def test_the_federation_survives_a_restart_of_the_server(project: Project) -> No
     wanted = {"client-0": "CLIENT_STATE_IDLE", "client-1": "CLIENT_STATE_IDLE"}
 
     def seen() -> dict[str, str]:
-        try:
-            states = project.states()
-        except AssertionError:
-            return {}
-        return {name: state for name, state in states.items() if name != "client-2"}
+        return {name: state for name, state in project.seen().items() if name != "client-2"}
 
     eventually(START_SECONDS, "clients after a restart", seen, wanted)
     assert project.states()["client-2"] == "CLIENT_STATE_BARRED"
-    [deletion] = json.loads(project.fednot("jobs"))["deletions"]
+    [deletion] = json.loads(project.fednot("officer", "jobs"))["deletions"]
     assert deletion["job"]["phase"] == "JOB_PHASE_COMPLETED"
+
+
+def test_each_container_holds_its_own_identity_only(project: Project) -> None:
+    """No client can read another's key, the operator's, the officer's or the authority's."""
+    find = "find / -xdev -name key.pem 2>/dev/null; find /var/lib/fednot -name key.pem"
+    for name in CLIENTS:
+        found = set(project.compose("exec", "-T", name, "sh", "-c", find).split())
+        assert found == {"/var/lib/fednot/identity/key.pem"}
+
+
+def test_a_client_may_not_train_the_federation(project: Project) -> None:
+    """The command inside a client's container, with the client's own certificate."""
+    command = ("fednot", "train", "--rounds", "1", "--server", "server:50051", "--format", "json")
+    identity = ("--identity", "/var/lib/fednot/identity")
+    shell = " ".join([*command, *identity, "2>&1", "||", "true"])
+    assert "WRONG_ROLE" in project.compose("exec", "-T", "client-0", "sh", "-c", shell)

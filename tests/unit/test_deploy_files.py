@@ -20,6 +20,10 @@ ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, Any] = COMPOSE["services"]
 CLIENTS = sorted(name for name in SERVICES if name.startswith("client-"))
+ONCE = {"certificates", "operator", "officer"}
+HOLDERS = {"authority": "server", "operator": "operator", "officer": "officer"} | {
+    f"{name}-state": name for name in CLIENTS
+}
 ROLES = {"server": ("FEDNOT_SERVER_", ServerSettings), "client": ("FEDNOT_CLIENT_", ClientSettings)}
 
 
@@ -42,13 +46,15 @@ def test_the_server_starts_from_the_compose_environment() -> None:
     server = load("server")
     assert server.address == "0.0.0.0:50051"
     assert server.http_address == "0.0.0.0:9464"
-    assert (server.insecure, server.insecure_any_address) == (True, True)
+    assert (server.insecure, server.authority) == (False, Path("/authority"))
+    assert server.enrolment_address == "0.0.0.0:50052"
     assert server.min_clients == len(CLIENTS) - 1, "else nothing recovers after a deletion"
 
 
 def test_the_clients_share_the_data_and_nothing_else() -> None:
     loaded = [load(name) for name in CLIENTS]
     assert [client.name for client in loaded] == CLIENTS
+    assert {client.identity for client in loaded} == {Path("/var/lib/fednot/identity")}
     assert [client.task_arg for client in loaded] == [
         (f"shard={i}/{len(CLIENTS)}",) for i in range(len(CLIENTS))
     ]
@@ -69,7 +75,7 @@ def test_an_environment_variable_that_no_setting_has_is_refused() -> None:
 
 def test_published_ports_stay_on_this_machine() -> None:
     ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
-    assert sorted(port.rsplit(":", 1)[1] for port in ports) == ["50051", "9090", "9464"]
+    assert sorted(port.rsplit(":", 1)[1] for port in ports) == ["50051", "50052", "9090", "9464"]
     assert all(port.startswith("127.0.0.1:") for port in ports)
 
 
@@ -78,7 +84,25 @@ def test_each_service_is_confined_and_restarted(name: str) -> None:
     service = SERVICES[name]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
-    assert service["restart"] == "unless-stopped"
+    assert service["restart"] == ("no" if name in ONCE else "unless-stopped")
+    assert service.get("cap_add", []) == (
+        ["CHOWN", "DAC_OVERRIDE"] if name == "certificates" else []
+    )
+
+
+def test_the_service_that_makes_certificates_has_no_network() -> None:
+    assert SERVICES["certificates"]["network_mode"] == "none"
+    assert SERVICES["server"]["depends_on"] == {
+        "certificates": {"condition": "service_completed_successfully"}
+    }
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_only_its_holder_mounts_an_identity(name: str) -> None:
+    """`certificates` makes them all; a client's lies in its state, the others' in their own."""
+    mounted = {volume.split(":")[0] for volume in SERVICES[name]["volumes"]} & HOLDERS.keys()
+    allowed = {volume for volume, holder in HOLDERS.items() if holder == name}
+    assert mounted == (set(HOLDERS) if name == "certificates" else allowed)
 
 
 def test_each_state_has_its_own_volume() -> None:
@@ -88,7 +112,11 @@ def test_each_state_has_its_own_volume() -> None:
         for volume in service["volumes"]
         if not volume.startswith("./")
     ]
-    assert sorted(mounted) == sorted(COMPOSE["volumes"])
+    assert set(mounted) == set(COMPOSE["volumes"])
+    assert sorted(volume for volume in mounted if volume not in HOLDERS) == [
+        "prometheus-data",
+        "server-state",
+    ]
 
 
 def test_prometheus_scrapes_the_server_and_every_client() -> None:
