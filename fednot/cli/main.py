@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from fednot import __version__
-from fednot.cli import deletions, demonstration, federation, models, training, unlearning
+from fednot.cli import certs, deletions, demonstration, federation, models, training, unlearning
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -21,6 +21,7 @@ app.add_typer(federation.app)
 app.add_typer(unlearning.app, name="unlearn")
 app.add_typer(deletions.app)
 app.add_typer(models.app, name="model")
+app.add_typer(certs.app, name="certs")
 
 
 def _print_version(wanted: bool) -> None:

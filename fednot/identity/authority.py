@@ -23,15 +23,20 @@ from fednot.errors import FednotError, Reason
 from fednot.identity import certificates
 from fednot.identity.authority_files import SERVER, AuthorityFiles, checked_hosts
 from fednot.identity.faults import AuthorityError, told
-from fednot.identity.folder import CERTIFICATE, Credentials, read_credentials, read_trust
+from fednot.identity.folder import (
+    Credentials,
+    read_credentials,
+    read_trust,
+    refuse_another,
+    write_credentials,
+)
 from fednot.identity.ledger import Issued, State, listed, of_serial, of_subject
-from fednot.identity.subject import DEFAULT_DOMAIN, DOMAIN, Role, Subject, SubjectError
+from fednot.identity.subject import DEFAULT_DOMAIN, DOMAIN, Role, Subject
 
 __all__ = ["Authority", "AuthorityError", "Issued", "Signed", "State"]
 
 AUTHORITY_DAYS: Final = 3650.0
 MAX_REQUEST_BYTES: Final = 16 << 10
-REQUEST_FILE: Final = "request.pem"
 
 
 @dataclass(frozen=True)
@@ -135,7 +140,7 @@ class Authority:
         if the folder holds another's identity, or a key whose request was not answered yet.
         """
         with self._files.changing() as keys:
-            _refuse_another(folder, subject)
+            refuse_another(folder, subject)
             self._files.issue(keys, subject, folder, days, hosts)
             return read_credentials(folder)
 
@@ -146,21 +151,25 @@ class Authority:
         *,
         days: float | None = None,
         hosts: Sequence[str] = (),
+        folder: Path | None = None,
     ) -> Signed:
         """Signs a request of the one who has the key; `hosts` as for `issue`.
 
-        Raises FednotError (INVALID_CERTIFICATE_REQUEST) for one that is bad or of another subject.
+        With a folder, writes cert.pem and ca.pem there; raises AuthorityError if it holds another
+        identity or key. Raises FednotError (INVALID_CERTIFICATE_REQUEST) for a request that is bad
+        or of another subject.
         """
         key = _requested_key(request_pem, subject)
+        digest = certificates.key_digest(key)
         with self._files.changing() as keys:
+            if folder is not None:
+                refuse_another(folder, subject, digest)
             leaf = self._files.sign(keys, subject, key, days, hosts)
-            return Signed(
-                chain=keys.chain_pem(leaf),
-                trust=keys.trust_pem,
-                expires_at=leaf.not_valid_after_utc.timestamp(),
-                serial=leaf.serial_number,
-                key_digest=certificates.key_digest(key),
-            )
+            chain, trust = keys.chain_pem(leaf), keys.trust_pem
+            if folder is not None:
+                write_credentials(folder, chain=chain, trust=trust)
+        ends = leaf.not_valid_after_utc.timestamp()
+        return Signed(chain, trust, ends, leaf.serial_number, digest)
 
     def issued(self) -> list[Issued]:
         """Every certificate that was signed, by subject, then oldest first."""
@@ -220,22 +229,6 @@ class Authority:
             retired = keys.retired()
             retired.store(self.directory)
             self._files.publish(retired)
-
-
-def _refuse_another(folder: Path, subject: Subject) -> None:
-    if (folder / REQUEST_FILE).exists() and not (folder / CERTIFICATE[0]).exists():
-        raise AuthorityError(
-            f"{folder / REQUEST_FILE} waits for `fednot certs sign`; name another folder, or "
-            "delete it"
-        )
-    for path in (folder / name for name in CERTIFICATE):
-        if path.exists():
-            try:
-                held = certificates.subject_of(read_trust(path)[0])
-            except SubjectError as error:
-                raise AuthorityError(f"{path} is no certificate of fednot: {error}") from error
-            if held != subject:
-                raise AuthorityError(f"{folder} holds the identity of {held}; name another folder")
 
 
 def _requested_key(request_pem: bytes, subject: Subject) -> object:

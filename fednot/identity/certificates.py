@@ -202,8 +202,12 @@ def hosts_of(certificate: x509.Certificate) -> tuple[str, ...]:
 
 def common_name_of(certificate: x509.Certificate) -> str:
     """The common name of a certificate's subject; "" if it has none."""
-    found = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    return str(found[0].value) if found else ""
+    return _common_name(certificate.subject)
+
+
+def issuer_of(certificate: x509.Certificate) -> str:
+    """The common name of the authority that signed a certificate; "" if it has none."""
+    return _common_name(certificate.issuer)
 
 
 def checked_host(name: str) -> str:
@@ -310,6 +314,11 @@ def _builder(
             x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key), critical=False
         )
     )
+
+
+def _common_name(name: x509.Name) -> str:
+    found = name.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(found[0].value) if found else ""
 
 
 def _name(common_name: str) -> x509.Name:

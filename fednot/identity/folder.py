@@ -19,6 +19,7 @@ CERTIFICATE: Final = ("cert.pem", "tls.crt")
 KEY: Final = ("key.pem", "tls.key")
 TRUST: Final = ("ca.pem", "ca.crt")
 """The second name of each is that of a Kubernetes TLS secret."""
+REQUEST: Final = "request.pem"
 
 Signature = tuple[tuple[str, int, int, int], ...]
 
@@ -46,11 +47,7 @@ def read_credentials(folder: Path) -> Credentials:
     chain, key, trust = (_bytes(path) for path in (certificate_file, key_file, trust_file))
     leaf = _certificates(certificate_file, chain)[0]
     _certificates(trust_file, trust)
-    try:
-        private_key = certificates.read_key(key)
-    except ValueError as error:
-        raise _invalid(f"{key_file} holds no usable private key: {error}") from error
-    if not certificates.same_key(private_key.public_key(), leaf.public_key()):
+    if _key_digest(key_file, key) != certificates.key_digest(leaf.public_key()):
         raise _invalid(
             f"{key_file} is not the key of {certificate_file}; take the pair that belongs together"
         )
@@ -78,6 +75,50 @@ def write_credentials(
         write_private(_target(folder, KEY), key)
     write_private(_target(folder, TRUST), trust, mode=0o644)
     write_private(_target(folder, CERTIFICATE), chain, mode=0o644)
+
+
+def write_request(folder: Path, subject: Subject) -> str:
+    """Makes a key and a request for its certificate in a folder; gives the key's sha256.
+
+    Raises FednotError (INVALID_IDENTITY) if the folder has a key already.
+    """
+    for path in (folder / name for name in KEY):
+        if path.exists():
+            raise _invalid(
+                f"{path} exists and is not replaced; name another folder, or delete the key if "
+                "nothing uses it"
+            )
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    key = certificates.new_key()
+    asked = certificates.request_pem(certificates.request(subject, key))
+    write_private(folder / REQUEST, asked, mode=0o644)
+    write_private(folder / KEY[0], certificates.key_pem(key))
+    return certificates.key_digest(key.public_key())
+
+
+def refuse_another(folder: Path, subject: Subject, digest: str = "") -> None:
+    """Refuses a folder in which a certificate of a subject would not fit.
+
+    `digest` is the sha256 of the certificate's key; "" if a new key is to be made. Raises
+    FednotError (INVALID_IDENTITY) if the folder holds the identity of another subject, another key,
+    or a key that waits for its certificate.
+    """
+    certificate_file = _target(folder, CERTIFICATE)
+    if certificate_file.exists():
+        try:
+            held = certificates.subject_of(read_trust(certificate_file)[0])
+        except SubjectError as error:
+            raise _invalid(f"{certificate_file} is no certificate of fednot: {error}") from error
+        if held != subject:
+            raise _invalid(f"{folder} holds the identity of {held}; name another folder")
+    elif not digest and (folder / REQUEST).exists():
+        raise _invalid(
+            f"{folder / REQUEST} waits to be signed (`fednot certs sign`); name another folder, or "
+            "delete it"
+        )
+    key_file = _target(folder, KEY)
+    if digest and key_file.exists() and _key_digest(key_file) != digest:
+        raise _invalid(f"{key_file} is not the key of the request; name another folder")
 
 
 def write_private(path: Path, content: bytes, *, mode: int = 0o600) -> None:
@@ -144,6 +185,14 @@ def _present(folder: Path, names: tuple[str, str]) -> Path:
 
 def _target(folder: Path, names: tuple[str, str]) -> Path:
     return folder / next((name for name in names if (folder / name).exists()), names[0])
+
+
+def _key_digest(path: Path, pem: bytes | None = None) -> str:
+    try:
+        key = certificates.read_key(_bytes(path) if pem is None else pem)
+    except ValueError as error:
+        raise _invalid(f"{path} holds no usable private key: {error}") from error
+    return certificates.key_digest(key.public_key())
 
 
 def _bytes(path: Path) -> bytes:
