@@ -21,6 +21,7 @@ from server.records import JobPhase, RoundOutcome, RoundPhase, Version
 UPDATE_OUTCOMES: Final = ("accepted", "refused", "missing", "dropped")
 """Dropped: accepted, and then lost with the round that a deletion aborted."""
 DIRECTIONS: Final = ("sent", "received")
+CERTIFICATES: Final = ("server", "authority", "clients")
 
 
 def new_registry() -> CollectorRegistry:
@@ -84,6 +85,17 @@ class Metrics:
             "When the oldest open deletion was accepted, 0 if none is open",
             registry=registry,
         )
+        self.certificates = Gauge(
+            "fednot_certificate_expiry_timestamp_seconds",
+            "When certificates end: the server's, its authority's, the earliest client's; 0 if none",
+            ["certificate"],
+            registry=registry,
+        )
+        self.stale_identity = Gauge(
+            "fednot_identity_files_stale",
+            "1 while replaced identity files cannot be used and the ones before stay in force",
+            registry=registry,
+        )
         self._start_at_zero()
 
     def _start_at_zero(self) -> None:
@@ -98,6 +110,7 @@ class Metrics:
             self.transfer.labels(direction)
         self.show_clients({})
         self.show_jobs({}, 0.0)
+        self.show_certificates({}, stale=False)
 
     def round_ended(self, phase: RoundPhase, outcome: RoundOutcome, seconds: float) -> None:
         """Counts a round that ended."""
@@ -127,6 +140,12 @@ class Metrics:
         for phase in JobPhase:
             self.jobs.labels(phase).set(counts.get(phase, 0))
         self.oldest_request.set(oldest)
+
+    def show_certificates(self, expiries: Mapping[str, float], *, stale: bool) -> None:
+        """Shows when certificates end, and whether the server's files are not the ones in force."""
+        for certificate in CERTIFICATES:
+            self.certificates.labels(certificate).set(expiries.get(certificate, 0.0))
+        self.stale_identity.set(stale)
 
     def render(self) -> tuple[bytes, str]:
         """The exposition and its content type."""

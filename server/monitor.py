@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 from server.client_states import state_of
 from server.cohorts.remote import RemoteCohort
 from server.federation import Federation
+from server.identity import ServerIdentity
 from server.records import ClientRecord, JobPhase, Version
 from server.state import client_rows, deletion_rows, version_rows
 
@@ -23,11 +24,20 @@ SEEN_EVERY: Final = 10.0
 
 
 class Monitor:
-    """Refreshes what Prometheus sees, after each change and every few seconds."""
+    """Refreshes what Prometheus sees, after each change and every few seconds.
 
-    def __init__(self, federation: Federation, cohort: RemoteCohort) -> None:
+    `identity` is None over plaintext.
+    """
+
+    def __init__(
+        self,
+        federation: Federation,
+        cohort: RemoteCohort,
+        identity: ServerIdentity | None = None,
+    ) -> None:
         self._federation = federation
         self._cohort = cohort
+        self._identity = identity
         self._seen_written = 0.0
         self.refreshed_at = 0.0
 
@@ -50,8 +60,19 @@ class Monitor:
         connected, working = self._cohort.connected(), self._cohort.working()
         metrics.show_clients(Counter(state_of(client, connected, working) for client in clients))
         metrics.show_jobs(jobs, oldest)
+        self._show_certificates()
         await self._write_seen(connected)
         self.refreshed_at = time.monotonic()
+
+    def _show_certificates(self) -> None:
+        if self._identity is None:
+            return
+        ends = [s.certificate_expires_at for s in self._cohort.sessions().values()]
+        earliest = min((end for end in ends if end is not None), default=0.0)
+        self._federation.metrics.show_certificates(
+            {**self._identity.certificate_expiries(), "clients": earliest},
+            stale=bool(self._identity.fault),
+        )
 
     async def _write_seen(self, connected: frozenset[str]) -> None:
         if time.monotonic() - self._seen_written < SEEN_EVERY:
