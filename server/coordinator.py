@@ -18,12 +18,24 @@ from sqlalchemy import Connection
 from fednot.errors import FednotError, Reason
 from fednot.layer_choice import choose
 from fednot.layer_map import LayerMap
+from server import approvals
+from server.approvals import ApprovalClock
 from server.federation import Federation
 from server.interruption import WorkInterruptedError
 from server.methods import method_named
-from server.records import Deletion, DeletionAsk, Job, JobPhase, Run, RunState, Version
+from server.records import (
+    Approval,
+    AuditEvent,
+    Caller,
+    Deletion,
+    DeletionAsk,
+    Job,
+    Run,
+    RunState,
+    Version,
+)
 from server.rounds import Rounds
-from server.state import client_rows, deletion_rows, round_rows, version_rows
+from server.state import audit_rows, deletion_rows, job_rows, round_rows, version_rows
 from server.state.fencing import FencedError
 from server.training import TrainingDriver
 from server.unlearning import UnlearningDriver
@@ -43,6 +55,7 @@ class Coordinator:
         rounds = Rounds(federation)
         self._training = TrainingDriver(federation, rounds)
         self._unlearning = UnlearningDriver(federation, rounds)
+        self._approval_clock = ApprovalClock(federation)
 
     async def recover_state(self) -> None:
         """After a start: aborts rounds that the last process left running, reloads the fences."""
@@ -52,10 +65,15 @@ class Coordinator:
         )
         if aborted:
             log.warning("rounds %s were running when the server stopped; aborted", list(aborted))
-        federation.fences.load(await federation.database.run(client_rows.list_bars))
+        await federation.reload_fences()
 
     async def run(self) -> None:
         """Works until it is cancelled. A fault is logged, shown, and tried again after a pause."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._work())
+            tasks.create_task(self._approval_clock.run())
+
+    async def _work(self) -> None:
         while True:
             mark = self._federation.changes.mark()
             try:
@@ -88,9 +106,54 @@ class Coordinator:
         """
         return await _to_its_end(self._accept(ask))
 
-    async def cancel(self, request_id: str) -> Deletion:
+    async def cancel(self, request_id: str, caller: Caller) -> Deletion:
         """Cancels a deletion that waits. Raises FednotError if it cannot be cancelled."""
-        return await _to_its_end(self._cancel(request_id))
+        return await _to_its_end(self._cancel(request_id, caller))
+
+    async def approve(self, approval_id: str, caller: Caller) -> Approval:
+        """Approves what another identity asked for; a deletion's job then queues.
+
+        Raises FednotError (UNKNOWN_APPROVAL, APPROVAL_ENDED, SECOND_PERSON_NEEDED).
+        """
+        return await _to_its_end(self._approve(approval_id, caller))
+
+    async def refuse(self, approval_id: str, caller: Caller) -> Approval:
+        """Refuses what was asked for; a deletion is cancelled and its fence lifted.
+
+        Raises FednotError (UNKNOWN_APPROVAL, APPROVAL_ENDED).
+        """
+        return await _to_its_end(
+            self._refenced(lambda c: approvals.refuse(c, approval_id, caller, time.time()))
+        )
+
+    async def readmit(self, client: str, caller: Caller) -> Approval | None:
+        """Lifts a client's bar, or returns the second approval that this waits for.
+
+        Raises FednotError (UNKNOWN_CLIENT, CLIENT_NOT_BARRED, DELETION_IN_PROGRESS).
+        """
+
+        def command(connection: Connection) -> Approval | None:
+            now = time.time()
+            until = self._approval_until(now)
+            return approvals.readmit(connection, client, caller, now, approval_until=until)
+
+        return await _to_its_end(self._refenced(command))
+
+    async def start_training(self, run: Run, caller: Caller) -> Run:
+        """Starts a run. Raises FednotError (TRAINING_ACTIVE)."""
+
+        def command(connection: Connection) -> Run:
+            event = AuditEvent(caller, "OperatorService.StartTraining")
+            audit_rows.append(connection, event, time.time())
+            return round_rows.start_run(connection, run)
+
+        started = await self._federation.database.run(command)
+        self._federation.changes.beat()
+        return started
+
+    async def stop_training(self, caller: Caller) -> Run:
+        """Stops the active run and aborts its round. Raises FednotError (TRAINING_NOT_ACTIVE)."""
+        return await _to_its_end(self._stop_training(caller))
 
     async def _accept(self, ask: DeletionAsk) -> Deletion:
         federation = self._federation
@@ -106,57 +169,82 @@ class Coordinator:
                 current, _ = version_rows.current_and_released(connection)
                 negated = current.negated_tensors if current else ()
                 _check_layers(ask, layers, negated)
-            return deletion_rows.accept(connection, ask, time.time()), True
+            now = time.time()
+            until = self._approval_until(now)
+            deletion = deletion_rows.accept(connection, ask, now, approval_until=until)
+            _note_deletion(connection, deletion, ask.caller, "DeletionService.Unlearn", now)
+            return deletion, True
 
         deletion, is_new = await federation.database.run(command)
-        federation.fences.load(await federation.database.run(client_rows.list_bars))
+        await federation.reload_fences()
         if is_new:
             await self._interrupt()
             log.info("deletion %s accepted; %s is fenced", ask.request_id, deletion.job.id)
         return deletion
 
-    async def _cancel(self, request_id: str) -> Deletion:
+    async def _cancel(self, request_id: str, caller: Caller) -> Deletion:
         federation = self._federation
 
         def command(connection: Connection) -> tuple[Deletion, bool]:
-            served, _ = _agenda(connection)
-            deletion = deletion_rows.cancel(connection, request_id, time.time())
-            return deletion, served is not None and served.id == deletion.job.id
+            now = time.time()
+            served = job_rows.first_ready_id(connection)
+            deletion = deletion_rows.cancel(connection, request_id, caller, now)
+            _note_deletion(connection, deletion, caller, "DeletionService.CancelDeletion", now)
+            return deletion, served == deletion.job.id
 
         deletion, was_served = await federation.database.run(command)
-        federation.fences.load(await federation.database.run(client_rows.list_bars))
+        await federation.reload_fences()
         if was_served:  # else the work in hand is another job's, and its round goes on
             await self._interrupt()
-        federation.changes.beat()
         return deletion
 
-    async def start_training(self, run: Run) -> Run:
-        """Starts a run. Raises FednotError (TRAINING_ACTIVE)."""
-        return await self._change(lambda c: round_rows.start_run(c, run))
+    async def _approve(self, approval_id: str, caller: Caller) -> Approval:
+        def command(connection: Connection) -> tuple[Approval, bool]:
+            now = time.time()
+            nothing_served = not job_rows.first_ready_id(connection)
+            approval, is_new = approvals.approve(connection, approval_id, caller, now)
+            goes_first = is_new and nothing_served and bool(approval.job_id)
+            if goes_first:  # training gives way, as it does to a deletion without approval
+                round_rows.abort_running_rounds(connection, now)
+            return approval, goes_first
 
-    async def stop_training(self) -> Run:
-        """Stops the active run and aborts its round. Raises FednotError (TRAINING_NOT_ACTIVE)."""
+        approval, goes_first = await self._federation.database.run(command)
+        await self._federation.reload_fences()
+        if goes_first:
+            await self._interrupt()
+        return approval
 
-        def command(connection: Connection) -> Run:
+    async def _stop_training(self, caller: Caller) -> Run:
+        def command(connection: Connection) -> tuple[Run, bool]:
+            now = time.time()
             run = round_rows.active_run(connection)
             if run is None:
                 raise FednotError(Reason.TRAINING_NOT_ACTIVE, "no training run is active")
-            if not deletion_rows.open_jobs(connection):
-                round_rows.abort_running_rounds(connection, time.time())
-            return round_rows.end_run(connection, run.id, RunState.STOPPED)
+            trains = not job_rows.first_ready_id(connection)
+            if trains:
+                round_rows.abort_running_rounds(connection, now)
+            event = AuditEvent(caller, "OperatorService.StopTraining")
+            audit_rows.append(connection, event, now)
+            return round_rows.end_run(connection, run.id, RunState.STOPPED), trains
 
-        return await self._change(command, interrupt=True)
-
-    async def _change(self, command: Callable[[Connection], T], *, interrupt: bool = False) -> T:
-        result = await self._federation.database.run(command)
-        if interrupt and not await self._federation.database.run(deletion_rows.open_jobs):
+        run, trains = await self._federation.database.run(command)
+        if trains:
             await self._interrupt()
         self._federation.changes.beat()
+        return run
+
+    async def _refenced(self, command: Callable[[Connection], T]) -> T:
+        result = await self._federation.database.run(command)
+        await self._federation.reload_fences()
         return result
 
     async def _interrupt(self) -> None:
         await self._federation.work.interrupt()
         self._federation.changes.beat()
+
+    def _approval_until(self, now: float) -> float | None:
+        defaults = self._federation.defaults
+        return now + defaults.approval_expiry if defaults.require_approval else None
 
 
 async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
@@ -165,8 +253,15 @@ async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
 
 
 def _agenda(connection: Connection) -> tuple[Job | None, Run | None]:
-    ready = [job for job in deletion_rows.open_jobs(connection) if job.phase != JobPhase.AWAITING]
-    return (ready[0] if ready else None), round_rows.active_run(connection)
+    return job_rows.first_ready(connection), round_rows.active_run(connection)
+
+
+def _note_deletion(
+    connection: Connection, deletion: Deletion, caller: Caller, action: str, now: float
+) -> None:
+    subject = f"client/{deletion.client}"
+    event = AuditEvent(caller, action, subject, job_id=deletion.job.id)
+    audit_rows.append(connection, event, now)
 
 
 def _check_layers(ask: DeletionAsk, layers: LayerMap, negated: tuple[str, ...]) -> None:
@@ -183,7 +278,7 @@ def released(connection: Connection) -> Version:
     _, version = version_rows.current_and_released(connection)
     if version is not None:
         return version
-    jobs = deletion_rows.open_jobs(connection)
+    jobs = job_rows.open_jobs(connection)
     if jobs:
         why = f"{len(jobs)} deletion(s) have not completed; wait for them (`fednot jobs`)"
     elif not deletion_rows.may_release(connection):

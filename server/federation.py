@@ -12,6 +12,7 @@ from server.interruption import Interruptible
 from server.metrics import Metrics
 from server.pulse import Pulse
 from server.records import RecoveryPolicy, RoundPolicy, RoundProgress
+from server.state import client_rows
 from server.state.database import Database
 
 
@@ -64,6 +65,11 @@ class Federation:
         return tuple(
             sorted(name for name in self.cohort.connected() if self.fences.bar_of(name) is None)
         )
+
+    async def reload_fences(self) -> None:
+        """Takes over the tombstones that stand now, after a transaction that changed them."""
+        self.fences.load(await self.database.run(client_rows.list_bars))
+        self.changes.beat()
 
     def waits_for(self, sentence: str) -> None:
         """Says what the server waits for; "" when it no longer waits."""

@@ -18,6 +18,7 @@ MOVES: Final[dict[JobPhase, frozenset[JobPhase]]] = {
 }
 
 ENDED: Final = frozenset(phase for phase, moves in MOVES.items() if not moves)
+NOT_READY: Final = ENDED | {JobPhase.AWAITING}
 CANCELLABLE: Final = frozenset(
     phase for phase, moves in MOVES.items() if JobPhase.CANCELLED in moves
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final, Self
 
 from fednot.identity.subject import Role
 
@@ -67,6 +68,30 @@ class AttemptOutcome(StrEnum):
     ABANDONED = "abandoned"
 
 
+class ApprovalKind(StrEnum):
+    """What an approval is for."""
+
+    DELETION = "deletion"
+    READMISSION = "readmission"
+
+
+class ApprovalState(StrEnum):
+    """Where an approval stands."""
+
+    WAITING = "waiting"
+    APPROVED = "approved"
+    REFUSED = "refused"
+    EXPIRED = "expired"
+    WITHDRAWN = "withdrawn"
+
+
+class AuditOutcome(StrEnum):
+    """What became of what was asked."""
+
+    ACCEPTED = "accepted"
+    REFUSED = "refused"
+
+
 class StopReason(StrEnum):
     """Why a recovery stopped."""
 
@@ -91,6 +116,15 @@ class Caller:
     def key(self) -> str:
         """Role and name, such as `officer/dora`; "" without a certificate."""
         return f"{self.role}/{self.name}" if self.role else ""
+
+    @classmethod
+    def of_key(cls, key: str) -> Self:
+        """The caller of a key. Raises ValueError if it has no known role."""
+        role, _, name = key.partition("/")
+        return cls(Role(role), name) if key else cls()
+
+
+NOBODY: Final = Caller()
 
 
 @dataclass(frozen=True)
@@ -224,14 +258,35 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Approval:
+    """The word of a second identity that a deletion or readmission waits for, or has got.
+
+    `requested_by` and `decided_by` are keys of callers; `job_id` is "" for a readmission.
+    """
+
+    id: str
+    kind: ApprovalKind
+    client: str
+    requested_by: str
+    requested_at: float
+    expires_at: float
+    job_id: str = ""
+    state: ApprovalState = ApprovalState.WAITING
+    decided_by: str = ""
+    decided_at: float | None = None
+
+
+@dataclass(frozen=True)
 class Deletion:
-    """A request with the job that serves it."""
+    """A request with the job that serves it, the key of who asked, and its second approval."""
 
     request_id: str
     client: str
     accepted_at: float
     job: Job
     aborted_rounds: tuple[int, ...] = ()
+    requested_by: str = ""
+    approval: Approval | None = None
 
 
 @dataclass(frozen=True)
@@ -241,6 +296,7 @@ class DeletionAsk:
     `digest` is over the payload as it was sent, so that changed defaults do not change it.
     """
 
+    caller: Caller
     request_id: str
     client: str
     method: str
@@ -248,6 +304,23 @@ class DeletionAsk:
     allow_unsafe_layers: bool
     policy: RecoveryPolicy
     digest: str
+
+
+@dataclass(frozen=True)
+class AuditEvent:
+    """Something that is to be written to the audit.
+
+    `action` is a call such as `DeletionService.Unlearn`. `subject` is a name such as `client/c3`,
+    or a pseudonym that stands as it is. `count` is how many times in a row it happened.
+    """
+
+    caller: Caller
+    action: str
+    subject: str = ""
+    outcome: AuditOutcome = AuditOutcome.ACCEPTED
+    reason: str = ""
+    job_id: str = ""
+    count: int = 1
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 from fednot.errors import FednotError
 from fednot.layer_choice import Choice, choose, next_choice
 from server import stop_rule
+from server.audit import note_job_end
 from server.evaluation import finite
 from server.federation import Federation
 from server.global_model import Draft
@@ -31,7 +32,7 @@ from server.records import (
     VersionOrigin,
 )
 from server.rounds import NotEnoughClientsError, RoundOrder, Rounds, missing_text
-from server.state import deletion_rows, round_rows, version_rows
+from server.state import deletion_rows, job_rows, round_rows, version_rows
 from server.state.model_store import ModelStoreError, sha256_of
 from server.stop_rule import Judgement
 
@@ -103,8 +104,8 @@ class UnlearningDriver:
         )
 
         def commit(connection: Connection, version: Version) -> None:
-            deletion_rows.insert_attempt(connection, replace(attempt, start_version=version.number))
-            deletion_rows.move(connection, job, JobPhase.RECOVERING, time.time())
+            job_rows.insert_attempt(connection, replace(attempt, start_version=version.number))
+            job_rows.move(connection, job, JobPhase.RECOVERING, time.time())
 
         await federation.model.commit(draft, commit)
         log.info("%s attempt %d: %s", job.id, attempt.number, explanation)
@@ -202,8 +203,8 @@ class UnlearningDriver:
         to = JobPhase.VERIFYING if judgement.recovered else JobPhase.NEGATING
 
         def command(connection: Connection) -> None:
-            deletion_rows.end_attempt(connection, ended)
-            deletion_rows.move(connection, job, to, time.time())
+            job_rows.end_attempt(connection, ended)
+            job_rows.move(connection, job, to, time.time())
 
         await self._federation.database.run(command)
         log.info("%s attempt %d: %s", job.id, attempt.number, ended.explanation)
@@ -228,10 +229,12 @@ class UnlearningDriver:
         await model.sweep()
 
         def command(connection: Connection) -> None:
-            deletion_rows.move(connection, job, JobPhase.COMPLETED, time.time())
+            now = time.time()
+            job_rows.move(connection, job, JobPhase.COMPLETED, now)
+            note_job_end(connection, job.id, JobPhase.COMPLETED, now)
             if deletion_rows.may_release(connection):
                 version_rows.set_released(connection, current.number)
-                deletion_rows.set_released_by(connection, job.id, current.number)
+                job_rows.set_released_by(connection, job.id, current.number)
 
         await database.run(command)
         log.info("%s completed with version %d", job.id, current.number)
@@ -271,9 +274,15 @@ class UnlearningDriver:
 
     async def _move(self, job: Job, to: JobPhase, **values: object) -> None:
         await self._federation.database.run(
-            lambda c: deletion_rows.move(c, job, to, time.time(), **values)
+            lambda c: job_rows.move(c, job, to, time.time(), **values)
         )
 
     async def _fail(self, job: Job, failure: str) -> None:
         log.error("%s failed: %s", job.id, failure)
-        await self._move(job, JobPhase.FAILED, failure=failure)
+
+        def command(connection: Connection) -> None:
+            now = time.time()
+            deletion_rows.fail(connection, job, failure, now)
+            note_job_end(connection, job.id, JobPhase.FAILED, now)
+
+        await self._federation.database.run(command)

@@ -10,16 +10,23 @@ from typing import Any, Final
 from grpc import aio
 
 from fednot.errors import FednotError, Reason
+from fednot.identity.subject import Role
 from fednot.naming import REQUEST_ID
 from fednot.v1 import deletion_pb2, deletion_pb2_grpc
 from server.coordinator import Coordinator
 from server.federation import Federation
 from server.phases import ENDED
 from server.records import Deletion, DeletionAsk
-from server.services.messages import deletion_message, progress_message
+from server.services import callers
+from server.services.messages import (
+    deletion_message,
+    hide_others,
+    progress_message,
+    waiting_sentence,
+)
 from server.services.paging import next_token, page_of
 from server.services.policies import recovery_policy
-from server.state import deletion_rows
+from server.state import deletion_rows, job_rows
 
 WATCH_TICK: Final = 15.0
 RETRY_AFTER: Final = 1.0
@@ -53,10 +60,11 @@ class DeletionServicer(deletion_pb2_grpc.DeletionServiceServicer):
     ) -> deletion_pb2.ListDeletionsResponse:
         """Lists deletions, newest first."""
         before, size = page_of(request.page_size, request.page_token)
+        caller = callers.current()
         found = await self._federation.database.run(
-            lambda c: deletion_rows.list_deletions(c, before, size)
+            lambda c: deletion_rows.list_deletions(c, before, size, caller)
         )
-        first = await self._first_open()
+        first = await self._first_ready()
         return deletion_pb2.ListDeletionsResponse(
             deletions=[self._shown(deletion, first) for _, deletion in found],
             next_page_token=next_token(len(found), size, found[-1][0]) if found else "",
@@ -72,7 +80,7 @@ class DeletionServicer(deletion_pb2_grpc.DeletionServiceServicer):
             deletion = await self._find(request)
             response = deletion_pb2.WatchDeletionResponse(
                 deletion=await self._message(deletion),
-                round=progress_message(self._federation.activity.progress),
+                round=self._round(),
             )
             if response != last:
                 yield response
@@ -89,12 +97,20 @@ class DeletionServicer(deletion_pb2_grpc.DeletionServiceServicer):
         self, request: deletion_pb2.CancelDeletionRequest, context: Context
     ) -> deletion_pb2.CancelDeletionResponse:
         """Cancels a deletion that waits."""
-        deletion = await self._coordinator.cancel(request.request_id)
+        deletion = await self._coordinator.cancel(request.request_id, callers.current())
         return deletion_pb2.CancelDeletionResponse(deletion=await self._message(deletion))
 
     def _ask(self, request: deletion_pb2.UnlearnRequest) -> DeletionAsk:
         if request.scope.WhichOneof("target") != "client" or not request.scope.client:
             raise FednotError(Reason.INVALID_REQUEST, "scope.client: name the client to forget")
+        caller = callers.current()
+        if _is_client() and request.scope.client != caller.name:
+            raise FednotError(
+                Reason.NOT_YOUR_DELETION,
+                f"{caller.key} may ask for its own deletion, not for that of "
+                f"{request.scope.client!r}",
+                metadata={"client": request.scope.client},
+            )
         if request.request_id and not REQUEST_ID.fullmatch(request.request_id):
             raise FednotError(
                 Reason.INVALID_REQUEST,
@@ -104,6 +120,7 @@ class DeletionServicer(deletion_pb2_grpc.DeletionServiceServicer):
         payload.CopyFrom(request)
         payload.ClearField("request_id")
         return DeletionAsk(
+            caller=caller,
             request_id=request.request_id or str(uuid.uuid4()),
             client=request.scope.client,
             method=request.method,
@@ -116,27 +133,35 @@ class DeletionServicer(deletion_pb2_grpc.DeletionServiceServicer):
     async def _find(
         self, request: deletion_pb2.GetDeletionRequest | deletion_pb2.WatchDeletionRequest
     ) -> Deletion:
+        caller = callers.current()
         if request.WhichOneof("key") == "job_id":
             job_id = request.job_id
             return await self._federation.database.run(
-                lambda c: deletion_rows.get_deletion_of_job(c, job_id)
+                lambda c: deletion_rows.get_deletion_of_job(c, job_id, caller)
             )
         request_id = request.request_id
         return await self._federation.database.run(
-            lambda c: deletion_rows.get_deletion(c, request_id)
+            lambda c: deletion_rows.get_deletion(c, request_id, caller)
         )
 
     async def _message(self, deletion: Deletion) -> deletion_pb2.Deletion:
-        return self._shown(deletion, await self._first_open())
+        return self._shown(deletion, await self._first_ready())
 
-    async def _first_open(self) -> str:
-        return await self._federation.database.run(deletion_rows.first_open_id)
+    async def _first_ready(self) -> str:
+        return await self._federation.database.run(job_rows.first_ready_id)
 
-    def _shown(self, deletion: Deletion, first_open: str) -> deletion_pb2.Deletion:
-        if deletion.job.phase in ENDED:
-            waiting = ""
-        elif first_open and first_open != deletion.job.id:
-            waiting = f"waiting for {first_open}, which goes first"
-        else:
-            waiting = self._federation.activity.waiting_for
-        return deletion_message(deletion, waiting)
+    def _shown(self, deletion: Deletion, first_ready: str) -> deletion_pb2.Deletion:
+        waiting_for = self._federation.activity.waiting_for
+        waiting = waiting_sentence(deletion, first_ready, waiting_for)
+        message = deletion_message(deletion, waiting)
+        return hide_others(message) if _is_client() else message
+
+    def _round(self) -> deletion_pb2.RoundProgress | None:
+        message = progress_message(self._federation.activity.progress)
+        if message is not None and _is_client():
+            message.ClearField("missing")
+        return message
+
+
+def _is_client() -> bool:
+    return callers.current().role is Role.CLIENT

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from fednot.v1 import deletion_pb2, federation_pb2, model_pb2, operator_pb2
+from fednot.audit_chain import Entry
+from fednot.identity.subject import Role
+from fednot.v1 import (
+    approval_pb2,
+    audit_pb2,
+    deletion_pb2,
+    federation_pb2,
+    identity_pb2,
+    model_pb2,
+    operator_pb2,
+)
+from server.phases import ENDED
 from server.records import (
+    Approval,
     Attempt,
     Bar,
+    Caller,
     Deletion,
     Job,
+    JobPhase,
     Round,
     RoundPhase,
     RoundProgress,
@@ -113,6 +128,68 @@ def barred_message(bar: Bar | None) -> federation_pb2.Barred | None:
     )
 
 
+def caller_message(key: str) -> identity_pb2.Caller | None:
+    """The caller of a key such as `officer/dora`; None for one without a certificate."""
+    if not key:
+        return None
+    caller = Caller.of_key(key)
+    return identity_pb2.Caller(role=_role(caller.role or ""), name=caller.name)
+
+
+def approval_message(approval: Approval) -> approval_pb2.Approval:
+    """A second approval."""
+    return approval_pb2.Approval(
+        id=approval.id,
+        kind=approval_pb2.ApprovalKind.Value(f"APPROVAL_KIND_{approval.kind.name}"),
+        state=approval_pb2.ApprovalState.Value(f"APPROVAL_STATE_{approval.state.name}"),
+        client=approval.client,
+        job_id=approval.job_id,
+        requested_by=caller_message(approval.requested_by),
+        requested_at=timestamp(approval.requested_at),
+        expires_at=timestamp(approval.expires_at),
+        decided_by=caller_message(approval.decided_by),
+        decided_at=timestamp(approval.decided_at),
+    )
+
+
+def audit_message(entry: Entry, names: Mapping[str, str]) -> audit_pb2.AuditEntry:
+    """An entry of the audit; `names` has those of the pseudonyms that still stand for somebody."""
+    at = Timestamp()
+    at.FromMicroseconds(entry.at_microseconds)
+    return audit_pb2.AuditEntry(
+        sequence=entry.sequence,
+        at=at,
+        actor=entry.actor,
+        role=_role(entry.role),
+        action=entry.action,
+        subject=entry.subject,
+        outcome=audit_pb2.AuditOutcome.Value(f"AUDIT_OUTCOME_{entry.outcome.upper()}"),
+        reason=entry.reason,
+        job_id=entry.job_id,
+        count=entry.count,
+        previous_hash=entry.previous_hash,
+        hash=entry.hash,
+        actor_name=names.get(entry.actor, ""),
+        subject_name=names.get(entry.subject, ""),
+    )
+
+
+def waiting_sentence(deletion: Deletion, first_ready: str, waiting_for: str) -> str:
+    """What the job of a deletion waits for, "" if it does not.
+
+    `first_ready` is the id of the job that goes first, `waiting_for` what the server waits for.
+    """
+    job, approval = deletion.job, deletion.approval
+    if job.phase in ENDED:
+        return ""
+    if job.phase is JobPhase.AWAITING and approval is not None:
+        until = datetime.fromtimestamp(approval.expires_at, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+        return f"waiting for a second approval until {until}; `fednot approve {approval.id}`"
+    if first_ready and first_ready != job.id:
+        return f"waiting for {first_ready}, which goes first"
+    return waiting_for
+
+
 def deletion_message(deletion: Deletion, waiting_for: str) -> deletion_pb2.Deletion:
     """A deletion with its job; `waiting_for` is what that job waits for now."""
     return deletion_pb2.Deletion(
@@ -123,7 +200,23 @@ def deletion_message(deletion: Deletion, waiting_for: str) -> deletion_pb2.Delet
         layers=deletion.job.layers,
         job=_job_message(deletion.job, waiting_for),
         aborted_rounds=deletion.aborted_rounds,
+        requested_by=caller_message(deletion.requested_by),
+        approval_id=deletion.approval.id if deletion.approval else "",
     )
+
+
+def hide_others(message: deletion_pb2.Deletion) -> deletion_pb2.Deletion:
+    """Takes out of a deletion what may name other clients, for a client that reads its own."""
+    job = message.job
+    if job.waiting_for and job.phase != deletion_pb2.JOB_PHASE_AWAITING:
+        job.waiting_for = "waiting for other clients or deletions"
+    if job.failure:
+        job.failure = "it failed; whoever runs the federation sees why"
+    return message
+
+
+def _role(role: str) -> identity_pb2.Role.ValueType:
+    return identity_pb2.Role.Value(f"ROLE_{Role(role).name}" if role else "ROLE_UNSPECIFIED")
 
 
 def _job_message(job: Job, waiting_for: str) -> deletion_pb2.Job:

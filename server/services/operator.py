@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,24 +17,45 @@ import fednot
 from fednot.errors import FednotError, Reason
 from fednot.v1 import model_pb2, operator_pb2, operator_pb2_grpc
 from fednot.wire import CHUNK_BYTES
-from server.client_states import ClientState, state_of
+from server.client_states import state_of
 from server.cohorts.remote import RemoteCohort, Session
 from server.coordinator import Coordinator, released
 from server.federation import Federation
-from server.records import ClientRecord, Deletion, Run, RunState, Version
+from server.records import AuditEvent, ClientRecord, Deletion, Run, RunState, Version
+from server.services import callers
 from server.services.messages import (
+    approval_message,
     deletion_message,
     progress_message,
     round_message,
     run_message,
     timestamp,
     version_message,
+    waiting_sentence,
 )
 from server.services.paging import next_token, page_of
 from server.services.policies import MAX_ROUNDS, round_policy, training_config
-from server.state import client_rows, deletion_rows, round_rows, version_rows
+from server.state import (
+    audit_rows,
+    client_rows,
+    deletion_rows,
+    job_rows,
+    round_rows,
+    version_rows,
+)
 
 Context = aio.ServicerContext[Any, Any]
+
+
+@dataclass(frozen=True)
+class _Standing:
+    """`shown` is the deletion that is served, else the oldest that waits for an approval."""
+
+    current: Version | None
+    released: Version | None
+    run: Run | None
+    shown: Deletion | None
+    open_deletions: int
 
 
 class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
@@ -61,37 +83,35 @@ class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
             policy=round_policy(request.policy, self._federation.defaults.rounds),
             config=training_config(request.config),
         )
-        started = await self._coordinator.start_training(run)
+        started = await self._coordinator.start_training(run, callers.current())
         return operator_pb2.StartTrainingResponse(run=run_message(started))
 
     async def StopTraining(
         self, request: operator_pb2.StopTrainingRequest, context: Context
     ) -> operator_pb2.StopTrainingResponse:
         """Stops the active run."""
-        run = await self._coordinator.stop_training()
+        run = await self._coordinator.stop_training(callers.current())
         return operator_pb2.StopTrainingResponse(run=run_message(run))
 
     async def GetStatus(
         self, request: operator_pb2.GetStatusRequest, context: Context
     ) -> operator_pb2.GetStatusResponse:
         """Says where the federation stands."""
-        current, released_now, run, open_deletions = await self._federation.database.run(_standing)
-        number = released_now.number if released_now else 0
-        activity = self._federation.activity
-        serving = (
-            deletion_message(open_deletions[0], activity.waiting_for) if open_deletions else None
-        )
+        standing = await self._federation.database.run(_standing)
+        number = standing.released.number if standing.released else 0
+        activity, shown = self._federation.activity, standing.shown
+        waiting = waiting_sentence(shown, shown.job.id, activity.waiting_for) if shown else ""
         return operator_pb2.GetStatusResponse(
             software_version=fednot.__version__,
-            current=version_message(current, number),
-            released=version_message(released_now, number),
-            run=run_message(run),
+            current=version_message(standing.current, number),
+            released=version_message(standing.released, number),
+            run=run_message(standing.run),
             round=progress_message(activity.progress),
             waiting_for=activity.waiting_for,
             clients_connected=len(self._cohort.connected()),
             clients_barred=len(self._federation.fences),
-            deletion=serving,
-            open_deletions=len(open_deletions),
+            deletion=deletion_message(shown, waiting) if shown else None,
+            open_deletions=standing.open_deletions,
             now=timestamp(time.time()),
         )
 
@@ -102,15 +122,21 @@ class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
         known = await self._federation.database.run(client_rows.list_clients)
         sessions, working = self._cohort.sessions(), self._cohort.working()
         return operator_pb2.ListClientsResponse(
-            clients=[
-                _client_message(
-                    client,
-                    state_of(client, sessions, working),
-                    sessions.get(client.name),
-                    self._cohort.last_seen(client.name) or client.last_seen_at,
-                )
-                for client in known
-            ]
+            clients=[self._client(client, sessions, working) for client in known]
+        )
+
+    async def ReadmitClient(
+        self, request: operator_pb2.ReadmitClientRequest, context: Context
+    ) -> operator_pb2.ReadmitClientResponse:
+        """Lifts a client's bar, or asks for the second approval that it takes."""
+        name = request.client
+        approval = await self._coordinator.readmit(name, callers.current())
+        known = await self._federation.database.run(client_rows.list_clients)
+        client = next(found for found in known if found.name == name)
+        sessions, working = self._cohort.sessions(), self._cohort.working()
+        return operator_pb2.ReadmitClientResponse(
+            client=self._client(client, sessions, working),
+            approval=approval_message(approval) if approval else None,
         )
 
     async def ListRounds(
@@ -147,7 +173,15 @@ class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
         self, request: operator_pb2.DownloadVersionRequest, context: Context
     ) -> AsyncIterator[operator_pb2.DownloadVersionResponse]:
         """Streams the released version's safetensors file."""
-        version = await self._federation.database.run(lambda c: _wanted(c, request.version))
+        caller = callers.current()
+
+        def command(connection: Connection) -> Version:
+            wanted = _wanted(connection, request.version)
+            event = AuditEvent(caller, "OperatorService.DownloadVersion")
+            audit_rows.append(connection, event, time.time())
+            return wanted
+
+        version = await self._federation.database.run(command)
         _, path = await self._federation.model.file_of(version.number)
         with await asyncio.to_thread(_open, path) as file:
             header = operator_pb2.VersionHeader(
@@ -161,6 +195,24 @@ class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
                 yield operator_pb2.DownloadVersionResponse(chunk=chunk)
         trailer = model_pb2.StreamTrailer(xxh3_128=digest.hexdigest())
         yield operator_pb2.DownloadVersionResponse(trailer=trailer)
+
+    def _client(
+        self, client: ClientRecord, sessions: Mapping[str, Session], working: Collection[str]
+    ) -> operator_pb2.ClientInfo:
+        session = sessions.get(client.name)
+        state = state_of(client, sessions, working)
+        return operator_pb2.ClientInfo(
+            name=client.name,
+            state=operator_pb2.ClientState.Value(f"CLIENT_STATE_{state.name}"),
+            joined_at=timestamp(client.joined_at),
+            last_seen_at=timestamp(self._cohort.last_seen(client.name) or client.last_seen_at),
+            num_train_examples=client.num_train_examples,
+            num_test_examples=client.num_test_examples,
+            device=session.device if session else client.device,
+            degraded=session.degraded if session else False,
+            barred_by=client.barred_by,
+            certificate_expires_at=timestamp(session.certificate_expires_at if session else None),
+        )
 
 
 def _wanted(connection: Connection, number: int) -> Version:
@@ -189,26 +241,9 @@ def _open(path: Path) -> BinaryIO:
     return path.open("rb")
 
 
-def _standing(
-    connection: Connection,
-) -> tuple[Version | None, Version | None, Run | None, list[Deletion]]:
+def _standing(connection: Connection) -> _Standing:
     current, version = version_rows.current_and_released(connection)
-    jobs = deletion_rows.open_jobs(connection)
-    deletions = [deletion_rows.get_deletion_of_job(connection, job.id) for job in jobs]
-    return current, version, round_rows.latest_run(connection), deletions
-
-
-def _client_message(
-    client: ClientRecord, state: ClientState, session: Session | None, last_seen: float
-) -> operator_pb2.ClientInfo:
-    return operator_pb2.ClientInfo(
-        name=client.name,
-        state=operator_pb2.ClientState.Value(f"CLIENT_STATE_{state.name}"),
-        joined_at=timestamp(client.joined_at),
-        last_seen_at=timestamp(last_seen),
-        num_train_examples=client.num_train_examples,
-        num_test_examples=client.num_test_examples,
-        device=session.device if session else client.device,
-        degraded=session.degraded if session else False,
-        barred_by=client.barred_by,
-    )
+    open_jobs = job_rows.open_jobs(connection)
+    served = job_rows.first_ready_id(connection) or next((job.id for job in open_jobs), "")
+    shown = deletion_rows.get_deletion_of_job(connection, served) if served else None
+    return _Standing(current, version, round_rows.latest_run(connection), shown, len(open_jobs))

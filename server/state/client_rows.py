@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import ColumnElement, Connection, insert, select, update
 
 from server.records import Bar, ClientRecord
-from server.state.schema import clients, tombstones
+from server.state.schema import clients, requests, tombstones
 
 
 def record_join(connection: Connection, client: ClientRecord) -> None:
@@ -56,19 +56,31 @@ def list_clients(connection: Connection) -> Sequence[ClientRecord]:
 
 def list_bars(connection: Connection) -> Sequence[Bar]:
     """The tombstones that stand."""
-    query = select(tombstones).where(tombstones.c.lifted_at.is_(None)).order_by(tombstones.c.id)
+    query = (
+        select(tombstones.c.client, requests.c.request_id, tombstones.c.since)
+        .join(requests, requests.c.sequence == tombstones.c.request)
+        .where(tombstones.c.lifted_at.is_(None))
+        .order_by(tombstones.c.id)
+    )
     return [Bar(row.client, row.request_id, row.since) for row in connection.execute(query)]
 
 
-def bar_client(connection: Connection, client: str, request_id: str, now: float) -> None:
-    """Bars a client."""
-    connection.execute(insert(tombstones).values(client=client, request_id=request_id, since=now))
+def bar_client(connection: Connection, client: str, request: int, now: float) -> None:
+    """Bars a client by the request of a sequence number."""
+    connection.execute(insert(tombstones).values(client=client, request=request, since=now))
 
 
-def lift_bar(connection: Connection, request_id: str, now: float) -> None:
-    """Lifts the tombstones that a request set."""
-    connection.execute(
-        update(tombstones)
-        .where(tombstones.c.request_id == request_id, tombstones.c.lifted_at.is_(None))
-        .values(lifted_at=now)
-    )
+def lift_bars_of_job(connection: Connection, job_id: str, now: float) -> None:
+    """Lifts the tombstones of the requests that a job serves."""
+    served = select(requests.c.sequence).where(requests.c.job_id == job_id)
+    _lift(connection, tombstones.c.request.in_(served), now)
+
+
+def lift_bars_of_client(connection: Connection, client: str, now: float) -> None:
+    """Lifts every tombstone of a client."""
+    _lift(connection, tombstones.c.client == client, now)
+
+
+def _lift(connection: Connection, which: ColumnElement[bool], now: float) -> None:
+    standing = (which, tombstones.c.lifted_at.is_(None))
+    connection.execute(update(tombstones).where(*standing).values(lifted_at=now))

@@ -6,14 +6,21 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
-from sqlalchemy import Connection, create_engine, event, insert, inspect, select
+from sqlalchemy import Connection, create_engine, event, insert, inspect, select, text
 from sqlalchemy.exc import DatabaseError
 
 from server.state.schema import SCHEMA_VERSION, federation, metadata
 
 T = TypeVar("T")
+PRAGMAS: Final = (
+    "journal_mode=WAL",
+    "synchronous=FULL",
+    "foreign_keys=ON",
+    "busy_timeout=5000",
+    "secure_delete=ON",
+)
 
 
 class StateError(RuntimeError):
@@ -44,6 +51,18 @@ class Database:
         with self._engine.begin() as connection:
             return command(connection)
 
+    async def scrub(self) -> bool:
+        """Empties the write-ahead log, so that nothing that was deleted is left in a file.
+
+        False if another program reads the database just now, so that the log had to stay.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._scrub)
+
+    def _scrub(self) -> bool:
+        with self._engine.connect() as connection:
+            outside = connection.execution_options(isolation_level="AUTOCOMMIT")
+            return not outside.execute(text("PRAGMA wal_checkpoint(TRUNCATE)")).one()[0]
+
     def close(self) -> None:
         """Waits for the command that runs, and closes the file."""
         self._thread.shutdown(wait=True)
@@ -52,7 +71,7 @@ class Database:
 
 def _configure(connection: Any, _record: Any) -> None:
     cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"):
+    for pragma in PRAGMAS:
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 

@@ -1,92 +1,84 @@
-"""Deletion requests, jobs and attempts in the database."""
+"""Deletions in the database: requests with the jobs that serve them, and who may see which."""
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, Row, Select, func, insert, select
 
 from fednot.errors import FednotError, Reason
-from server.phases import CANCELLABLE, ENDED, moved
+from fednot.identity.subject import Role
+from server.phases import CANCELLABLE, ENDED
 from server.records import (
-    Attempt,
-    AttemptOutcome,
+    NOBODY,
+    Approval,
+    ApprovalKind,
+    Caller,
     Deletion,
     DeletionAsk,
     Job,
     JobPhase,
-    RecoveryPolicy,
-    RecoveryRound,
-    StopReason,
 )
-from server.state import client_rows, round_rows, version_rows
-from server.state.fencing import FencedError
-from server.state.schema import attempts, jobs, phase_entries, requests, versions
+from server.state import approval_rows, client_rows, job_rows, round_rows, version_rows
+from server.state.schema import attempts, jobs, requests, tombstones, versions
 
 
 def repeated(connection: Connection, ask: DeletionAsk) -> Deletion | None:
-    """The deletion that this request id already names, if any.
+    """The deletion that this request id already names for this caller, if any.
 
     Raises FednotError (REQUEST_ID_REUSED) if it came with another payload.
     """
-    query = select(requests.c.digest).where(requests.c.request_id == ask.request_id)
-    digest = connection.execute(query).scalar()
-    if digest is None:
+    same = (requests.c.caller == ask.caller.key, requests.c.request_id == ask.request_id)
+    row = connection.execute(select(requests).where(*same)).first()
+    if row is None:
         return None
-    if digest != ask.digest:
+    if row.digest != ask.digest:
         raise FednotError(
             Reason.REQUEST_ID_REUSED,
             f"request id {ask.request_id} was used before for another deletion",
         )
-    return get_deletion(connection, ask.request_id)
+    return _deletion(connection, row)
 
 
-def accept(connection: Connection, ask: DeletionAsk, now: float) -> Deletion:
+def accept(
+    connection: Connection, ask: DeletionAsk, now: float, *, approval_until: float | None = None
+) -> Deletion:
     """Accepts a new request: fence, withdrawn release, aborted rounds and queued job, together.
 
-    Raises FednotError if the client is unknown, or is forgotten or being forgotten already.
+    With `approval_until` the job does not queue: it waits that long for a second identity. Raises
+    FednotError if the client is unknown, or is forgotten or being forgotten already.
     """
     if not client_rows.client_exists(connection, ask.client):
         raise FednotError(Reason.UNKNOWN_CLIENT, f"no client {ask.client!r} has ever joined")
     _check_not_forgotten(connection, ask.client)
-    job_id = f"job-{uuid.uuid4().hex[:12]}"
-    connection.execute(
-        insert(jobs).values(
-            id=job_id,
-            phase=JobPhase.QUEUED,
-            method=ask.method,
-            layers=ask.layers,
-            allow_unsafe_layers=ask.allow_unsafe_layers,
-            policy=asdict(ask.policy),
-            created_at=now,
-        )
-    )
-    _note_phase(connection, job_id, JobPhase.QUEUED, now)
-    aborted = round_rows.abort_running_rounds(connection, now)
-    connection.execute(
-        insert(requests).values(
-            request_id=ask.request_id,
-            digest=ask.digest,
-            client=ask.client,
-            job_id=job_id,
-            accepted_at=now,
-            aborted_rounds=list(aborted),
-        )
-    )
-    client_rows.bar_client(connection, ask.client, ask.request_id, now)
+    phase = JobPhase.QUEUED if approval_until is None else JobPhase.AWAITING
+    job_id = job_rows.insert_job(connection, ask, phase, now)
+    sequence = _insert_request(connection, ask, job_id, now)
+    client_rows.bar_client(connection, ask.client, sequence, now)
+    approval_rows.withdraw_readmission(connection, ask.client, now)
+    if approval_until is not None:
+        kind, caller = ApprovalKind.DELETION, ask.caller.key
+        wanted = Approval("", kind, ask.client, caller, now, approval_until, job_id)
+        approval_rows.insert_approval(connection, wanted)
     version_rows.set_released(connection, 0)
-    return get_deletion(connection, ask.request_id)
+    return get_deletion_of_job(connection, job_id)
 
 
-def cancel(connection: Connection, request_id: str, now: float) -> Deletion:
+def cancel(connection: Connection, request_id: str, caller: Caller, now: float) -> Deletion:
     """Cancels a deletion that waits, lifts its fence, and restores the release if no other waits.
 
-    Raises FednotError (UNKNOWN_DELETION, NOT_CANCELLABLE).
+    Where the caller sees no request of that id, it may be a job's id. Raises FednotError
+    (UNKNOWN_DELETION, AMBIGUOUS_REQUEST_ID, NOT_CANCELLABLE), and NOT_YOUR_DELETION for a client
+    whose deletion somebody else asked for.
     """
-    deletion = get_deletion(connection, request_id)
+    deletion = _named(connection, request_id, caller)
+    if caller.role is Role.CLIENT and deletion.requested_by != caller.key:
+        raise FednotError(
+            Reason.NOT_YOUR_DELETION,
+            f"{caller.key} did not ask for deletion {request_id} and may not cancel it",
+            metadata={"client": deletion.client},
+        )
     if deletion.job.phase not in CANCELLABLE:
         raise FednotError(
             Reason.NOT_CANCELLABLE,
@@ -94,31 +86,31 @@ def cancel(connection: Connection, request_id: str, now: float) -> Deletion:
             if deletion.job.phase not in ENDED
             else f"deletion {request_id} has ended: {deletion.job.phase}",
         )
-    move(connection, deletion.job, JobPhase.CANCELLED, now)
-    client_rows.lift_bar(connection, request_id, now)
+    drop(connection, deletion.job, now)
+    return get_deletion_of_job(connection, deletion.job.id)
+
+
+def drop(connection: Connection, job: Job, now: float) -> None:
+    """Cancels a job, lifts its fence, withdraws its approval, and restores the release if it may.
+
+    Raises FencedError if the job is no longer in the phase in which the caller read it.
+    """
+    job_rows.move(connection, job, JobPhase.CANCELLED, now)
+    client_rows.lift_bars_of_job(connection, job.id, now)
+    approval_rows.withdraw_of_job(connection, job.id, now)
     if may_release(connection):
         current, _ = version_rows.current_and_released(connection)
         if current is not None and current.round:
             version_rows.set_released(connection, current.number)
-    return get_deletion(connection, request_id)
 
 
-def move(connection: Connection, job: Job, to: JobPhase, now: float, **values: object) -> None:
-    """Moves a job to a phase. Raises IllegalMoveError if the table does not allow it.
+def fail(connection: Connection, job: Job, failure: str, now: float) -> None:
+    """Fails a job: its fence stands, nothing is released, and an approval is no longer wanted.
 
     Raises FencedError if the job is no longer in the phase in which the caller read it.
     """
-    phase = moved(job.phase, to)
-    here = (jobs.c.id == job.id, jobs.c.phase == job.phase)
-    changed = connection.execute(update(jobs).where(*here).values(phase=phase, **values))
-    if not changed.rowcount:
-        raise FencedError(f"{job.id} is no longer {job.phase}")
-    _note_phase(connection, job.id, phase, now)
-
-
-def set_released_by(connection: Connection, job_id: str, version: int) -> None:
-    """Notes which version was released at a job's end."""
-    connection.execute(update(jobs).where(jobs.c.id == job_id).values(released_version=version))
+    job_rows.move(connection, job, JobPhase.FAILED, now, failure=failure)
+    approval_rows.withdraw_of_job(connection, job.id, now)
 
 
 def count_by_phase(connection: Connection) -> dict[JobPhase, int]:
@@ -131,40 +123,6 @@ def oldest_open(connection: Connection) -> float:
     """When the oldest open job was asked for, in seconds since the epoch; 0 if none is open."""
     query = select(func.min(jobs.c.created_at)).where(jobs.c.phase.not_in(ENDED))
     return connection.execute(query).scalar() or 0.0
-
-
-def insert_attempt(connection: Connection, attempt: Attempt) -> None:
-    """Adds an attempt."""
-    row = asdict(attempt)
-    row.pop("rounds")
-    row |= {"tensors": list(attempt.tensors), "warnings": list(attempt.warnings)}
-    connection.execute(insert(attempts).values(**row))
-
-
-def end_attempt(connection: Connection, attempt: Attempt) -> None:
-    """Writes how an attempt ended."""
-    connection.execute(
-        update(attempts)
-        .where(attempts.c.job_id == attempt.job_id, attempts.c.number == attempt.number)
-        .values(
-            outcome=attempt.outcome,
-            stop_reason=attempt.stop_reason,
-            stopped_at=attempt.stopped_at,
-            explanation=attempt.explanation,
-        )
-    )
-
-
-def open_jobs(connection: Connection) -> Sequence[Job]:
-    """Jobs that have not ended, in the order in which they were asked for."""
-    query = select(jobs).where(jobs.c.phase.not_in(ENDED)).order_by(jobs.c.sequence)
-    return [_job(connection, row) for row in connection.execute(query).all()]
-
-
-def first_open_id(connection: Connection) -> str:
-    """The id of the open job that goes first; "" if none is open."""
-    query = select(jobs.c.id).where(jobs.c.phase.not_in(ENDED)).order_by(jobs.c.sequence)
-    return connection.execute(query.limit(1)).scalar() or ""
 
 
 def may_release(connection: Connection) -> bool:
@@ -191,50 +149,117 @@ def may_release(connection: Connection) -> bool:
     return set(latest.values()) <= {JobPhase.COMPLETED}
 
 
-def get_deletion(connection: Connection, request_id: str) -> Deletion:
-    """The deletion of a request id. Raises FednotError (UNKNOWN_DELETION)."""
-    row = connection.execute(select(requests).where(requests.c.request_id == request_id)).first()
-    if row is None:
+def get_deletion(connection: Connection, request_id: str, caller: Caller) -> Deletion:
+    """The deletion of a request id: the caller's own, else the one that it may see.
+
+    Raises FednotError (UNKNOWN_DELETION, or AMBIGUOUS_REQUEST_ID if several others share the id).
+    """
+    query = _visible(caller, select(requests).where(requests.c.request_id == request_id))
+    rows = connection.execute(query.order_by(requests.c.sequence)).all()
+    found = [row for row in rows if row.caller == caller.key] or rows
+    if not found:
         raise FednotError(Reason.UNKNOWN_DELETION, f"there is no deletion {request_id!r}")
-    return _deletion(connection, row)
+    if len(found) > 1:
+        named = ", ".join(row.job_id for row in found)
+        raise FednotError(
+            Reason.AMBIGUOUS_REQUEST_ID,
+            f"{len(found)} callers have a request {request_id!r}; its jobs are {named}",
+        )
+    return _deletion(connection, found[0])
 
 
-def get_deletion_of_job(connection: Connection, job_id: str) -> Deletion:
-    """The oldest deletion that a job serves. Raises FednotError (UNKNOWN_DELETION)."""
-    query = select(requests).where(requests.c.job_id == job_id).order_by(requests.c.sequence)
-    row = connection.execute(query.limit(1)).first()
+def get_deletion_of_job(connection: Connection, job_id: str, caller: Caller = NOBODY) -> Deletion:
+    """The oldest deletion that a job serves, of those that the caller may see.
+
+    Raises FednotError (UNKNOWN_DELETION).
+    """
+    query = _visible(caller, select(requests).where(requests.c.job_id == job_id))
+    row = connection.execute(query.order_by(requests.c.sequence).limit(1)).first()
     if row is None:
         raise FednotError(Reason.UNKNOWN_DELETION, f"there is no job {job_id!r}")
     return _deletion(connection, row)
 
 
 def list_deletions(
-    connection: Connection, before: int, size: int
+    connection: Connection, before: int, size: int, caller: Caller = NOBODY
 ) -> Sequence[tuple[int, Deletion]]:
-    """Deletions with a sequence number below `before` (0: all), newest first, each with its own."""
-    query = select(requests).order_by(requests.c.sequence.desc()).limit(size)
+    """Deletions with a sequence number below `before` (0: all), newest first, each with its own.
+
+    Only those that the caller may see.
+    """
+    query = _visible(caller, select(requests).order_by(requests.c.sequence.desc()).limit(size))
     if before:
         query = query.where(requests.c.sequence < before)
     rows = connection.execute(query).all()
     return [(row.sequence, _deletion(connection, row)) for row in rows]
 
 
-def _check_not_forgotten(connection: Connection, client: str) -> None:
-    query = select(requests).where(requests.c.client == client).order_by(requests.c.sequence.desc())
-    for row in connection.execute(query).all():
-        phase = _deletion(connection, row).job.phase
-        if phase is JobPhase.COMPLETED:
-            raise FednotError(
-                Reason.CLIENT_ALREADY_FORGOTTEN,
-                f"client {client} was forgotten by deletion {row.request_id}",
-                metadata={"request_id": row.request_id},
-            )
+def standing_jobs(connection: Connection, client: str) -> Sequence[tuple[str, JobPhase]]:
+    """The requests whose tombstones bar a client, newest first, with their jobs' phases."""
+    query = (
+        select(requests.c.request_id, jobs.c.phase)
+        .join(tombstones, tombstones.c.request == requests.c.sequence)
+        .join(jobs, jobs.c.id == requests.c.job_id)
+        .where(tombstones.c.client == client, tombstones.c.lifted_at.is_(None))
+        .order_by(requests.c.sequence.desc())
+    )
+    return [(row.request_id, JobPhase(row.phase)) for row in connection.execute(query)]
+
+
+def check_no_deletion_is_open(standing: Sequence[tuple[str, JobPhase]], client: str) -> None:
+    """Raises FednotError (DELETION_IN_PROGRESS) if one of these has not ended."""
+    for request_id, phase in standing:
         if phase not in ENDED:
             raise FednotError(
                 Reason.DELETION_IN_PROGRESS,
-                f"client {client} is being forgotten by deletion {row.request_id}",
-                metadata={"request_id": row.request_id},
+                f"client {client} is being forgotten by deletion {request_id}",
+                metadata={"request_id": request_id},
             )
+
+
+def _named(connection: Connection, name: str, caller: Caller) -> Deletion:
+    by_request, by_job = (
+        connection.execute(_visible(caller, select(requests).where(column == name))).first()
+        for column in (requests.c.request_id, requests.c.job_id)
+    )
+    if by_request is None and by_job is not None:
+        return get_deletion_of_job(connection, name, caller)
+    return get_deletion(connection, name, caller)
+
+
+def _check_not_forgotten(connection: Connection, client: str) -> None:
+    standing = standing_jobs(connection, client)
+    check_no_deletion_is_open(standing, client)
+    for request_id, phase in standing:
+        if phase is JobPhase.COMPLETED:
+            raise FednotError(
+                Reason.CLIENT_ALREADY_FORGOTTEN,
+                f"client {client} was forgotten by deletion {request_id}",
+                metadata={"request_id": request_id},
+            )
+
+
+def _insert_request(connection: Connection, ask: DeletionAsk, job_id: str, now: float) -> int:
+    aborted = round_rows.abort_running_rounds(connection, now)
+    added = connection.execute(
+        insert(requests)
+        .values(
+            caller=ask.caller.key,
+            request_id=ask.request_id,
+            digest=ask.digest,
+            client=ask.client,
+            job_id=job_id,
+            accepted_at=now,
+            aborted_rounds=list(aborted),
+        )
+        .returning(requests.c.sequence)
+    )
+    return int(added.scalar_one())
+
+
+def _visible(caller: Caller, query: Select[Any]) -> Select[Any]:
+    """A client sees the deletions that are about it; everybody else who may look sees all."""
+    return query.where(requests.c.client == caller.name) if caller.role is Role.CLIENT else query
 
 
 def _retrained(connection: Connection, job_id: str) -> bool:
@@ -249,55 +274,13 @@ def _retrained(connection: Connection, job_id: str) -> bool:
     return start is not None and start.sha256 == version_rows.initial_version(connection).sha256
 
 
-def _note_phase(connection: Connection, job_id: str, phase: JobPhase, now: float) -> None:
-    connection.execute(insert(phase_entries).values(job_id=job_id, phase=phase, at=now))
-
-
 def _deletion(connection: Connection, row: Row[Any]) -> Deletion:
-    found = connection.execute(select(jobs).where(jobs.c.id == row.job_id)).one()
     return Deletion(
         request_id=row.request_id,
         client=row.client,
         accepted_at=row.accepted_at,
-        job=_job(connection, found),
+        job=job_rows.get_job(connection, row.job_id),
         aborted_rounds=tuple(row.aborted_rounds),
-    )
-
-
-def _job(connection: Connection, row: Row[Any]) -> Job:
-    entries = select(phase_entries).where(phase_entries.c.job_id == row.id)
-    history = connection.execute(entries.order_by(phase_entries.c.id)).all()
-    tries = select(attempts).where(attempts.c.job_id == row.id).order_by(attempts.c.number)
-    return Job(
-        id=row.id,
-        phase=JobPhase(row.phase),
-        method=row.method,
-        layers=row.layers,
-        allow_unsafe_layers=row.allow_unsafe_layers,
-        policy=RecoveryPolicy(**row.policy),
-        created_at=row.created_at,
-        base_version=row.base_version,
-        target_accuracy=row.target_accuracy,
-        released_version=row.released_version,
-        failure=row.failure,
-        history=tuple((JobPhase(entry.phase), entry.at) for entry in history),
-        attempts=tuple(_attempt(connection, found) for found in connection.execute(tries).all()),
-        destroyed=version_rows.destroyed_by(connection, row.id),
-    )
-
-
-def _attempt(connection: Connection, row: Row[Any]) -> Attempt:
-    found = round_rows.recovery_rounds(connection, row.job_id, row.number)
-    return Attempt(
-        job_id=row.job_id,
-        number=row.number,
-        method=row.method,
-        tensors=tuple(row.tensors),
-        start_version=row.start_version,
-        outcome=AttemptOutcome(row.outcome),
-        stop_reason=StopReason(row.stop_reason) if row.stop_reason else None,
-        stopped_at=row.stopped_at,
-        warnings=tuple(row.warnings),
-        explanation=row.explanation,
-        rounds=tuple(RecoveryRound(r.number, r.result_version, r.metrics) for r in found),
+        requested_by=row.caller,
+        approval=approval_rows.of_job(connection, row.job_id),
     )

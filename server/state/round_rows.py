@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, func, insert, select, update
 
 from fednot.errors import FednotError, Reason
-from server.phases import ENDED
+from server.phases import NOT_READY
 from server.records import (
     JobPhase,
     Round,
@@ -86,7 +86,8 @@ def start_round(connection: Connection, new: Round) -> Round:
     """Adds a running round and gives it its number.
 
     Raises FencedError if what it was planned for has changed since: a client of its cohort was
-    barred, its run has ended or a deletion goes before it, or its job no longer recovers.
+    barred, its run has ended or a deletion goes before it (one that waits for an approval does
+    not), or its job no longer recovers.
     """
     _check_wanted(connection, new)
     barred = {bar.client for bar in client_rows.list_bars(connection)} & set(new.cohort)
@@ -105,7 +106,7 @@ def _check_wanted(connection: Connection, new: Round) -> None:
         wanted = connection.execute(query).scalar() == JobPhase.RECOVERING
     else:
         run = active_run(connection)
-        query = select(func.count()).select_from(jobs).where(jobs.c.phase.not_in(ENDED))
+        query = select(func.count()).select_from(jobs).where(jobs.c.phase.not_in(NOT_READY))
         wanted = run is not None and run.id == new.run_id and not connection.execute(query).scalar()
     if not wanted:
         raise FencedError(f"the {new.phase} round is no longer wanted")

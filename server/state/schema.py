@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from sqlalchemy import (
+    DDL,
     JSON,
     BigInteger,
     Boolean,
@@ -18,6 +19,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    event,
 )
 
 SCHEMA_VERSION: Final = 2
@@ -212,3 +214,20 @@ pseudonyms = Table(
     Column("pseudonym", String(64), nullable=False, unique=True),
     Column("key", LargeBinary(32), nullable=False),
 )
+
+_ONLY_NEXT: Final = """
+CREATE TRIGGER audit_is_appended_to BEFORE INSERT ON audit
+WHEN new.sequence <> (SELECT coalesce(max(sequence), 0) + 1 FROM audit)
+BEGIN SELECT raise(ABORT, 'the audit is append-only, without a gap'); END
+"""
+_NO_UPDATE: Final = """
+CREATE TRIGGER audit_is_not_changed BEFORE UPDATE ON audit
+BEGIN SELECT raise(ABORT, 'the audit is append-only'); END
+"""
+_NO_DELETE: Final = """
+CREATE TRIGGER audit_is_not_shortened BEFORE DELETE ON audit
+BEGIN SELECT raise(ABORT, 'the audit is append-only'); END
+"""
+for _text in (_ONLY_NEXT, _NO_UPDATE, _NO_DELETE):
+    _trigger = DDL(_text)  # type: ignore[no-untyped-call]
+    event.listen(audit, "after_create", _trigger.execute_if(dialect="sqlite"))

@@ -20,6 +20,7 @@ from support.state import (
     accepted,
     begun,
     client,
+    deletion_of,
     driven,
     new_round,
     new_run,
@@ -39,7 +40,7 @@ from server.records import (
     Run,
     RunState,
 )
-from server.state import client_rows, deletion_rows, round_rows, schema, version_rows
+from server.state import client_rows, job_rows, round_rows, schema, version_rows
 from server.state.database import Database, StateError
 from server.state.fencing import FencedError
 
@@ -320,14 +321,14 @@ class TestDatabase:
         database.close()
         again = open_database()
         assert await again.run(released) == 0
-        assert await again.run(lambda c: deletion_rows.get_deletion(c, "r1")) == deletion
+        assert await again.run(lambda c: deletion_of(c, "r1")) == deletion
         again.close()
 
     def test_rows_that_name_nothing_are_refused(self, run: Any) -> None:
         run(begun)
         lost = Attempt("no such job", 1, "not", ("w",), start_version=1)
         with pytest.raises(IntegrityError):
-            run(lambda c: deletion_rows.insert_attempt(c, lost))
+            run(lambda c: job_rows.insert_attempt(c, lost))
 
     @pytest.mark.parametrize("found", [0, schema.SCHEMA_VERSION + 1])
     def test_a_state_of_another_schema_is_refused_in_a_clear_sentence(

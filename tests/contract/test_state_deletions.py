@@ -18,6 +18,8 @@ from support.state import (
     accepted,
     ask,
     begun,
+    cancelled,
+    deletion_of,
     driven,
     new_round,
     refusal_of,
@@ -39,7 +41,7 @@ from server.records import (
     RoundPhase,
     StopReason,
 )
-from server.state import client_rows, deletion_rows, round_rows, version_rows
+from server.state import client_rows, deletion_rows, job_rows, round_rows, version_rows
 from server.state.fencing import FencedError
 
 
@@ -59,7 +61,7 @@ class TestDeletions:
         assert run(client_rows.list_bars) == [Bar("c1", "r1", 10.0)]
         assert [row.barred_by for row in run(client_rows.list_clients)] == ["r1", "", ""]
         assert run(released) == 0
-        assert run(deletion_rows.open_jobs) == [job]
+        assert run(job_rows.open_jobs) == [job]
 
     def test_what_fails_after_accepting_undoes_all_of_it(self, run: Any) -> None:
         run(begun)
@@ -73,7 +75,7 @@ class TestDeletions:
             run(command)
         assert run(released) == 2
         assert not run(client_rows.list_bars)
-        assert not run(deletion_rows.open_jobs)
+        assert not run(job_rows.open_jobs)
         assert run(lambda c: round_rows.get_round(c, 1)).outcome is RoundOutcome.RUNNING
 
     @pytest.mark.parametrize("phase", [QUEUED, RECOVERING, COMPLETED, FAILED])
@@ -119,13 +121,13 @@ class TestDeletions:
         run(lambda c: driven(c, "r1", FAILED))
         assert [bar.request_id for bar in run(client_rows.list_bars)] == ["r1"]
         run(lambda c: accepted(c, "r2"))
-        run(lambda c: deletion_rows.cancel(c, "r2", 30.0))
+        run(lambda c: cancelled(c, "r2"))
         assert [bar.request_id for bar in run(client_rows.list_bars)] == ["r1"]
 
     def test_cancelling_lifts_the_fence_and_restores_the_release(self, run: Any) -> None:
         run(begun)
         run(accepted)
-        found = run(lambda c: deletion_rows.cancel(c, "r1", 30.0))
+        found = run(lambda c: cancelled(c, "r1"))
         assert found.job.phase is JobPhase.CANCELLED
         assert found.job.history == ((QUEUED, 10.0), (JobPhase.CANCELLED, 30.0))
         assert not run(client_rows.list_bars)
@@ -135,7 +137,7 @@ class TestDeletions:
     def test_a_cancelled_request_leaves_room_for_another_one(self, run: Any) -> None:
         run(begun)
         run(accepted)
-        run(lambda c: deletion_rows.cancel(c, "r1", 30.0))
+        run(lambda c: cancelled(c, "r1"))
         assert run(lambda c: accepted(c, "r2")).job.phase is QUEUED
         assert [bar.request_id for bar in run(client_rows.list_bars)] == ["r2"]
 
@@ -143,10 +145,10 @@ class TestDeletions:
         run(begun)
         run(accepted)
         run(lambda c: accepted(c, "r2", "c2"))
-        run(lambda c: deletion_rows.cancel(c, "r1", 30.0))
+        run(lambda c: cancelled(c, "r1"))
         assert run(released) == 0
         assert [bar.client for bar in run(client_rows.list_bars)] == ["c2"]
-        run(lambda c: deletion_rows.cancel(c, "r2", 30.0))
+        run(lambda c: cancelled(c, "r2"))
         assert run(released) == 2
 
     def test_cancelling_after_a_failure_releases_nothing(self, run: Any) -> None:
@@ -154,14 +156,14 @@ class TestDeletions:
         run(accepted)
         run(lambda c: driven(c, "r1", FAILED))
         run(lambda c: accepted(c, "r2", "c2"))
-        run(lambda c: deletion_rows.cancel(c, "r2", 30.0))
+        run(lambda c: cancelled(c, "r2"))
         assert run(released) == 0
 
     def test_cancelling_does_not_release_a_model_that_was_never_trained(self, run: Any) -> None:
         run(begun)
         run(lambda c: version_rows.insert_version(c, version(3, "initial")))
         run(accepted)
-        run(lambda c: deletion_rows.cancel(c, "r1", 30.0))
+        run(lambda c: cancelled(c, "r1"))
         assert run(released) == 0
 
     @pytest.mark.parametrize("phase", [NEGATING, RECOVERING, VERIFYING, COMPLETED, FAILED])
@@ -169,23 +171,23 @@ class TestDeletions:
         run(begun)
         run(accepted)
         run(lambda c: driven(c, "r1", phase))
-        refusal = refusal_of(lambda: run(lambda c: deletion_rows.cancel(c, "r1", 30.0)))
+        refusal = refusal_of(lambda: run(lambda c: cancelled(c, "r1")))
         assert refusal == (Reason.NOT_CANCELLABLE, {})
-        assert run(lambda c: deletion_rows.get_deletion(c, "r1")).job.phase is phase
+        assert run(lambda c: deletion_of(c, "r1")).job.phase is phase
         assert len(run(client_rows.list_bars)) == 1
 
     def test_a_move_from_a_stale_reading_writes_nothing(self, run: Any) -> None:
         run(begun)
         stale = run(accepted).job
-        run(lambda c: deletion_rows.move(c, stale, NEGATING, 20.0, base_version=2))
+        run(lambda c: job_rows.move(c, stale, NEGATING, 20.0, base_version=2))
 
         def command(c: Connection) -> None:
             version_rows.insert_version(c, version(3))
-            deletion_rows.move(c, stale, FAILED, 21.0, failure="too late")
+            job_rows.move(c, stale, FAILED, 21.0, failure="too late")
 
         with pytest.raises(FencedError, match=f"{stale.id} is no longer queued"):
             run(command)
-        job = run(lambda c: deletion_rows.get_deletion(c, "r1")).job
+        job = run(lambda c: deletion_of(c, "r1")).job
         assert (job.phase, job.base_version, job.failure) == (NEGATING, 2, "")
         assert job.history == ((QUEUED, 10.0), (NEGATING, 20.0))
         assert run(lambda c: version_rows.get_version(c, 3)) is None
@@ -194,8 +196,8 @@ class TestDeletions:
         run(begun)
         job = run(accepted).job
         with pytest.raises(IllegalMoveError):
-            run(lambda c: deletion_rows.move(c, job, COMPLETED, 20.0))
-        assert run(lambda c: deletion_rows.get_deletion(c, "r1")).job == job
+            run(lambda c: job_rows.move(c, job, COMPLETED, 20.0))
+        assert run(lambda c: deletion_of(c, "r1")).job == job
 
     @pytest.mark.parametrize(
         ("ends", "expected"),
@@ -223,7 +225,7 @@ class TestDeletions:
             name = f"r{number}"
             run(lambda c, name=name, n=number: accepted(c, name, f"c{n}"))
             if phase is JobPhase.CANCELLED:
-                run(lambda c, name=name: deletion_rows.cancel(c, name, 30.0))
+                run(lambda c, name=name: cancelled(c, name))
             else:
                 run(lambda c, name=name, phase=phase: driven(c, name, phase))
         assert run(deletion_rows.may_release) is expected
@@ -253,7 +255,7 @@ class TestDeletions:
         start = version(3, "unlearning", sha256=sha256)
         run(lambda c: version_rows.insert_version(c, start))
         attempt = Attempt(job.id, 1, "retrain", (), start_version=3)
-        run(lambda c: deletion_rows.insert_attempt(c, attempt))
+        run(lambda c: job_rows.insert_attempt(c, attempt))
         run(lambda c: driven(c, "r2", end))
         assert run(deletion_rows.may_release) is expected
 
@@ -261,7 +263,7 @@ class TestDeletions:
         run(begun)
         job = run(accepted).job
         given = Attempt(job.id, 1, "not", ("w", "v"), 2, warnings=("careful",), explanation="why")
-        run(lambda c: deletion_rows.insert_attempt(c, given))
+        run(lambda c: job_rows.insert_attempt(c, given))
         run(lambda c: driven(c, "r1", RECOVERING))
         started = new_round("c2", phase=RoundPhase.RECOVERY, job_id=job.id, attempt=1)
         for result, outcome in ((3, RoundOutcome.COMPLETED), (0, RoundOutcome.FAILED)):
@@ -278,27 +280,27 @@ class TestDeletions:
             explanation="reached",
             rounds=(RecoveryRound(1, 3, {"accuracy": 0.5}),),
         )
-        run(lambda c: deletion_rows.end_attempt(c, expected))
-        assert run(lambda c: deletion_rows.get_deletion(c, "r1")).job.attempts == (expected,)
+        run(lambda c: job_rows.end_attempt(c, expected))
+        assert run(lambda c: deletion_of(c, "r1")).job.attempts == (expected,)
 
     def test_two_attempts_never_share_a_start(self, run: Any) -> None:
         """One negation, one version, one attempt: a second row would be a second negation."""
         run(begun)
         job = run(accepted).job
         first = Attempt(job.id, 1, "not", ("w",), start_version=2)
-        run(lambda c: deletion_rows.insert_attempt(c, first))
+        run(lambda c: job_rows.insert_attempt(c, first))
         with pytest.raises(IntegrityError):
-            run(lambda c: deletion_rows.insert_attempt(c, replace(first, number=2)))
+            run(lambda c: job_rows.insert_attempt(c, replace(first, number=2)))
         with pytest.raises(IntegrityError):
-            run(lambda c: deletion_rows.insert_attempt(c, replace(first, start_version=1)))
+            run(lambda c: job_rows.insert_attempt(c, replace(first, start_version=1)))
 
     def test_a_completed_job_says_what_it_released_and_destroyed(self, run: Any) -> None:
         run(begun)
         job = run(accepted).job
         run(lambda c: version_rows.insert_version(c, version(3)))
         run(lambda c: version_rows.destroy(c, before=3, by=job.id, now=9.0))
-        run(lambda c: deletion_rows.set_released_by(c, job.id, 3))
-        found = run(lambda c: deletion_rows.get_deletion(c, "r1")).job
+        run(lambda c: job_rows.set_released_by(c, job.id, 3))
+        found = run(lambda c: deletion_of(c, "r1")).job
         assert (found.released_version, found.destroyed) == (3, (DestroyedVersion(2, "sha-2"),))
 
     def test_deletions_are_listed_newest_first_in_pages(self, run: Any) -> None:
@@ -314,9 +316,9 @@ class TestDeletions:
     def test_a_deletion_is_found_by_request_and_by_job(self, run: Any) -> None:
         run(begun)
         found = run(accepted)
-        assert run(lambda c: deletion_rows.get_deletion(c, "r1")) == found
+        assert run(lambda c: deletion_of(c, "r1")) == found
         assert run(lambda c: deletion_rows.get_deletion_of_job(c, found.job.id)) == found
-        for read in (deletion_rows.get_deletion, deletion_rows.get_deletion_of_job):
+        for read in (deletion_of, deletion_rows.get_deletion_of_job):
             refusal = refusal_of(lambda read=read: run(lambda c: read(c, "x")))
             assert refusal == (Reason.UNKNOWN_DELETION, {})
 
@@ -325,10 +327,10 @@ class TestDeletions:
         assert run(deletion_rows.oldest_open) == 0.0
         for number in (3, 1, 2):
             run(lambda c, n=number: deletion_rows.accept(c, ask(f"r{n}", f"c{n}"), 10.0 * n))
-        jobs = run(deletion_rows.open_jobs)
+        jobs = run(job_rows.open_jobs)
         assert [job.created_at for job in jobs] == [30.0, 10.0, 20.0]
         assert run(deletion_rows.oldest_open) == 10.0
         run(lambda c: driven(c, "r1", COMPLETED))
-        assert [job.created_at for job in run(deletion_rows.open_jobs)] == [30.0, 20.0]
+        assert [job.created_at for job in run(job_rows.open_jobs)] == [30.0, 20.0]
         assert run(deletion_rows.oldest_open) == 20.0
         assert run(deletion_rows.count_by_phase) == {QUEUED: 2, COMPLETED: 1}

@@ -19,6 +19,8 @@ from server.global_model import GlobalModel
 from server.metrics import Metrics, new_registry
 from server.phases import ENDED
 from server.records import (
+    NOBODY,
+    Caller,
     ClientRecord,
     Deletion,
     DeletionAsk,
@@ -45,7 +47,7 @@ class InProcessFederation:
     async def train(self, rounds: int) -> Run:
         """Trains so many rounds and returns the run at its end."""
         run = Run(0, rounds, 0, RunState.ACTIVE, time.time(), RoundPolicy(), {})
-        await self.coordinator.start_training(run)
+        await self.coordinator.start_training(run, NOBODY)
         while True:
             found = await self.federation.database.run(round_rows.latest_run)
             if found is not None and found.state is not RunState.ACTIVE:
@@ -59,10 +61,12 @@ class InProcessFederation:
         method: str = "",
         layers: str = "",
         policy: RecoveryPolicy | None = None,
+        caller: Caller = NOBODY,
     ) -> Deletion:
         """Deletes a client and returns the deletion at its job's end."""
         request_id = f"forget-{client}"
         ask = DeletionAsk(
+            caller=caller,
             request_id=request_id,
             client=client,
             method=method,
@@ -74,7 +78,7 @@ class InProcessFederation:
         await self.coordinator.accept(ask)
         while True:
             found = await self.federation.database.run(
-                lambda c: deletion_rows.get_deletion(c, request_id)
+                lambda c: deletion_rows.get_deletion(c, request_id, caller)
             )
             if found.job.phase in ENDED:
                 return found

@@ -9,7 +9,10 @@ import pytest
 from sqlalchemy import Connection
 
 from fednot.errors import FednotError, Reason
+from fednot.identity.subject import Role
 from server.records import (
+    NOBODY,
+    Caller,
     ClientRecord,
     Deletion,
     DeletionAsk,
@@ -25,8 +28,12 @@ from server.records import (
     Version,
     VersionOrigin,
 )
-from server.state import client_rows, deletion_rows, round_rows, version_rows
+from server.state import client_rows, deletion_rows, job_rows, round_rows, version_rows
 
+DORA, EMIL = Caller(Role.OFFICER, "dora"), Caller(Role.OFFICER, "emil")
+OLGA = Caller(Role.OPERATOR, "olga")
+
+AWAITING = JobPhase.AWAITING
 QUEUED, NEGATING, RECOVERING = JobPhase.QUEUED, JobPhase.NEGATING, JobPhase.RECOVERING
 VERIFYING, COMPLETED, FAILED = JobPhase.VERIFYING, JobPhase.COMPLETED, JobPhase.FAILED
 WAYS = {
@@ -72,9 +79,11 @@ def new_run(**values: Any) -> Run:
     return Run(0, 2, 0, RunState.ACTIVE, 3.0, policy, {"learning_rate": 0.1}, **values)
 
 
-def ask(request_id: str = "r1", client: str = "c1", digest: str = "d") -> DeletionAsk:
+def ask(
+    request_id: str = "r1", client: str = "c1", digest: str = "d", caller: Caller = NOBODY
+) -> DeletionAsk:
     policy = RecoveryPolicy(max_rounds=7, full_budget=True)
-    return DeletionAsk(request_id, client, "not", "first", True, policy, digest)
+    return DeletionAsk(caller, request_id, client, "not", "first", True, policy, digest)
 
 
 def client(name: str, **values: Any) -> ClientRecord:
@@ -98,15 +107,31 @@ def begun(c: Connection) -> None:
     version_rows.set_released(c, 2)
 
 
-def accepted(c: Connection, request_id: str = "r1", client: str = "c1") -> Deletion:
-    return deletion_rows.accept(c, ask(request_id, client), now=10.0)
+def accepted(
+    c: Connection,
+    request_id: str = "r1",
+    client: str = "c1",
+    caller: Caller = NOBODY,
+    until: float | None = None,
+) -> Deletion:
+    """A deletion by a caller; with `until` it waits that long for an approval."""
+    wanted = ask(request_id, client, caller=caller)
+    return deletion_rows.accept(c, wanted, now=10.0, approval_until=until)
+
+
+def deletion_of(c: Connection, request_id: str = "r1", caller: Caller = NOBODY) -> Deletion:
+    return deletion_rows.get_deletion(c, request_id, caller)
+
+
+def cancelled(c: Connection, request_id: str = "r1", caller: Caller = NOBODY) -> Deletion:
+    return deletion_rows.cancel(c, request_id, caller, 30.0)
 
 
 def driven(c: Connection, request_id: str, to: JobPhase) -> Job:
     """Moves a queued job along to a phase."""
     for phase in WAYS[to]:
-        deletion_rows.move(c, deletion_rows.get_deletion(c, request_id).job, phase, now=20.0)
-    return deletion_rows.get_deletion(c, request_id).job
+        job_rows.move(c, deletion_of(c, request_id).job, phase, now=20.0)
+    return deletion_of(c, request_id).job
 
 
 def released(c: Connection) -> int:

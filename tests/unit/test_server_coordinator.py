@@ -22,8 +22,8 @@ from server.federation import Defaults, Federation
 from server.global_model import GlobalModel, InitialModel
 from server.interruption import WorkInterruptedError
 from server.metrics import Metrics, new_registry
-from server.records import ClientRecord, DeletionAsk, JobPhase, RecoveryPolicy
-from server.state import client_rows, deletion_rows
+from server.records import NOBODY, ClientRecord, DeletionAsk, JobPhase, RecoveryPolicy
+from server.state import client_rows, job_rows
 from server.state.database import Database
 from server.state.model_store import ModelStore
 
@@ -63,7 +63,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def ask(request_id: str = "r1") -> DeletionAsk:
-    return DeletionAsk(request_id, "c1", "", "", False, RecoveryPolicy(), "digest")
+    return DeletionAsk(NOBODY, request_id, "c1", "", "", False, RecoveryPolicy(), "digest")
 
 
 async def hung_up(call: Awaitable[object], path: Path) -> None:
@@ -91,7 +91,7 @@ async def test_an_accepted_deletion_fences_and_interrupts_though_its_caller_hung
     at_work = asyncio.create_task(federation.work.run(asyncio.sleep(30)))
     await asyncio.sleep(0)
     await hung_up(coordinator.accept(ask()), tmp_path / "state.sqlite3")
-    jobs = await federation.database.run(deletion_rows.open_jobs)
+    jobs = await federation.database.run(job_rows.open_jobs)
     assert [job.phase for job in jobs] == [JobPhase.QUEUED]
     assert await eventually(lambda: federation.fences.bar_of("c1") is not None)
     with pytest.raises(WorkInterruptedError):
@@ -105,7 +105,7 @@ async def test_a_repeated_request_gives_what_the_lost_reply_would_have_given(
     await hung_up(coordinator.accept(ask()), tmp_path / "state.sqlite3")
     again = await coordinator.accept(ask())
     assert (again.request_id, again.job.phase) == ("r1", JobPhase.QUEUED)
-    assert len(await federation.database.run(deletion_rows.open_jobs)) == 1
+    assert len(await federation.database.run(job_rows.open_jobs)) == 1
     assert federation.fences.bar_of("c1") is not None
 
 
@@ -115,7 +115,7 @@ async def test_a_cancelled_deletion_lifts_its_fence_though_its_caller_hung_up(
     coordinator = Coordinator(federation)
     await coordinator.accept(ask())
     assert federation.fences.bar_of("c1") is not None
-    await hung_up(coordinator.cancel("r1"), tmp_path / "state.sqlite3")
+    await hung_up(coordinator.cancel("r1", NOBODY), tmp_path / "state.sqlite3")
     assert await eventually(lambda: federation.fences.bar_of("c1") is None)
 
 
@@ -123,8 +123,8 @@ async def test_a_refused_request_changes_nothing(federation: Federation) -> None
     coordinator = Coordinator(federation)
     with pytest.raises(FednotError) as refusal:
         await coordinator.accept(
-            DeletionAsk("r1", "nobody", "", "", False, RecoveryPolicy(), "digest")
+            DeletionAsk(NOBODY, "r1", "nobody", "", "", False, RecoveryPolicy(), "digest")
         )
     assert refusal.value.reason is Reason.UNKNOWN_CLIENT
-    assert not await federation.database.run(deletion_rows.open_jobs)
+    assert not await federation.database.run(job_rows.open_jobs)
     assert len(federation.fences) == 0

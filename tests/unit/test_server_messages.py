@@ -9,10 +9,24 @@ from typing import Any
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from fednot.v1 import deletion_pb2, federation_pb2, model_pb2, operator_pb2
+from fednot.audit_chain import Entry
+from fednot.identity.subject import Role
+from fednot.v1 import (
+    approval_pb2,
+    audit_pb2,
+    deletion_pb2,
+    federation_pb2,
+    identity_pb2,
+    model_pb2,
+    operator_pb2,
+)
 from server.records import (
+    Approval,
+    ApprovalKind,
+    ApprovalState,
     Attempt,
     AttemptOutcome,
+    AuditOutcome,
     Bar,
     Deletion,
     DestroyedVersion,
@@ -73,8 +87,42 @@ def job(phase: JobPhase = JobPhase.RECOVERING, **values: Any) -> Job:
     return Job("job-1", phase, "not", "first", False, RecoveryPolicy(), AT, **values)
 
 
+def approval(**values: Any) -> Approval:
+    fields = {
+        "id": "approval-1",
+        "kind": ApprovalKind.DELETION,
+        "client": "c1",
+        "requested_by": "officer/dora",
+        "requested_at": AT,
+        "expires_at": AT,
+        "job_id": "job-1",
+        "state": ApprovalState.APPROVED,
+        "decided_by": "officer/emil",
+        "decided_at": AT,
+    }
+    return Approval(**(fields | values))
+
+
+def entry(**values: Any) -> Entry:
+    fields = {
+        "sequence": 3,
+        "at_microseconds": 1_700_000_000_250_000,
+        "actor": "p-aa",
+        "role": "officer",
+        "action": "DeletionService.Unlearn",
+        "subject": "p-bb",
+        "outcome": "refused",
+        "reason": "UNKNOWN_CLIENT",
+        "job_id": "job-1",
+        "count": 2,
+        "previous_hash": "00",
+        "hash": "11",
+    }
+    return Entry(**(fields | values))
+
+
 def deletion(found: Job) -> deletion_pb2.Deletion:
-    record = Deletion("r1", "c1", AT, found, aborted_rounds=(3, 4))
+    record = Deletion("r1", "c1", AT, found, (3, 4), "officer/dora", approval())
     return messages.deletion_message(record, "for c2")
 
 
@@ -90,6 +138,10 @@ ENUMS: list[tuple[type[StrEnum], Any, str]] = [
     (JobPhase, deletion_pb2.JobPhase, "JOB_PHASE"),
     (AttemptOutcome, deletion_pb2.AttemptOutcome, "ATTEMPT_OUTCOME"),
     (StopReason, deletion_pb2.StopReason, "STOP_REASON"),
+    (ApprovalKind, approval_pb2.ApprovalKind, "APPROVAL_KIND"),
+    (ApprovalState, approval_pb2.ApprovalState, "APPROVAL_STATE"),
+    (AuditOutcome, audit_pb2.AuditOutcome, "AUDIT_OUTCOME"),
+    (Role, identity_pb2.Role, "ROLE"),
 ]
 
 
@@ -231,6 +283,8 @@ def test_every_field_of_a_deletion_and_its_job_is_told() -> None:
         [3, 4],
     )
     assert (found.method, found.layers, found.accepted_at) == ("not", "first", STAMP)
+    asked = identity_pb2.Caller(role=identity_pb2.ROLE_OFFICER, name="dora")
+    assert (found.requested_by, found.approval_id) == (asked, "approval-1")
     told = found.job
     assert (told.id, told.waiting_for, told.failure) == ("job-1", "for c2", "why")
     assert (told.base_version, told.target_accuracy, told.released_version) == (6, 0.96, 11)
@@ -241,6 +295,97 @@ def test_every_field_of_a_deletion_and_its_job_is_told() -> None:
     assert (list(tried.warnings), tried.explanation) == (["careful"], "negates w")
     expected = deletion_pb2.RecoveryRound(round=10, version=9, metrics={"loss": 1.5})
     assert list(tried.rounds) == [expected]
+
+
+@pytest.mark.parametrize(("kind", "state"), list(product(ApprovalKind, ApprovalState)))
+def test_every_kind_and_state_of_an_approval_is_told(
+    kind: ApprovalKind, state: ApprovalState
+) -> None:
+    found = messages.approval_message(approval(kind=kind, state=state))
+    assert approval_pb2.ApprovalKind.Name(found.kind) == f"APPROVAL_KIND_{kind.name}"
+    assert approval_pb2.ApprovalState.Name(found.state) == f"APPROVAL_STATE_{state.name}"
+
+
+def test_every_field_of_an_approval_is_told() -> None:
+    expected = approval_pb2.Approval(
+        id="approval-1",
+        kind=approval_pb2.APPROVAL_KIND_DELETION,
+        state=approval_pb2.APPROVAL_STATE_APPROVED,
+        client="c1",
+        job_id="job-1",
+        requested_by=identity_pb2.Caller(role=identity_pb2.ROLE_OFFICER, name="dora"),
+        requested_at=STAMP,
+        expires_at=STAMP,
+        decided_by=identity_pb2.Caller(role=identity_pb2.ROLE_OFFICER, name="emil"),
+        decided_at=STAMP,
+    )
+    assert len(expected.ListFields()) == len(approval_pb2.Approval.DESCRIPTOR.fields)
+    assert messages.approval_message(approval()) == expected
+    waiting = messages.approval_message(approval(decided_by="", decided_at=None))
+    assert not waiting.HasField("decided_by")
+    assert not waiting.HasField("decided_at")
+
+
+def test_every_field_of_an_entry_of_the_audit_is_told() -> None:
+    expected = audit_pb2.AuditEntry(
+        sequence=3,
+        at=STAMP,
+        actor="p-aa",
+        role=identity_pb2.ROLE_OFFICER,
+        action="DeletionService.Unlearn",
+        subject="p-bb",
+        outcome=audit_pb2.AUDIT_OUTCOME_REFUSED,
+        reason="UNKNOWN_CLIENT",
+        job_id="job-1",
+        count=2,
+        previous_hash="00",
+        hash="11",
+        actor_name="officer/dora",
+        subject_name="client/c1",
+    )
+    assert len(expected.ListFields()) == len(audit_pb2.AuditEntry.DESCRIPTOR.fields)
+    names = {"p-aa": "officer/dora", "p-bb": "client/c1"}
+    assert messages.audit_message(entry(), names) == expected
+
+
+@pytest.mark.parametrize("role", ["", *Role])
+def test_a_caller_is_told_by_role_and_nobody_by_none(role: str) -> None:
+    found = messages.audit_message(entry(role=role, actor=""), {})
+    expected = f"ROLE_{Role(role).name}" if role else "ROLE_UNSPECIFIED"
+    assert identity_pb2.Role.Name(found.role) == expected
+    assert (found.actor_name, found.subject_name) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("phase", "first", "expected"),
+    [
+        (JobPhase.QUEUED, "job-1", "for c2"),
+        (JobPhase.QUEUED, "", "for c2"),
+        (JobPhase.QUEUED, "job-0", "waiting for job-0, which goes first"),
+        (JobPhase.COMPLETED, "job-0", ""),
+        (
+            JobPhase.AWAITING,
+            "job-0",
+            "waiting for a second approval until 2023-11-14 22:13:20Z; `fednot approve approval-1`",
+        ),
+    ],
+)
+def test_what_a_job_waits_for(phase: JobPhase, first: str, expected: str) -> None:
+    record = Deletion("r1", "c1", AT, job(phase), approval=approval())
+    assert messages.waiting_sentence(record, first, "for c2") == expected
+
+
+def test_a_client_does_not_read_who_else_takes_part() -> None:
+    """What waits for an approval names nobody else and stays as it is."""
+    failed = deletion(job(JobPhase.FAILED, failure="still waiting for c7"))
+    waiting = deletion(job())
+    awaiting = deletion(job(JobPhase.AWAITING))
+    for message in (failed, waiting, awaiting):
+        messages.hide_others(message)
+    assert "c7" not in failed.job.failure
+    assert failed.job.failure.startswith("it failed")
+    assert waiting.job.waiting_for == "waiting for other clients or deletions"
+    assert awaiting.job.waiting_for == "for c2"
 
 
 def test_a_target_of_zero_is_not_the_same_as_none() -> None:
@@ -274,3 +419,4 @@ def test_nothing_is_no_message() -> None:
     assert messages.progress_message(None) is None
     assert messages.barred_message(None) is None
     assert messages.timestamp(None) is None
+    assert messages.caller_message("") is None

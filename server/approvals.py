@@ -1,0 +1,191 @@
+"""Second approval: what one identity asked for goes on once another one has said so."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Final
+
+from sqlalchemy import Connection
+
+from fednot.errors import FednotError, Reason
+from server.audit import note_job_end
+from server.federation import Federation
+from server.records import (
+    NOBODY,
+    Approval,
+    ApprovalKind,
+    ApprovalState,
+    AuditEvent,
+    Caller,
+    JobPhase,
+)
+from server.state import approval_rows, audit_rows, client_rows, deletion_rows, job_rows
+
+log = logging.getLogger("server.approvals")
+
+TICK: Final = 1.0
+
+
+def approve(
+    connection: Connection, approval_id: str, caller: Caller, now: float
+) -> tuple[Approval, bool]:
+    """Approves, so that a job queues or a client is readmitted; True unless it was so already.
+
+    Raises FednotError (UNKNOWN_APPROVAL, APPROVAL_ENDED, SECOND_PERSON_NEEDED), and what
+    `readmit` raises.
+    """
+    approval = approval_rows.get_approval(connection, approval_id)
+    if _is_repeated(approval, caller, ApprovalState.APPROVED):
+        return approval, False
+    _check_waits(approval, now)
+    if caller.name == Caller.of_key(approval.requested_by).name:
+        raise FednotError(
+            Reason.SECOND_PERSON_NEEDED,
+            f"{approval.id} was asked for by {approval.requested_by or 'nobody in particular'}; "
+            "nobody approves what they asked for themselves",
+        )
+    ended = approval_rows.end(connection, approval, ApprovalState.APPROVED, caller.key, now)
+    if approval.kind is ApprovalKind.DELETION:
+        job = job_rows.get_job(connection, approval.job_id)
+        job_rows.move(connection, job, JobPhase.QUEUED, now)
+    else:
+        _check_readmissible(connection, approval.client)
+        client_rows.lift_bars_of_client(connection, approval.client, now)
+    _note(connection, approval, caller, "ApprovalService.Approve", now)
+    return ended, True
+
+
+def refuse(connection: Connection, approval_id: str, caller: Caller, now: float) -> Approval:
+    """Refuses: a deletion is cancelled and its fence lifted, a readmission does not take place.
+
+    Raises FednotError (UNKNOWN_APPROVAL, APPROVAL_ENDED).
+    """
+    approval = approval_rows.get_approval(connection, approval_id)
+    if _is_repeated(approval, caller, ApprovalState.REFUSED):
+        return approval
+    _check_waits(approval, now)
+    return _drop(connection, approval, ApprovalState.REFUSED, caller, "ApprovalService.Refuse", now)
+
+
+def readmit(
+    connection: Connection,
+    client: str,
+    caller: Caller,
+    now: float,
+    *,
+    approval_until: float | None = None,
+) -> Approval | None:
+    """Lifts the bar of a client whose deletions have ended.
+
+    With `approval_until` it asks for the second approval that this takes, and returns it; the one
+    that waits already, if there is one. Raises FednotError (UNKNOWN_CLIENT, CLIENT_NOT_BARRED,
+    DELETION_IN_PROGRESS).
+    """
+    _check_readmissible(connection, client)
+    approval = approval_rows.waiting_readmission(connection, client)
+    if approval is not None and approval_until is not None:
+        return approval
+    if approval_until is None:
+        approval_rows.withdraw_readmission(connection, client, now)
+        client_rows.lift_bars_of_client(connection, client, now)
+    else:
+        kind = ApprovalKind.READMISSION
+        wanted = Approval("", kind, client, caller.key, now, approval_until)
+        approval = approval_rows.insert_approval(connection, wanted)
+    event = AuditEvent(caller, "OperatorService.ReadmitClient", f"client/{client}")
+    audit_rows.append(connection, event, now)
+    return approval if approval_until is not None else None
+
+
+def expire(connection: Connection, now: float, *, job_deadline: float) -> tuple[str, ...]:
+    """Ends what nobody decided in time, and returns a sentence for each.
+
+    A deletion whose approval expires is cancelled; one whose own deadline passes first has failed.
+    """
+    told = []
+    for approval in approval_rows.overdue(connection, now):
+        _drop(connection, approval, ApprovalState.EXPIRED, NOBODY, "approval.expired", now)
+        told.append(f"{approval.id} expired: nobody decided on the {approval.kind} in time")
+    for job in job_rows.awaiting_jobs(connection):
+        if job.created_at + job_deadline <= now:
+            deletion_rows.fail(connection, job, "its deadline passed before it was approved", now)
+            note_job_end(connection, job.id, JobPhase.FAILED, now)
+            told.append(f"{job.id} failed: its deadline passed before it was approved")
+    return tuple(told)
+
+
+class ApprovalClock:
+    """Notices within a second or so what nobody decided in time."""
+
+    def __init__(self, federation: Federation) -> None:
+        self._federation = federation
+
+    async def run(self) -> None:
+        """Looks at every tick until it is cancelled. A fault is logged, and looked at again."""
+        while True:
+            try:
+                await self._look()
+            except Exception:
+                log.exception("approvals could not be looked at; trying again")
+            await asyncio.sleep(TICK)
+
+    async def _look(self) -> None:
+        deadline = self._federation.defaults.job_deadline
+        told = await self._federation.database.run(
+            lambda c: expire(c, time.time(), job_deadline=deadline)
+        )
+        if told:
+            log.warning("%s", "; ".join(told))
+            await self._federation.reload_fences()
+
+
+def _drop(
+    connection: Connection,
+    approval: Approval,
+    state: ApprovalState,
+    caller: Caller,
+    action: str,
+    now: float,
+) -> Approval:
+    ended = approval_rows.end(connection, approval, state, caller.key, now)
+    if approval.kind is ApprovalKind.DELETION:
+        deletion_rows.drop(connection, job_rows.get_job(connection, approval.job_id), now)
+    _note(connection, approval, caller, action, now)
+    return ended
+
+
+def _note(
+    connection: Connection, approval: Approval, caller: Caller, action: str, now: float
+) -> None:
+    subject = f"client/{approval.client}"
+    event = AuditEvent(caller, action, subject, job_id=approval.job_id)
+    audit_rows.append(connection, event, now)
+
+
+def _is_repeated(approval: Approval, caller: Caller, state: ApprovalState) -> bool:
+    """Whether the caller has decided so already: a lost reply costs nothing."""
+    return approval.state is state and approval.decided_by == caller.key
+
+
+def _check_waits(approval: Approval, now: float) -> None:
+    state = approval.state
+    if state is ApprovalState.WAITING and now >= approval.expires_at:
+        state = ApprovalState.EXPIRED
+    if state is not ApprovalState.WAITING:
+        by = f" by {approval.decided_by}" if approval.decided_by else ""
+        raise FednotError(
+            Reason.APPROVAL_ENDED,
+            f"{approval.id} is {state}{by}; it can no longer be decided",
+            metadata={"state": state},
+        )
+
+
+def _check_readmissible(connection: Connection, client: str) -> None:
+    if not client_rows.client_exists(connection, client):
+        raise FednotError(Reason.UNKNOWN_CLIENT, f"no client {client!r} has ever joined")
+    standing = deletion_rows.standing_jobs(connection, client)
+    if not standing:
+        raise FednotError(Reason.CLIENT_NOT_BARRED, f"client {client} is not barred")
+    deletion_rows.check_no_deletion_is_open(standing, client)

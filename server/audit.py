@@ -1,0 +1,155 @@
+"""The audit: events, the log of refusals, and the destruction of a pseudonym."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from sqlalchemy import Connection
+
+from fednot.identity.subject import Role
+from fednot.naming import CLIENT_NAME
+from server.records import NOBODY, AuditEvent, AuditOutcome, Caller, JobPhase
+from server.state import audit_rows, deletion_rows, pseudonym_rows
+from server.state.database import Database
+
+__all__ = ["AuditEvent", "AuditOutcome", "RefusalLog", "destroy_pseudonym", "note_job_end"]
+
+log = logging.getLogger("server.audit")
+
+WINDOW: Final = 60.0
+TICK: Final = 2.0
+MOST_KINDS: Final = 16
+"""How many kinds of refusal of one caller are told apart within a window."""
+SEVERAL: Final = "several calls"
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    caller: Caller
+    action: str
+    reason: str
+    subject: str
+
+
+@dataclass
+class _Window:
+    """A kind of refusal since its first one, which is written; `repeats` are not yet."""
+
+    ends_at: float
+    repeats: int = 0
+    last_at: float = field(default_factory=time.time)
+
+
+class RefusalLog:
+    """Writes refusals to the audit; repeats within `window` seconds share an entry.
+
+    What one caller can have written is bounded: beyond MOST_KINDS kinds at once its refusals are
+    counted by their reason alone, under the action "several calls".
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        window: float = WINDOW,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._database = database
+        self._window = window
+        self._clock = clock
+        self._windows: dict[_Refusal, _Window] = {}
+        self._writes: set[asyncio.Task[bool]] = set()
+
+    async def note(self, caller: Caller, action: str, reason: str, subject: str = "") -> None:
+        """Notes a refusal: the first of its kind is written before this returns.
+
+        `subject` is a name such as `client/c3`; what is no name is left out. A fault is logged and
+        not raised, and what could not be written then is counted with the repeats.
+        """
+        who = Caller(caller.role, caller.name)
+        kind = self._kind(_Refusal(who, action, reason, subject if _is_name(subject) else ""))
+        opened = self._windows.get(kind)
+        if opened is not None:
+            opened.repeats += 1
+            opened.last_at = time.time()
+            return
+        opened = self._windows[kind] = _Window(self._clock() + self._window)
+        write = asyncio.create_task(self._write(kind, 1, opened.last_at))
+        self._writes.add(write)
+        write.add_done_callback(self._writes.discard)
+        if not await asyncio.shield(write):
+            opened.repeats += 1
+
+    async def run(self) -> None:
+        """Writes repeats once their window is over, until it is cancelled."""
+        while True:
+            await asyncio.sleep(TICK)
+            await self._close(self._clock())
+
+    async def flush(self) -> None:
+        """Writes every repeat that was counted so far."""
+        await asyncio.gather(*self._writes)
+        await self._close(float("inf"))
+
+    async def _close(self, now: float) -> None:
+        for kind, opened in list(self._windows.items()):
+            if opened.ends_at > now:
+                continue
+            del self._windows[kind]
+            if opened.repeats and not await self._write(kind, opened.repeats, opened.last_at):
+                again = self._windows.setdefault(kind, _Window(self._clock() + self._window))
+                again.repeats += opened.repeats
+
+    async def _write(self, kind: _Refusal, count: int, at: float) -> bool:
+        event = AuditEvent(
+            caller=kind.caller,
+            action=kind.action,
+            subject=kind.subject,
+            outcome=AuditOutcome.REFUSED,
+            reason=kind.reason,
+            count=count,
+        )
+        try:
+            await self._database.run(lambda c: audit_rows.append(c, event, at))
+        except Exception:
+            log.exception("a refusal could not be written to the audit")
+            return False
+        return True
+
+    def _kind(self, refusal: _Refusal) -> _Refusal:
+        if refusal in self._windows:
+            return refusal
+        counts = Counter(kind.caller for kind in self._windows)
+        if counts[refusal.caller] < MOST_KINDS:
+            return refusal
+        return _Refusal(refusal.caller, SEVERAL, refusal.reason, "")
+
+
+def destroy_pseudonym(connection: Connection, name: str, caller: Caller, now: float) -> str:
+    """Destroys the key of a name such as `client/c3`, notes that, and returns the pseudonym.
+
+    The entry names the pseudonym alone. Raises FednotError (UNKNOWN_NAME).
+    """
+    pseudonym = pseudonym_rows.known_pseudonym(connection, name)
+    event = AuditEvent(caller, "AuditService.DestroyPseudonym", subject=pseudonym)
+    audit_rows.append(connection, event, now)
+    pseudonym_rows.destroy(connection, name)
+    return pseudonym
+
+
+def note_job_end(connection: Connection, job_id: str, phase: JobPhase, now: float) -> None:
+    """Notes that a job has ended so, which nobody asked for."""
+    client = deletion_rows.get_deletion_of_job(connection, job_id).client
+    event = AuditEvent(NOBODY, f"job.{phase}", subject=f"client/{client}", job_id=job_id)
+    audit_rows.append(connection, event, now)
+
+
+def _is_name(text: str) -> bool:
+    role, _, name = text.partition("/")
+    return role in Role.__members__.values() and CLIENT_NAME.fullmatch(name) is not None

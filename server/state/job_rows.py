@@ -1,0 +1,158 @@
+"""Jobs and their attempts in the database."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import Connection, Row, insert, select, update
+
+from server.phases import ENDED, NOT_READY, moved
+from server.records import (
+    Attempt,
+    AttemptOutcome,
+    DeletionAsk,
+    Job,
+    JobPhase,
+    RecoveryPolicy,
+    RecoveryRound,
+    StopReason,
+)
+from server.state import round_rows, version_rows
+from server.state.fencing import FencedError
+from server.state.schema import attempts, jobs, phase_entries
+
+
+def insert_job(connection: Connection, ask: DeletionAsk, phase: JobPhase, now: float) -> str:
+    """Adds the job that serves a new request, and returns its id."""
+    job_id = f"job-{uuid.uuid4().hex[:12]}"
+    connection.execute(
+        insert(jobs).values(
+            id=job_id,
+            phase=phase,
+            method=ask.method,
+            layers=ask.layers,
+            allow_unsafe_layers=ask.allow_unsafe_layers,
+            policy=asdict(ask.policy),
+            created_at=now,
+        )
+    )
+    _note_phase(connection, job_id, phase, now)
+    return job_id
+
+
+def get_job(connection: Connection, job_id: str) -> Job:
+    """The job of an id. Raises LookupError if there is none."""
+    row = connection.execute(select(jobs).where(jobs.c.id == job_id)).first()
+    if row is None:
+        raise LookupError(f"there is no job {job_id}")
+    return _job(connection, row)
+
+
+def move(connection: Connection, job: Job, to: JobPhase, now: float, **values: object) -> None:
+    """Moves a job to a phase. Raises IllegalMoveError if the table does not allow it.
+
+    Raises FencedError if the job is no longer in the phase in which the caller read it.
+    """
+    phase = moved(job.phase, to)
+    here = (jobs.c.id == job.id, jobs.c.phase == job.phase)
+    changed = connection.execute(update(jobs).where(*here).values(phase=phase, **values))
+    if not changed.rowcount:
+        raise FencedError(f"{job.id} is no longer {job.phase}")
+    _note_phase(connection, job.id, phase, now)
+
+
+def set_released_by(connection: Connection, job_id: str, version: int) -> None:
+    """Notes which version was released at a job's end."""
+    connection.execute(update(jobs).where(jobs.c.id == job_id).values(released_version=version))
+
+
+def insert_attempt(connection: Connection, attempt: Attempt) -> None:
+    """Adds an attempt."""
+    row = asdict(attempt)
+    row.pop("rounds")
+    row |= {"tensors": list(attempt.tensors), "warnings": list(attempt.warnings)}
+    connection.execute(insert(attempts).values(**row))
+
+
+def end_attempt(connection: Connection, attempt: Attempt) -> None:
+    """Writes how an attempt ended."""
+    connection.execute(
+        update(attempts)
+        .where(attempts.c.job_id == attempt.job_id, attempts.c.number == attempt.number)
+        .values(
+            outcome=attempt.outcome,
+            stop_reason=attempt.stop_reason,
+            stopped_at=attempt.stopped_at,
+            explanation=attempt.explanation,
+        )
+    )
+
+
+def open_jobs(connection: Connection) -> Sequence[Job]:
+    """Jobs that have not ended, in the order in which they were asked for."""
+    query = select(jobs).where(jobs.c.phase.not_in(ENDED)).order_by(jobs.c.sequence)
+    return [_job(connection, row) for row in connection.execute(query).all()]
+
+
+def first_ready_id(connection: Connection) -> str:
+    """The id of the open job that goes first, of those that wait for no approval; "" if none."""
+    query = select(jobs.c.id).where(jobs.c.phase.not_in(NOT_READY)).order_by(jobs.c.sequence)
+    return connection.execute(query.limit(1)).scalar() or ""
+
+
+def first_ready(connection: Connection) -> Job | None:
+    """The open job that goes first, of those that wait for no approval."""
+    job_id = first_ready_id(connection)
+    return get_job(connection, job_id) if job_id else None
+
+
+def awaiting_jobs(connection: Connection) -> Sequence[Job]:
+    """Jobs that wait for an approval, in the order in which they were asked for."""
+    query = select(jobs).where(jobs.c.phase == JobPhase.AWAITING).order_by(jobs.c.sequence)
+    return [_job(connection, row) for row in connection.execute(query).all()]
+
+
+def _note_phase(connection: Connection, job_id: str, phase: JobPhase, now: float) -> None:
+    connection.execute(insert(phase_entries).values(job_id=job_id, phase=phase, at=now))
+
+
+def _job(connection: Connection, row: Row[Any]) -> Job:
+    entries = select(phase_entries).where(phase_entries.c.job_id == row.id)
+    history = connection.execute(entries.order_by(phase_entries.c.id)).all()
+    tries = select(attempts).where(attempts.c.job_id == row.id).order_by(attempts.c.number)
+    return Job(
+        id=row.id,
+        phase=JobPhase(row.phase),
+        method=row.method,
+        layers=row.layers,
+        allow_unsafe_layers=row.allow_unsafe_layers,
+        policy=RecoveryPolicy(**row.policy),
+        created_at=row.created_at,
+        base_version=row.base_version,
+        target_accuracy=row.target_accuracy,
+        released_version=row.released_version,
+        failure=row.failure,
+        history=tuple((JobPhase(entry.phase), entry.at) for entry in history),
+        attempts=tuple(_attempt(connection, found) for found in connection.execute(tries).all()),
+        destroyed=version_rows.destroyed_by(connection, row.id),
+    )
+
+
+def _attempt(connection: Connection, row: Row[Any]) -> Attempt:
+    found = round_rows.recovery_rounds(connection, row.job_id, row.number)
+    return Attempt(
+        job_id=row.job_id,
+        number=row.number,
+        method=row.method,
+        tensors=tuple(row.tensors),
+        start_version=row.start_version,
+        outcome=AttemptOutcome(row.outcome),
+        stop_reason=StopReason(row.stop_reason) if row.stop_reason else None,
+        stopped_at=row.stopped_at,
+        warnings=tuple(row.warnings),
+        explanation=row.explanation,
+        rounds=tuple(RecoveryRound(r.number, r.result_version, r.metrics) for r in found),
+    )
