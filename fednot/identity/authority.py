@@ -31,7 +31,7 @@ from fednot.identity.folder import (
     write_credentials,
 )
 from fednot.identity.ledger import Issued, State, listed, of_serial, of_subject
-from fednot.identity.subject import DEFAULT_DOMAIN, DOMAIN, Role, Subject
+from fednot.identity.subject import DEFAULT_DOMAIN, Role, Subject
 
 __all__ = ["Authority", "AuthorityError", "Issued", "Signed", "State"]
 
@@ -78,19 +78,17 @@ class Authority:
     ) -> Self:
         """Makes an authority, and the server's identity for `hosts` unless there are none.
 
-        Raises AuthorityError if the directory is in use already, or a host is no host.
+        Raises SubjectError for what is no trust domain, AuthorityError if a host is no host or the
+        directory is in use already.
         """
-        if not DOMAIN.fullmatch(domain):
-            raise AuthorityError(
-                f"{domain!r} is no trust domain; use 1 to 63 of a-z, 0-9, '-', '_' and '.'"
-            )
+        server = Subject(Role.SERVER, SERVER, domain)
         checked_hosts(hosts)
         files = AuthorityFiles(directory)
         with told(directory):
             files.found(domain, days)
         with files.changing() as keys:
             if hosts:
-                files.issue(keys, Subject(Role.SERVER, SERVER, domain), files.server, None, hosts)
+                files.issue(keys, server, files.server, None, hosts)
         return cls(files, domain)
 
     @classmethod
