@@ -8,9 +8,10 @@ import sys
 
 from fednot.layer_map import LayerMapError
 from fednot.model_file import ModelFileError
-from fednot.settings import load_or_exit
+from fednot.settings import USAGE_ERROR, load_or_exit
 from fednot.task_loading import TaskLoadError
 from server.app import serve
+from server.identity import IdentityError
 from server.settings import ENVIRONMENT_PREFIX, ServerSettings
 from server.state.database import StateError
 from server.state.model_store import ModelStoreError
@@ -19,7 +20,11 @@ STATE_ERROR = 3
 
 
 def main() -> None:
-    """Runs the server of the settings; exits with 2 for bad settings, 3 for unusable state."""
+    """Runs the server of the settings.
+
+    Exits with 2 for bad settings, a bad Task or an identity it cannot start with, 3 for unusable
+    state.
+    """
     settings = load_or_exit(ServerSettings, program="fednot-server", prefix=ENVIRONMENT_PREFIX)
     logging.basicConfig(
         level=settings.log_level.upper(),
@@ -27,8 +32,8 @@ def main() -> None:
     )
     try:
         asyncio.run(serve(settings))
-    except TaskLoadError as error:
-        _exit(2, error)
+    except (TaskLoadError, IdentityError) as error:
+        _exit(USAGE_ERROR, error)
     except (StateError, ModelStoreError, ModelFileError, LayerMapError) as error:
         _exit(STATE_ERROR, error)
 

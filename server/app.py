@@ -11,35 +11,21 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from grpc import aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 import fednot
-from fednot.channel import SERVER_OPTIONS
 from fednot.http_status import Health, StatusServer
 from fednot.locked_directory import DirectoryInUseError, LockedDirectory
 from fednot.task_loading import calling, load_task
-from fednot.v1 import (
-    deletion_pb2,
-    deletion_pb2_grpc,
-    federation_pb2,
-    federation_pb2_grpc,
-    operator_pb2,
-    operator_pb2_grpc,
-)
 from server import initial_model
 from server.cohorts.remote import RemoteCohort
 from server.coordinator import Coordinator
 from server.evaluation import ServerEvaluator
 from server.federation import Federation
 from server.global_model import GlobalModel, InitialModel
+from server.identity import ServerIdentity, open_identity
+from server.listeners import Listeners
 from server.metrics import Metrics, new_registry
 from server.monitor import Monitor
-from server.services.deletion import DeletionServicer
-from server.services.federation import FederationServicer
-from server.services.guard import Guard
-from server.services.operator import OperatorServicer
 from server.settings import ServerSettings
 from server.state.database import Database, StateError
 from server.state.model_store import ModelStore
@@ -49,44 +35,46 @@ log = logging.getLogger("server")
 HEARTBEATS_TO_LAPSE: Final = 3
 STALE_AFTER: Final = 15.0
 
-SERVICE_NAMES: Final = tuple(
-    module.DESCRIPTOR.services_by_name[name].full_name
-    for module, name in (
-        (federation_pb2, "FederationService"),
-        (deletion_pb2, "DeletionService"),
-        (operator_pb2, "OperatorService"),
-    )
-)
-
 
 async def serve(settings: ServerSettings) -> None:
-    """Serves until SIGTERM or SIGINT. Raises StateError if the state cannot be used."""
+    """Serves until SIGTERM or SIGINT.
+
+    Raises IdentityError for an identity, and StateError for state, that cannot be used.
+    """
     torch.set_num_threads(settings.torch_threads)
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     async with AsyncExitStack() as stack:
+        identity = _identity(settings)
         stack.callback(_locked(settings.state_dir).close)
         federation, cohort = await _federation(settings, stack)
         coordinator = Coordinator(federation)
         await coordinator.recover_state()
-        monitor = Monitor(federation, cohort)
+        monitor = Monitor(federation, cohort, identity)
         _start_status(settings, federation, monitor, stack)
-        serving = health.aio.HealthServicer()
-        server = _server(settings, federation, coordinator, cohort, serving)
-        await _start(server, settings.address)
-        stack.push_async_callback(server.stop, settings.stop_grace)
-        for work in (coordinator.run(), monitor.run()):
+        listeners = Listeners(settings, federation, coordinator, cohort, identity)
+        stack.push_async_callback(listeners.stop)
+        await listeners.start()
+        for work in (coordinator.run(), monitor.run(), listeners.refusals.run()):
             stack.push_async_callback(_ended, asyncio.create_task(work))
-        for name in ("", *SERVICE_NAMES):
-            await serving.set(name, health_pb2.HealthCheckResponse.SERVING)
+        if identity is not None:
+            stack.push_async_callback(_ended, asyncio.create_task(identity.run()))
         current = federation.model.current
         log.info("serving on %s; current version %d", settings.address, current.number)
         await stopping.wait()
         log.info("stopping")
-        await serving.enter_graceful_shutdown()
+        await listeners.say_that_it_stops()
         cohort.stop()
         federation.stops()
+
+
+def _identity(settings: ServerSettings) -> ServerIdentity | None:
+    if settings.identity_folder is None:
+        return None
+    identity = open_identity(settings.identity_folder, settings.revocations, settings.authority)
+    log.info("this is %s of the trust domain %s", identity.subject, identity.domain)
+    return identity
 
 
 async def _ended(task: asyncio.Task[None]) -> None:
@@ -124,44 +112,6 @@ def _task_parts(settings: ServerSettings) -> tuple[InitialModel, ServerEvaluator
     if evaluator is None:
         log.warning("the server has no test data; the clients evaluate")
     return initial, evaluator
-
-
-def _server(
-    settings: ServerSettings,
-    federation: Federation,
-    coordinator: Coordinator,
-    cohort: RemoteCohort,
-    serving: health.aio.HealthServicer,
-) -> aio.Server:
-    server = aio.server(interceptors=[Guard(federation.metrics)], options=SERVER_OPTIONS)
-    federation_pb2_grpc.add_FederationServiceServicer_to_server(
-        FederationServicer(
-            federation,
-            cohort,
-            heartbeat_interval=settings.heartbeat_interval,
-            upload_slots=settings.upload_slots,
-        ),
-        server,
-    )
-    deletion_pb2_grpc.add_DeletionServiceServicer_to_server(
-        DeletionServicer(federation, coordinator), server
-    )
-    operator_pb2_grpc.add_OperatorServiceServicer_to_server(
-        OperatorServicer(federation, coordinator, cohort), server
-    )
-    health_pb2_grpc.add_HealthServicer_to_server(serving, server)
-    if settings.reflection:
-        names = (*SERVICE_NAMES, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, server)
-    return server
-
-
-async def _start(server: aio.Server, address: str) -> None:
-    try:
-        server.add_insecure_port(address)
-    except RuntimeError as error:
-        raise StateError(f"cannot serve on {address}; is the port taken?") from error
-    await server.start()
 
 
 def _start_status(

@@ -87,7 +87,7 @@ class Metrics:
         )
         self.certificates = Gauge(
             "fednot_certificate_expiry_timestamp_seconds",
-            "When certificates end: the server's, its authority's, the earliest client's; 0 if none",
+            "When certificates end: the server's, its authority's, the first client's; 0 if none",
             ["certificate"],
             registry=registry,
         )

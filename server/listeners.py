@@ -1,0 +1,174 @@
+"""The gRPC listeners: one for everybody who has a certificate, one for machines that have none yet.
+
+They are two because gRPC demands a certificate of every connection to a port, or asks for none.
+Each has a guard of its own; no servicer is reached past one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import grpc
+from google.protobuf.descriptor import FileDescriptor
+from grpc import aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from fednot.channel import SERVER_OPTIONS
+from fednot.v1 import (
+    approval_pb2,
+    approval_pb2_grpc,
+    audit_pb2,
+    audit_pb2_grpc,
+    deletion_pb2,
+    deletion_pb2_grpc,
+    federation_pb2,
+    federation_pb2_grpc,
+    identity_pb2,
+    identity_pb2_grpc,
+    operator_pb2,
+    operator_pb2_grpc,
+)
+from server.audit import RefusalLog
+from server.cohorts.remote import RemoteCohort
+from server.coordinator import Coordinator
+from server.federation import Federation
+from server.identity import ServerIdentity
+from server.services.approval import ApprovalServicer
+from server.services.audit import AuditServicer
+from server.services.deletion import DeletionServicer
+from server.services.enrolment import EnrolmentServicer
+from server.services.federation import FederationServicer
+from server.services.guard import Guard
+from server.services.identity import IdentityServicer
+from server.services.operator import OperatorServicer
+from server.services.permissions import check_enrolment
+from server.settings import ServerSettings
+from server.state.database import StateError
+
+_FILES: Final[tuple[tuple[FileDescriptor, str], ...]] = (
+    (federation_pb2.DESCRIPTOR, "FederationService"),
+    (deletion_pb2.DESCRIPTOR, "DeletionService"),
+    (operator_pb2.DESCRIPTOR, "OperatorService"),
+    (approval_pb2.DESCRIPTOR, "ApprovalService"),
+    (audit_pb2.DESCRIPTOR, "AuditService"),
+    (identity_pb2.DESCRIPTOR, "IdentityService"),
+)
+SERVICE_NAMES: Final = tuple(
+    descriptor.services_by_name[name].full_name for descriptor, name in _FILES
+)
+"""What the main listener serves, beside health and reflection."""
+
+ENROLMENTS_AT_ONCE: Final = 16
+ENROLMENT_OPTIONS: Final = [
+    *(option for option in SERVER_OPTIONS if option[0] != "grpc.max_receive_message_length"),
+    ("grpc.max_receive_message_length", 64 << 10),
+    ("grpc.server_handshake_timeout_ms", 10_000),
+]
+"""Anybody may dial the enrolment listener: what it takes is bounded in size, number and time."""
+
+
+class Listeners:
+    """Serves from `start` to `stop`. `identity` is None over plaintext.
+
+    `ports` are those that were bound: the main one, then that of enrolment if there is one.
+    """
+
+    def __init__(
+        self,
+        settings: ServerSettings,
+        federation: Federation,
+        coordinator: Coordinator,
+        cohort: RemoteCohort,
+        identity: ServerIdentity | None,
+    ) -> None:
+        self._settings = settings
+        self._federation = federation
+        self._coordinator = coordinator
+        self._cohort = cohort
+        self._identity = identity
+        self._health = health.aio.HealthServicer()
+        self._servers: list[aio.Server] = []
+        self.ports: Final[list[int]] = []
+        self.refusals: Final = RefusalLog(federation.database)
+
+    async def start(self) -> None:
+        """Serves on every address of the settings. Raises StateError if one is taken."""
+        settings, identity = self._settings, self._identity
+        credentials = identity.credentials() if identity else None
+        await self._serve(self._main_server(), settings.address, credentials)
+        if identity is not None and settings.enrolment_address:
+            server = self._enrolment_server(identity)
+            await self._serve(server, settings.enrolment_address, identity.enrolment_credentials())
+        for name in ("", *SERVICE_NAMES):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+
+    async def say_that_it_stops(self) -> None:
+        """Tells those who ask for the health."""
+        await self._health.enter_graceful_shutdown()
+
+    async def stop(self) -> None:
+        """Gives calls the grace of the settings to end; then every refusal is in the audit."""
+        grace = self._settings.stop_grace
+        await asyncio.gather(*(server.stop(grace) for server in self._servers))
+        await self.refusals.flush()
+
+    async def _serve(
+        self, server: aio.Server, address: str, credentials: grpc.ServerCredentials | None
+    ) -> None:
+        self._servers.append(server)
+        try:
+            if credentials is None:
+                port = server.add_insecure_port(address)
+            else:
+                port = server.add_secure_port(address, credentials)
+        except RuntimeError as error:
+            raise StateError(f"cannot serve on {address}; is the port taken?") from error
+        await server.start()
+        self.ports.append(port)
+
+    def _main_server(self) -> aio.Server:
+        federation, coordinator, identity = self._federation, self._coordinator, self._identity
+        guard = Guard(federation.metrics, identity, self.refusals)
+        server = aio.server(interceptors=[guard], options=SERVER_OPTIONS)
+        federation_pb2_grpc.add_FederationServiceServicer_to_server(
+            FederationServicer(
+                federation,
+                self._cohort,
+                heartbeat_interval=self._settings.heartbeat_interval,
+                upload_slots=self._settings.upload_slots,
+                trust_digest=lambda: identity.trust_digest if identity else "",
+            ),
+            server,
+        )
+        deletion_pb2_grpc.add_DeletionServiceServicer_to_server(
+            DeletionServicer(federation, coordinator), server
+        )
+        operator_pb2_grpc.add_OperatorServiceServicer_to_server(
+            OperatorServicer(federation, coordinator, self._cohort), server
+        )
+        approval_pb2_grpc.add_ApprovalServiceServicer_to_server(
+            ApprovalServicer(federation, coordinator), server
+        )
+        audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditServicer(federation), server)
+        identity_pb2_grpc.add_IdentityServiceServicer_to_server(
+            IdentityServicer(federation, identity), server
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        if self._settings.reflection:
+            names = (*SERVICE_NAMES, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, server)
+        return server
+
+    def _enrolment_server(self, identity: ServerIdentity) -> aio.Server:
+        guard = Guard(self._federation.metrics, refusals=self.refusals, may=check_enrolment)
+        server = aio.server(
+            interceptors=[guard],
+            options=ENROLMENT_OPTIONS,
+            maximum_concurrent_rpcs=ENROLMENTS_AT_ONCE,
+        )
+        identity_pb2_grpc.add_EnrolmentServiceServicer_to_server(
+            EnrolmentServicer(self._federation, identity), server
+        )
+        return server
