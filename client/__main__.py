@@ -14,15 +14,15 @@ import sys
 from typing import Any, Final
 
 from client.connection import FinalRefusalError
+from client.dialler import Dialler
+from client.renewal import IdentityKeeper
 from client.rounds import Rounds
 from client.runtime import Runtime
 from client.settings import PREFIX, PROGRAM, ClientSettings
 from client.startup import Prepared, StartError, prepare
 from client.transfer import Transfer
 from client.worker import Worker
-from fednot.channel import open_aio_channel
 from fednot.settings import USAGE_ERROR, load_or_exit
-from fednot.v1.federation_pb2_grpc import FederationServiceStub
 
 REFUSED: Final = 3
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
@@ -57,19 +57,28 @@ async def _run(prepared: Prepared, worker: Worker) -> int:
     stop = asyncio.Event()
     for number in _SIGNALS:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    channel = open_aio_channel(prepared.settings.server)
-    stub = FederationServiceStub(channel)
-    transfer = Transfer(stub, prepared.trainer.manifest, prepared.metrics.moved)
+    identity = prepared.identity
+    dialler = Dialler(prepared.settings.server, identity.current if identity else None)
+    keeper = IdentityKeeper(identity, dialler, prepared.metrics) if identity else None
+    transfer = Transfer(dialler, prepared.trainer.manifest, prepared.metrics.moved)
     rounds = Rounds(prepared.connection, transfer, prepared.trainer, worker, prepared.metrics)
-    runtime = Runtime(stub, prepared, rounds, worker)
+    told_trust = keeper.told_trust if keeper else _unheard
+    runtime = Runtime(dialler, prepared, rounds, worker, told_trust)
+    keeping = asyncio.create_task(keeper.run()) if keeper else None
     try:
         await runtime.run(stop)
     except FinalRefusalError as error:
         _log.error("refused by %s: %s", prepared.settings.server, error)
         return REFUSED
     finally:
-        await channel.close(grace=None)
+        if keeping is not None:
+            keeping.cancel()
+        await dialler.close()
     return 0
+
+
+def _unheard(_: str) -> None:
+    """In plaintext no certificate is to be renewed."""
 
 
 def _stopped_early(*_: Any) -> None:

@@ -1,6 +1,7 @@
 """What the client knows of its connection, and the one place that retries a call.
 
-An outage is logged once when it begins and once when it ends, whichever call saw it.
+An outage is logged once when it begins and once when it ends, whichever call saw it. In between the
+client looks why: what is wrong with a certificate is told once.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from grpc import aio
 
 from client.backoff import Backoff
 from client.metrics import ClientMetrics
+from client.worker import Worker, WorkFailedError
 from fednot.errors import CATALOGUE, FednotError, Reason
 from fednot.http_status import Health
 from fednot.rpc_errors import from_rpc_error
 from fednot.training import WorkCancelledError
 
 LIVE_SECONDS: Final = 15.0
+LOOK_PAUSE: Final = 30.0
 
 _PASSING: Final = {
     grpc.StatusCode.UNAVAILABLE,
@@ -38,6 +41,20 @@ _RETRIED: Final = {
     Reason.SHUTTING_DOWN,
     Reason.INTERNAL,
     Reason.WRONG_CHECKSUM,
+}
+_FINAL: Final = {
+    Reason.MANIFEST_MISMATCH,
+    Reason.INVALID_CLIENT_NAME,
+    Reason.NO_CERTIFICATE,
+    Reason.INVALID_CERTIFICATE,
+    Reason.CERTIFICATE_REVOKED,
+    Reason.WRONG_ROLE,
+    Reason.NOT_YOUR_NAME,
+}
+_MENDED_BY_NEW_FILES: Final = {
+    Reason.CERTIFICATE_EXPIRED,
+    Reason.CERTIFICATE_NOT_YET_VALID,
+    Reason.UNTRUSTED_CERTIFICATE,
 }
 
 _log = logging.getLogger("client")
@@ -58,13 +75,18 @@ class BrokenStreamError(Exception):
 
 
 class Connection:
-    """Calls the server until it answers, and says how the connection stands."""
+    """Calls the server until it answers, and says how the connection stands.
+
+    `look` finds out, in a thread of its own and within a bounded time, why the server cannot be
+    reached; None if that cannot be seen.
+    """
 
     def __init__(
         self,
         address: str,
         metrics: ClientMetrics,
         clock: Callable[[], float] = time.monotonic,
+        look: Callable[[], FednotError | None] | None = None,
     ) -> None:
         self.address = address
         self.waiting_for = "the start"
@@ -74,6 +96,10 @@ class Connection:
         self._last_answer = float("-inf")
         self._live_seconds = LIVE_SECONDS
         self._outage_since: float | None = None
+        self._look = look
+        self._looking: asyncio.Task[None] | None = None
+        self._looked_at = float("-inf")
+        self._finding: FednotError | None = None
 
     async def call(
         self, attempt: Callable[[], Awaitable[T]], cancelled: threading.Event | None = None
@@ -129,10 +155,17 @@ class Connection:
         if self._outage_since is not None:
             since = self._clock() - self._outage_since
             waiting_for = f"the server at {self.address}, not reached for {since:.0f} s"
+            finding = self._finding
+            if finding is not None:
+                waiting_for += f": {finding.message}"
         return Health(up, {"server": self.address, "waiting_for": waiting_for})
 
     def _sorted(self, error: BaseException) -> Exception:
         refusal = refusal_of(error) if isinstance(error, aio.AioRpcError) else None
+        if refusal is not None and refusal.reason in _MENDED_BY_NEW_FILES:
+            self._failed(refusal.reason)
+            self._found(refusal)
+            return _PassingError(None)
         if refusal is not None and refusal.reason not in _RETRIED:
             self._answered()
             if refusal.reason is Reason.SERVER_BUSY:
@@ -144,6 +177,8 @@ class Connection:
                 "fednot server of this version"
             )
         self._failed(_reason(error))
+        if refusal is None:
+            self._look_why()
         return _PassingError(refusal.retry_after if refusal else None)
 
     def _answered(self) -> None:
@@ -151,7 +186,8 @@ class Connection:
         if self._outage_since is None:
             return
         lasted = self._clock() - self._outage_since
-        self._outage_since = None
+        self._outage_since = self._finding = None
+        self._looked_at = float("-inf")
         self._metrics.connected(self._in_session)
         self._metrics.reconnected()
         _log.info("reached the server at %s again after %.1f s", self.address, lasted)
@@ -162,6 +198,28 @@ class Connection:
         self._outage_since = self._clock()
         self._metrics.connected(False)
         _log.warning("waiting for the server at %s: %s", self.address, reason)
+
+    def _look_why(self) -> None:
+        if self._look is None or (self._looking is not None and not self._looking.done()):
+            return
+        if self._clock() - self._looked_at < LOOK_PAUSE:
+            return
+        self._looked_at = self._clock()
+        self._looking = asyncio.get_running_loop().create_task(self._looked(self._look))
+
+    async def _looked(self, look: Callable[[], FednotError | None]) -> None:
+        try:
+            finding = await Worker().run(look)
+        except WorkFailedError:
+            return
+        if finding is not None and self._outage_since is not None:
+            self._found(finding)
+
+    def _found(self, finding: FednotError) -> None:
+        before, self._finding = self._finding, finding
+        if before is None or before.reason is not finding.reason:
+            remedy = CATALOGUE[finding.reason].remedy
+            _log.warning("no way to %s: %s %s", self.address, finding.message, remedy)
 
 
 class _PassingError(Exception):
@@ -181,7 +239,7 @@ def refusal_of(error: aio.AioRpcError) -> FednotError | None:
 def _judged(refusal: FednotError) -> Exception:
     if refusal.reason is Reason.UNKNOWN_SESSION:
         return SessionLostError(refusal.message)
-    if refusal.reason in (Reason.MANIFEST_MISMATCH, Reason.INVALID_CLIENT_NAME):
+    if refusal.reason in _FINAL:
         return final(refusal)
     return refusal
 

@@ -67,6 +67,11 @@ class ClientMetrics:
         self._barred = Gauge(
             "fednot_client_barred", "1 while this client may not train.", registry=registry
         )
+        self._certificate_ends = Gauge(
+            "fednot_client_certificate_expiry_timestamp_seconds",
+            "When the certificate in use ends; 0 in plaintext.",
+            registry=registry,
+        )
         build = Gauge("fednot_client_build_info", "The version.", ["version"], registry=registry)
         build.labels(__version__).set(1)
         for phase in PHASES:
@@ -114,6 +119,10 @@ class ClientMetrics:
     def barred(self, value: bool) -> None:
         """Whether the client is barred from training."""
         self._barred.set(value)
+
+    def certificate_ends(self, at: float) -> None:
+        """When the certificate in use ends, in seconds since the epoch."""
+        self._certificate_ends.set(at)
 
     def render(self) -> tuple[bytes, str]:
         """All metrics in the text format, and its content type."""

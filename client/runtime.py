@@ -5,22 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable
+from typing import Any, Final
 
 from grpc import aio
 
 from client.backoff import Backoff
 from client.barring import Barring
 from client.connection import SessionLostError
+from client.dialler import Dialler
 from client.rounds import Rounds
 from client.session import LEAVE_SECONDS, Session
 from client.startup import Prepared
 from client.worker import Worker
 from fednot.errors import FednotError
 from fednot.v1 import federation_pb2
-
-if TYPE_CHECKING:
-    from fednot.v1.federation_pb2_grpc import FederationServiceAsyncStub
 
 BARRED_PAUSE: Final = 5.0
 STEADY_SECONDS: Final = 30.0
@@ -31,16 +30,21 @@ _log = logging.getLogger("client")
 
 
 class Runtime:
-    """A client that serves its federation until it is stopped."""
+    """A client that serves its federation until it is stopped.
+
+    `told_trust` is given the digest of the authorities that the server trusts, with each heartbeat.
+    """
 
     def __init__(
         self,
-        stub: FederationServiceAsyncStub,
+        dialler: Dialler,
         prepared: Prepared,
         rounds: Rounds,
         worker: Worker,
+        told_trust: Callable[[str], None],
     ) -> None:
-        self._stub = stub
+        self._dialler = dialler
+        self._told_trust = told_trust
         self._connection = prepared.connection
         self._request = prepared.join_request()
         self._rounds = rounds
@@ -88,7 +92,7 @@ class Runtime:
     async def _join(self) -> Session:
         self._connection.waiting_for = f"{self._connection.address} to open a session"
         self._request.device = str(self._device.current)
-        session = await Session.join(self._stub, self._connection, self._request)
+        session = await Session.join(self._dialler, self._connection, self._request)
         self._session = session
         try:
             self._state.remember(self._request.client)
@@ -149,6 +153,7 @@ class Runtime:
             )
             if response is None:
                 continue
+            self._told_trust(response.trust_digest)
             if work is not None and not response.work_stands:
                 work.cancelled.set()
             if response.HasField("barred"):

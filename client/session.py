@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final, Self
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from google.protobuf import duration_pb2
 
 from client.connection import Connection, FinalRefusalError, SessionLostError, final
+from client.dialler import Dialler
 from fednot.errors import FednotError
 from fednot.v1 import federation_pb2
 
@@ -21,6 +22,8 @@ LEAVE_SECONDS: Final = 2.0
 DEFAULT_HEARTBEAT_SECONDS: Final = 5.0
 SHORTEST_HEARTBEAT_SECONDS: Final = 0.05
 
+T = TypeVar("T")
+
 
 class Session:
     """An open session. Calls are repeated over outages until the server answers.
@@ -30,7 +33,7 @@ class Session:
 
     def __init__(
         self,
-        stub: FederationServiceAsyncStub,
+        dialler: Dialler,
         connection: Connection,
         client: str,
         opened: federation_pb2.JoinResponse,
@@ -39,24 +42,26 @@ class Session:
         self.barred = opened.barred if opened.HasField("barred") else None
         given = opened.heartbeat_interval.ToNanoseconds() / 1e9 or DEFAULT_HEARTBEAT_SECONDS
         self.heartbeat_seconds = max(given, SHORTEST_HEARTBEAT_SECONDS)
-        self._stub = stub
+        self._dialler = dialler
         self._connection = connection
 
     @classmethod
     async def join(
         cls,
-        stub: FederationServiceAsyncStub,
+        dialler: Dialler,
         connection: Connection,
         request: federation_pb2.JoinRequest,
     ) -> Self:
         """Opens a session, however long it takes. Raises FinalRefusalError if it is refused."""
         try:
-            opened = await connection.call(lambda: stub.Join(request, timeout=JOIN_SECONDS))
+            opened = await connection.call(
+                lambda: dialler.call(lambda stub: stub.Join(request, timeout=JOIN_SECONDS))
+            )
         except FednotError as refusal:
             raise final(refusal) from refusal
         except SessionLostError as error:
             raise FinalRefusalError(f"the server refuses to open a session: {error}") from error
-        session = cls(stub, connection, request.client, opened)
+        session = cls(dialler, connection, request.client, opened)
         connection.opened(session.heartbeat_seconds)
         return session
 
@@ -66,7 +71,7 @@ class Session:
         wait.FromNanoseconds(int(wait_seconds * 1e9))
         request = federation_pb2.PollWorkRequest(session=self.message, max_wait=wait)
         timeout = wait_seconds + CALL_SECONDS
-        return await self._connection.call(lambda: self._stub.PollWork(request, timeout=timeout))
+        return await self._called(lambda stub: stub.PollWork(request, timeout=timeout))
 
     async def heartbeat(
         self, work_id: str, device: str, *, degraded: bool
@@ -76,7 +81,7 @@ class Session:
             session=self.message, work_id=work_id, device=device, degraded=degraded
         )
         return await self._connection.try_once(
-            lambda: self._stub.Heartbeat(request, timeout=CALL_SECONDS)
+            lambda: self._dialler.call(lambda stub: stub.Heartbeat(request, timeout=CALL_SECONDS))
         )
 
     async def report_evaluation(
@@ -90,8 +95,8 @@ class Session:
         request = federation_pb2.ReportEvaluationRequest(
             session=self.message, work_id=work_id, num_examples=num_examples, metrics=metrics
         )
-        await self._connection.call(
-            lambda: self._stub.ReportEvaluation(request, timeout=CALL_SECONDS), cancelled
+        await self._called(
+            lambda stub: stub.ReportEvaluation(request, timeout=CALL_SECONDS), cancelled
         )
 
     async def report_failure(self, work_id: str, message: str, cancelled: threading.Event) -> None:
@@ -99,12 +104,18 @@ class Session:
         request = federation_pb2.ReportFailureRequest(
             session=self.message, work_id=work_id, message=message
         )
-        await self._connection.call(
-            lambda: self._stub.ReportFailure(request, timeout=CALL_SECONDS), cancelled
+        await self._called(
+            lambda stub: stub.ReportFailure(request, timeout=CALL_SECONDS), cancelled
         )
 
     async def leave(self) -> None:
         """Closes the session, with one attempt. Raises AioRpcError if it did not get through."""
-        await self._stub.Leave(
-            federation_pb2.LeaveRequest(session=self.message), timeout=LEAVE_SECONDS
-        )
+        request = federation_pb2.LeaveRequest(session=self.message)
+        await self._dialler.call(lambda stub: stub.Leave(request, timeout=LEAVE_SECONDS))
+
+    async def _called(
+        self,
+        method: Callable[[FederationServiceAsyncStub], Awaitable[T]],
+        cancelled: threading.Event | None = None,
+    ) -> T:
+        return await self._connection.call(lambda: self._dialler.call(method), cancelled)

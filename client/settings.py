@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
+from fednot.address import is_loopback
 from fednot.channel import DEFAULT_ADDRESS
 from fednot.errors import CATALOGUE, Reason
 from fednot.naming import CLIENT_NAME
@@ -22,7 +23,10 @@ _DEVICE: Final = re.compile(r"auto|cpu|cuda(:\d{1,3})?")
 class ClientSettings(Settings):
     """Trains a federation's model on the data of this machine, which never leaves it."""
 
-    name: str = Field(description="this client's name in the federation, the same in every run")
+    name: str | None = Field(
+        default=None,
+        description="this client's name, the same in every run; over TLS its certificate's",
+    )
     server: str = Field(default=DEFAULT_ADDRESS, description="HOST:PORT of the server to dial")
     task: str = Field(description="the Task: FILE.py:Class or package.module:Class")
     task_arg: tuple[str, ...] = Field(
@@ -36,7 +40,10 @@ class ClientSettings(Settings):
     http_address: str = Field(
         default="127.0.0.1:9465", description="HOST:PORT of /metrics and /healthz; '' turns it off"
     )
-    insecure: bool = Field(default=False, description="dial in plain text")
+    identity: Path | None = Field(
+        default=None, description="folder of this client's certificate, key and trusted authority"
+    )
+    insecure: bool = Field(default=False, description="dial in plaintext, loopback only")
     torch_threads: int = Field(default=1, ge=1, le=1024, description="CPU threads for torch")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="debug, info, warning or error"
@@ -47,8 +54,8 @@ class ClientSettings(Settings):
 
     @field_validator("name")
     @classmethod
-    def _name(cls, name: str) -> str:
-        if not CLIENT_NAME.fullmatch(name):
+    def _name(cls, name: str | None) -> str | None:
+        if name is not None and not CLIENT_NAME.fullmatch(name):
             raise ValueError(
                 f"{name!r} is no client name; {CATALOGUE[Reason.INVALID_CLIENT_NAME].remedy}"
             )
@@ -75,3 +82,21 @@ class ClientSettings(Settings):
         if not server:
             raise ValueError("write the server's HOST:PORT")
         return server
+
+    @model_validator(mode="after")
+    def _who_dials(self) -> Self:
+        if self.identity is not None and self.insecure:
+            raise ValueError("identity and insecure exclude each other; keep one")
+        if self.identity is None and not self.insecure:
+            raise ValueError(
+                "give --identity FOLDER, which `fednot certs enroll` makes, or --insecure for a "
+                "plaintext server on this machine"
+            )
+        if self.insecure and not is_loopback(self.server):
+            raise ValueError(
+                f"--insecure dials in plaintext, and {self.server} is not on this machine; give "
+                "--identity FOLDER"
+            )
+        if self.insecure and self.name is None:
+            raise ValueError("give --name: only a certificate would tell it")
+        return self

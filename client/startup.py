@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -14,7 +15,12 @@ from client.metrics import ClientMetrics
 from client.settings import ClientSettings
 from client.trainer import Trainer
 from fednot import __version__
+from fednot.errors import CATALOGUE, FednotError
 from fednot.http_status import StatusServer
+from fednot.identity.diagnosis import check_dates_of, diagnose, file_of
+from fednot.identity.enrolment import finish_replacement
+from fednot.identity.folder import CERTIFICATE, WatchedFolder
+from fednot.identity.subject import Role
 from fednot.manifest import Manifest
 from fednot.task_loading import TaskLoadError, calling, load_task
 from fednot.v1 import federation_pb2
@@ -29,9 +35,14 @@ class StartError(ValueError):
 
 @dataclass(frozen=True)
 class Prepared:
-    """A client that is ready to dial. `status` answers already; None if it is turned off."""
+    """A client that is ready to dial. `status` answers already; None if it is turned off.
+
+    `identity` is None in plaintext.
+    """
 
     settings: ClientSettings
+    name: str
+    identity: WatchedFolder | None
     state: StateDirectory
     trainer: Trainer
     metrics: ClientMetrics
@@ -42,7 +53,7 @@ class Prepared:
         """What this client says of itself when it joins."""
         test_data = self.trainer.test_data
         return federation_pb2.JoinRequest(
-            client=self.settings.name,
+            client=self.name,
             manifest=manifest_message(self.trainer.manifest),
             num_train_examples=len(self.trainer.train_data),
             num_test_examples=len(test_data) if test_data is not None else 0,
@@ -59,18 +70,15 @@ class Prepared:
 
 def prepare(settings: ClientSettings) -> Prepared:
     """Loads what the settings name. Raises StartError with what to do about it."""
-    if not settings.insecure:
-        raise StartError(
-            "TLS arrives in a later version; pass --insecure to send everything in plain text, "
-            "on a network that you trust"
-        )
+    identity = _identity(settings.identity) if settings.identity is not None else None
+    name = _name(settings, identity)
     torch.set_num_threads(settings.torch_threads)
     try:
-        state = StateDirectory.open(settings.state_dir, settings.name)
+        state = StateDirectory.open(settings.state_dir, name)
     except StateError as error:
         raise StartError(str(error)) from error
     try:
-        return _prepared(settings, state)
+        return _prepared(settings, name, identity, state)
     except (TaskLoadError, DeviceError, OSError) as error:
         state.close()
         raise StartError(str(error)) from error
@@ -79,16 +87,56 @@ def prepare(settings: ClientSettings) -> Prepared:
         raise
 
 
-def _prepared(settings: ClientSettings, state: StateDirectory) -> Prepared:
+def _identity(folder: Path) -> WatchedFolder:
+    try:
+        finish_replacement(folder)
+        found = WatchedFolder(folder)
+    except FednotError as error:
+        raise StartError(_with_remedy(error)) from error
+    if found.current.subject.role is not Role.CLIENT:
+        raise StartError(
+            f"{file_of(folder, CERTIFICATE)} is the certificate of {found.current.subject}; to "
+            "train takes one of a client (`fednot certs issue client NAME`)"
+        )
+    try:
+        check_dates_of(found.current)
+    except FednotError as error:
+        _log.warning("%s This client waits for new files in %s.", _with_remedy(error), folder)
+    return found
+
+
+def _name(settings: ClientSettings, identity: WatchedFolder | None) -> str:
+    if identity is None:
+        return settings.name or ""  # never empty: in plaintext the settings demand a name
+    certified = identity.current.subject.name
+    if settings.name not in (None, certified):
+        raise StartError(
+            f"--name {settings.name} differs from the certificate in {identity.folder}, which is "
+            f"that of client {certified}; leave --name out, or give that client's identity"
+        )
+    return certified
+
+
+def _with_remedy(error: FednotError) -> str:
+    return f"{error.message} {CATALOGUE[error.reason].remedy}"
+
+
+def _prepared(
+    settings: ClientSettings, name: str, identity: WatchedFolder | None, state: StateDirectory
+) -> Prepared:
     metrics = ClientMetrics.fresh()
     trainer = _trainer(settings, metrics)
-    connection = Connection(settings.server, metrics)
+    connection = Connection(settings.server, metrics, look=lambda: _look(settings, identity))
     status = None
     if settings.http_address:
         status = StatusServer(settings.http_address, metrics.render, connection.health)
         status.start()
         _log.info("metrics and health on port %d", status.port)
-    return Prepared(settings, state, trainer, metrics, connection, status)
+    return Prepared(settings, name, identity, state, trainer, metrics, connection, status)
+
+
+def _look(settings: ClientSettings, identity: WatchedFolder | None) -> FednotError | None:
+    return diagnose(settings.server, identity.current if identity is not None else None)
 
 
 def _trainer(settings: ClientSettings, metrics: ClientMetrics) -> Trainer:

@@ -5,21 +5,19 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import torch
 from grpc import aio
 
 from client.connection import BrokenStreamError, FinalRefusalError
+from client.dialler import Dialler
 from fednot.errors import FednotError
 from fednot.manifest import Manifest
 from fednot.tensors import as_bytes
 from fednot.training import WorkCancelledError
 from fednot.v1 import federation_pb2, model_pb2
 from fednot.wire import Receiver, checksum, chunks
-
-if TYPE_CHECKING:
-    from fednot.v1.federation_pb2_grpc import FederationServiceAsyncStub
 
 STALL_SECONDS: Final = 30.0
 SLOWEST_BYTES_PER_SECOND: Final = 50_000
@@ -37,11 +35,11 @@ class Transfer:
 
     def __init__(
         self,
-        stub: FederationServiceAsyncStub,
+        dialler: Dialler,
         manifest: Manifest,
         moved: Callable[[str, int], None],
     ) -> None:
-        self._stub = stub
+        self._dialler = dialler
         self._manifest = manifest
         self._moved = moved
 
@@ -57,16 +55,16 @@ class Transfer:
         Raises BrokenStreamError, TimeoutError or AioRpcError, which a retry may mend;
         FinalRefusalError if the server's model has another manifest; WorkCancelledError.
         """
-        call = self._stub.DownloadModel(
-            federation_pb2.DownloadModelRequest(session=session, work_id=work_id),
-            timeout=deadline_for(self._manifest.nbytes),
-        )
-        try:
-            return await self._received(call, version, cancelled)
-        except FednotError as error:
-            raise BrokenStreamError(f"the download is broken: {error.message}") from error
-        finally:
-            call.cancel()
+        request = federation_pb2.DownloadModelRequest(session=session, work_id=work_id)
+        with self._dialler.line() as line:
+            timeout = deadline_for(self._manifest.nbytes)
+            call = line.federation.DownloadModel(request, timeout=timeout)
+            try:
+                return await self._received(call, version, cancelled)
+            except FednotError as error:
+                raise BrokenStreamError(f"the download is broken: {error.message}") from error
+            finally:
+                call.cancel()
 
     async def upload(
         self,
@@ -80,19 +78,28 @@ class Transfer:
         """
         payload = as_bytes(update)
         trailer = model_pb2.StreamTrailer(xxh3_128=checksum(payload))
-        call = self._stub.UploadUpdate(timeout=deadline_for(len(payload)))
-        try:
-            if await _written(call, federation_pb2.UploadUpdateRequest(header=header)):
-                for chunk in chunks(payload):
-                    _check(cancelled)
-                    if not await _written(call, federation_pb2.UploadUpdateRequest(chunk=chunk)):
-                        break
-                    self._moved("upload", len(chunk))
-                await _written(call, federation_pb2.UploadUpdateRequest(trailer=trailer))
-            await call.done_writing()
-            return await call
-        finally:
-            call.cancel()
+        with self._dialler.line() as line:
+            call = line.federation.UploadUpdate(timeout=deadline_for(len(payload)))
+            try:
+                if await _written(call, federation_pb2.UploadUpdateRequest(header=header)):
+                    await self._send(call, payload, cancelled)
+                    await _written(call, federation_pb2.UploadUpdateRequest(trailer=trailer))
+                await call.done_writing()
+                return await call
+            finally:
+                call.cancel()
+
+    async def _send(
+        self,
+        call: aio.StreamUnaryCall[federation_pb2.UploadUpdateRequest, Any],
+        payload: memoryview,
+        cancelled: threading.Event,
+    ) -> None:
+        for chunk in chunks(payload):
+            _check(cancelled)
+            if not await _written(call, federation_pb2.UploadUpdateRequest(chunk=chunk)):
+                return
+            self._moved("upload", len(chunk))
 
     async def _received(
         self,

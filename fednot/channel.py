@@ -26,7 +26,9 @@ CLIENT_OPTIONS: Final[_Options] = [
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.min_reconnect_backoff_ms", CONNECT_SECONDS * 1000),
     ("grpc.max_reconnect_backoff_ms", 5_000),
+    ("grpc.use_local_subchannel_pool", 1),
 ]
+"""Each channel has connections of its own, so that a new one shows the new certificate."""
 
 SERVER_OPTIONS: Final[_Options] = [
     ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),
