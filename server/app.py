@@ -61,7 +61,7 @@ async def serve(settings: ServerSettings) -> None:
         if identity is not None:
             stack.push_async_callback(_ended, asyncio.create_task(identity.run()))
         current = federation.model.current
-        log.info("serving on %s; current version %d", settings.address, current.number)
+        log.info("serving on %s; current version %d", _places(settings), current.number)
         await stopping.wait()
         log.info("stopping")
         await listeners.say_that_it_stops()
@@ -75,6 +75,12 @@ def _identity(settings: ServerSettings) -> ServerIdentity | None:
     identity = open_identity(settings.identity_folder, settings.revocations, settings.authority)
     log.info("this is %s of the trust domain %s", identity.subject, identity.domain)
     return identity
+
+
+def _places(settings: ServerSettings) -> str:
+    how = "in plaintext" if settings.insecure else "over mutual TLS"
+    enrolment = settings.enrolment_address
+    return f"{settings.address} {how}" + (f", enrolment on {enrolment}" if enrolment else "")
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import grpc
 
 from fednot.errors import FednotError, Reason
+from fednot.identity.authority import AuthorityError
 from fednot.identity.certificates import issued_by
 from fednot.identity.folder import Credentials, Signature, read_credentials, signature_of
 from fednot.identity.holders import Certificate, Holders
@@ -39,13 +40,15 @@ class IdentityFiles:
     def read(cls, folder: Path, revocations: Path | None) -> IdentityFiles:
         """Reads an identity and the revocation lists, without asking whether it holds now.
 
-        Raises FednotError (INVALID_IDENTITY) that names the file and what is wrong with it.
+        Raises FednotError (INVALID_IDENTITY), or AuthorityError for revocation lists, that names
+        the file and what is wrong with it.
         """
         credentials = read_credentials(folder)
         if credentials.subject.role is not Role.SERVER:
-            raise _invalid(
+            raise FednotError(
+                Reason.INVALID_IDENTITY,
                 f"the certificate in {folder} is that of {credentials.subject}; the server needs "
-                "one of a server: `fednot certs issue server`"
+                "one of a server: `fednot certs issue server`",
             )
         trust = _trust(credentials, revocations)
         pair = [(credentials.private_key, credentials.chain)]
@@ -81,16 +84,18 @@ def signature(folder: Path, revocations: Path | None) -> Signature:
 def _trust(credentials: Credentials, revocations: Path | None) -> Trust:
     try:
         lists = revocations.read_bytes() if revocations else b""
-        return Trust.of_pem(credentials.trust, lists)
     except OSError as error:
-        raise _invalid(f"{revocations} cannot be read: {error.strerror}") from error
+        raise AuthorityError(
+            f"{revocations} cannot be read: {error.strerror}; copy the authority's revoked.pem"
+        ) from error
+    try:
+        return Trust.of_pem(credentials.trust, lists)
     except ValueError as error:
-        raise _invalid(f"{revocations} cannot be used: {error}") from error
+        raise AuthorityError(
+            f"{revocations} cannot be used: {error}; copy the revoked.pem of the authority that "
+            f"{credentials.folder} trusts"
+        ) from error
 
 
 def _issuer(credentials: Credentials, trust: Trust) -> Certificate | None:
     return next((a for a in trust.authorities if issued_by(credentials.certificate, a)), None)
-
-
-def _invalid(message: str) -> FednotError:
-    return FednotError(Reason.INVALID_IDENTITY, message)

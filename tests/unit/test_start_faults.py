@@ -1,4 +1,4 @@
-"""What a user's Task raises at the start is told in a sentence, on both sides."""
+"""What is wrong at the start, with a Task or an identity, is told in a sentence, on both sides."""
 
 from __future__ import annotations
 
@@ -8,13 +8,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.handmade_authority import HandMadeAuthority, days_from_now
 from torch import nn
 
 from client.settings import ClientSettings
 from client.startup import StartError, prepare
 from fednot import Task
+from fednot.identity import certificates
+from fednot.identity.authority import Authority
+from fednot.identity.folder import read_credentials, write_credentials
+from fednot.identity.keyring import Keyring
+from fednot.identity.subject import Role, Subject
 from fednot.task_loading import TaskLoadError, calling
 from server import initial_model
+from server.identity import IdentityError, open_identity
 
 BROKEN = """
 import fednot
@@ -66,14 +73,135 @@ def test_a_client_whose_task_has_no_training_data_says_so(tmp_path: Path) -> Non
 def test_a_server_whose_task_fails_exits_with_2_and_a_sentence(tmp_path: Path) -> None:
     place = tmp_path / "broken.py"
     place.write_text(BROKEN)
-    flags = ["--insecure", "--state-dir", str(tmp_path / "state"), "--task", f"{place}:Broken"]
+    told = ended_with_2(tmp_path, "--insecure", "--task", f"{place}:Broken")
+    assert "the disk is not mounted" in told
+
+
+def test_a_server_without_its_certificate_exits_with_2_and_a_sentence(tmp_path: Path) -> None:
+    told = ended_with_2(tmp_path, "--identity", str(tmp_path / "none"), "--task", "t.py:T")
+    assert f"there is no cert.pem in {tmp_path / 'none'}" in told
+    assert told.count("\n") == 1
+
+
+def ended_with_2(folder: Path, *flags: str) -> str:
+    """What a server says that does not start."""
     ended = subprocess.run(
-        [sys.executable, "-m", "server", *flags],
+        [sys.executable, "-m", "server", "--state-dir", str(folder / "state"), *flags],
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
-    assert ended.returncode == 2
-    assert "the disk is not mounted" in ended.stderr
+    assert ended.returncode == 2, ended.stderr
     assert "Traceback" not in ended.stderr
+    return ended.stderr
+
+
+class Stage:
+    """An authority whose key signs what a test wants, and an identity folder of the server."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.maker = HandMadeAuthority()
+        self.identity = folder / "identity"
+
+    def fault(self, revocations: Path | None = None, authority: Path | None = None) -> str:
+        with pytest.raises(IdentityError) as fault:
+            open_identity(self.identity, revocations, authority)
+        return str(fault.value)
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Stage:
+    return Stage(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["cert.pem", "key.pem", "ca.pem"])
+def test_a_missing_file_of_the_identity_is_named(stage: Stage, name: str) -> None:
+    stage.maker.server(stage.identity)
+    (stage.identity / name).unlink()
+    assert f"there is no {name} in {stage.identity}" in stage.fault()
+
+
+def test_a_servers_certificate_that_has_ended_is_named_with_its_date(stage: Stage) -> None:
+    stage.maker.server(stage.identity, begins=days_from_now(-3), days=1)
+    told = stage.fault()
+    assert f"in {stage.identity} expired on {days_from_now(-2):%Y-%m-%d}" in told
+    assert "`fednot certs issue server`" in told
+
+
+def test_a_servers_certificate_of_the_future_is_named_with_its_date(stage: Stage) -> None:
+    stage.maker.server(stage.identity, begins=days_from_now(2), days=1)
+    assert f"is valid from {days_from_now(2):%Y-%m-%d}" in stage.fault()
+
+
+def test_a_clients_certificate_makes_no_server(stage: Stage) -> None:
+    stage.maker.identity(stage.identity, Role.CLIENT, "c7")
+    told = stage.fault()
+    assert "is that of client c7" in told
+    assert "`fednot certs issue server`" in told
+
+
+def test_revocations_that_are_missing_or_anothers_are_named(stage: Stage) -> None:
+    stage.maker.server(stage.identity)
+    lists = stage.folder / "revoked.pem"
+    assert f"{lists} cannot be read" in stage.fault(lists)
+    lists.write_text("nothing of the kind")
+    assert f"{lists} cannot be used" in stage.fault(lists)
+    other = HandMadeAuthority("another")
+    lists.write_bytes(certificates.revocation_list([], other.certificate, other.key))
+    assert f"{lists} cannot be used" in stage.fault(lists)
+    own = stage.maker
+    lists.write_bytes(certificates.revocation_list([], own.certificate, own.key))
+    assert open_identity(stage.identity, lists, None).subject.name == "server"
+
+
+def test_an_authority_that_is_not_there_or_of_another_domain_is_named(stage: Stage) -> None:
+    stage.maker.server(stage.identity)
+    directory = stage.folder / "authority"
+    assert f"there is no authority in {directory}" in stage.fault(authority=directory)
+    Authority.create(directory, domain="elsewhere")
+    told = stage.fault(authority=directory, revocations=empty(stage.folder))
+    assert "'fednot'" in told
+    assert "'elsewhere'" in told
+
+
+def test_a_server_with_an_authority_starts_with_a_certificate_that_has_ended(
+    tmp_path: Path,
+) -> None:
+    """It was down for too long; the authority signs a new one."""
+    authority = Authority.create(tmp_path / "authority", hosts=["server.example", "127.0.0.1"])
+    ended_server(authority)
+    identity = open_identity(authority.server_folder, None, authority.directory)
+    left = identity.certificate_expiries()["server"] - certificates.now().timestamp()
+    assert left > 300 * 24 * 3600
+    assert certificates.hosts_of(read_credentials(authority.server_folder).certificate) == (
+        "server.example",
+        "127.0.0.1",
+    )
+
+
+def ended_server(authority: Authority) -> None:
+    keys = Keyring.read(authority.directory)
+    key = certificates.new_key()
+    leaf = certificates.leaf(
+        Subject(Role.SERVER, "server"),
+        key.public_key(),
+        keys.current.certificate,
+        keys.current.key,
+        days=1,
+        hosts=["server.example", "127.0.0.1"],
+        begins=days_from_now(-3),
+    )
+    write_credentials(
+        authority.server_folder,
+        chain=certificates.pem_of([leaf]),
+        trust=authority.trust_pem,
+        key=certificates.key_pem(key),
+    )
+
+
+def empty(folder: Path) -> Path:
+    path = folder / "empty.pem"
+    path.write_bytes(b"")
+    return path
