@@ -1,0 +1,189 @@
+"""The log of refusals: what is written at once, what is counted, and how much of it at the most."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from support.state import DORA, EMIL
+
+from fednot.audit_chain import Entry, check
+from fednot.errors import Reason
+from fednot.identity.subject import Role
+from server.audit import MOST_KINDS, SEVERAL, RefusalLog
+from server.records import NOBODY, Caller
+from server.state import audit_rows, pseudonym_rows
+from server.state.database import Database
+
+UNLEARN = "DeletionService.Unlearn"
+WINDOW = 60.0
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    made = Database(tmp_path / "state.sqlite3")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def log(database: Database, clock: Clock) -> RefusalLog:
+    return RefusalLog(database, window=WINDOW, clock=clock)
+
+
+async def entries(database: Database) -> list[Entry]:
+    return list(await database.run(lambda c: audit_rows.list_entries(c, 0, 999)))
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds SQLite's write lock, so that the server's writer thread waits inside its command."""
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    finally:
+        other.execute("COMMIT")
+        other.close()
+
+
+async def test_the_first_of_a_kind_is_written_at_once(database: Database, log: RefusalLog) -> None:
+    await log.note(DORA, UNLEARN, Reason.UNKNOWN_CLIENT, "client/c9")
+    (found,) = await entries(database)
+    assert (found.action, found.reason, found.outcome) == (UNLEARN, "UNKNOWN_CLIENT", "refused")
+    assert (found.role, found.count) == ("officer", 1)
+    names = await database.run(lambda c: pseudonym_rows.names_of(c, [found.actor, found.subject]))
+    assert names == {found.actor: "officer/dora", found.subject: "client/c9"}
+
+
+async def test_repeats_share_an_entry_once_their_time_is_over(
+    database: Database, log: RefusalLog, clock: Clock
+) -> None:
+    for _ in range(5):
+        await log.note(DORA, UNLEARN, Reason.WRONG_ROLE)
+    clock.now = WINDOW - 1
+    await log._close(clock.now)
+    assert [entry.count for entry in await entries(database)] == [1]
+    clock.now = WINDOW
+    await log._close(clock.now)
+    assert [entry.count for entry in await entries(database)] == [1, 4]
+    await log._close(clock.now + 2 * WINDOW)
+    await log.note(DORA, UNLEARN, Reason.WRONG_ROLE)
+    found = await entries(database)
+    assert [entry.count for entry in found] == [1, 4, 1]
+    assert check(found).entries == 3
+
+
+async def test_a_renewed_certificate_is_the_same_caller(
+    database: Database, log: RefusalLog
+) -> None:
+    for expires_at in (1.0, 2.0):
+        await log.note(Caller(Role.CLIENT, "c1", expires_at), UNLEARN, Reason.WRONG_ROLE)
+    assert len(await entries(database)) == 1
+
+
+async def test_kinds_are_told_apart(database: Database, log: RefusalLog) -> None:
+    kinds = [
+        (DORA, UNLEARN, Reason.WRONG_ROLE, ""),
+        (EMIL, UNLEARN, Reason.WRONG_ROLE, ""),
+        (DORA, "AuditService.ListAuditEntries", Reason.WRONG_ROLE, ""),
+        (DORA, UNLEARN, Reason.UNKNOWN_CLIENT, ""),
+        (DORA, UNLEARN, Reason.WRONG_ROLE, "client/c1"),
+        (NOBODY, UNLEARN, Reason.NO_CERTIFICATE, ""),
+    ]
+    for kind in kinds * 2:
+        await log.note(*kind)
+    assert len(await entries(database)) == len(kinds)
+    await log.flush()
+    assert sum(entry.count for entry in await entries(database)) == 2 * len(kinds)
+
+
+async def test_stopping_loses_no_count(database: Database, log: RefusalLog) -> None:
+    for _ in range(3):
+        await log.note(DORA, UNLEARN, Reason.WRONG_ROLE)
+    await log.flush()
+    await log.flush()
+    assert [entry.count for entry in await entries(database)] == [1, 2]
+
+
+async def test_run_writes_what_is_due(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.audit.TICK", 0.02)
+    log = RefusalLog(database, window=0.05)
+    running = asyncio.create_task(log.run())
+    for _ in range(3):
+        await log.note(DORA, UNLEARN, Reason.WRONG_ROLE)
+    for _ in range(100):
+        await asyncio.sleep(0.02)
+        if sum(entry.count for entry in await entries(database)) == 3:
+            break
+    running.cancel()
+    assert sum(entry.count for entry in await entries(database)) == 3
+
+
+@pytest.mark.parametrize(
+    "subject", ["client/", "client/ü", "nobody/c1", "c1", "client/" + "x" * 64, "client/a/b"]
+)
+async def test_what_is_no_name_makes_no_pseudonym(
+    database: Database, log: RefusalLog, subject: str
+) -> None:
+    """A caller writes it, and it may be of any length."""
+    await log.note(DORA, UNLEARN, Reason.NOT_YOUR_DELETION, subject)
+    assert [entry.subject for entry in await entries(database)] == [""]
+
+
+async def test_one_caller_cannot_fill_the_audit(database: Database, log: RefusalLog) -> None:
+    """A thousand names: sixteen entries, one for the rest, and then their count."""
+    c1 = Caller(Role.CLIENT, "c1")
+    for number in range(1000):
+        await log.note(c1, UNLEARN, Reason.NOT_YOUR_DELETION, f"client/x{number}")
+    found = await entries(database)
+    assert len(found) == MOST_KINDS + 1
+    assert (found[-1].action, found[-1].subject) == (SEVERAL, "")
+    assert (found[-1].reason, found[-1].actor) == ("NOT_YOUR_DELETION", found[0].actor)
+    await log.note(DORA, UNLEARN, Reason.WRONG_ROLE)
+    assert (await entries(database))[-1].action == UNLEARN, "others are told as before"
+    await log.flush()
+    assert sum(entry.count for entry in await entries(database)) == 1001
+
+
+async def test_a_fault_changes_nothing_and_is_made_good(
+    database: Database, log: RefusalLog, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    await database.run(lambda c: c.exec_driver_sql("PRAGMA busy_timeout=10"))
+    with locked(tmp_path / "state.sqlite3"):
+        await log.note(DORA, UNLEARN, Reason.WRONG_ROLE)
+        await log.note(DORA, UNLEARN, Reason.WRONG_ROLE)
+        await log.flush()
+    assert "could not be written to the audit" in caplog.text
+    assert await entries(database) == []
+    await log.flush()
+    assert [entry.count for entry in await entries(database)] == [2]
+
+
+async def test_a_caller_that_hangs_up_is_noted_all_the_same(
+    database: Database, log: RefusalLog, tmp_path: Path
+) -> None:
+    with locked(tmp_path / "state.sqlite3"):
+        noting = asyncio.create_task(log.note(DORA, UNLEARN, Reason.WRONG_ROLE))
+        await asyncio.sleep(0.05)
+        noting.cancel()
+        await asyncio.gather(noting, return_exceptions=True)
+    await log.flush()
+    assert [entry.count for entry in await entries(database)] == [1]
