@@ -167,7 +167,7 @@ class IdentityKeeper:
         except FednotError as error:
             raise RenewalError(_with_remedy(error)) from error
         except OSError as error:
-            raise RenewalError(f"{folder} cannot be written: {error}") from error
+            raise RenewalError(f"{folder} cannot be written: {error.strerror}") from error
 
     async def _signed(self, renewal: Renewal) -> identity_pb2.SignedCertificate:
         try:
