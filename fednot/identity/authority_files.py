@@ -11,7 +11,7 @@ from cryptography import x509
 
 from fednot.identity import certificates, keyring
 from fednot.identity.faults import AuthorityError, told
-from fednot.identity.folder import read_trust, write_credentials, write_private
+from fednot.identity.folder import DRAFT_SUFFIX, read_trust, write_credentials, write_private
 from fednot.identity.keyring import Keyring, Signer
 from fednot.identity.ledger import ISSUED, Ledger
 from fednot.identity.locking import LOCK_FILE, locked
@@ -165,7 +165,8 @@ class AuthorityFiles:
             raise AuthorityError(
                 f"{self.directory} already holds an authority; `fednot certs list` shows it"
             )
-        others = sorted(found - _LEFT_OVERS)
+        known = _LEFT_OVERS | {name for name in found if name.endswith(DRAFT_SUFFIX)}
+        others = sorted(found - known)
         if others:
             named = ", ".join(others[:5])
             raise AuthorityError(

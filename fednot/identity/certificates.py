@@ -62,6 +62,11 @@ def pem_of(certificates: Iterable[x509.Certificate]) -> bytes:
     return b"".join(found.public_bytes(serialization.Encoding.PEM) for found in certificates)
 
 
+def read_certificates(pem: bytes) -> tuple[x509.Certificate, ...]:
+    """Certificates of a PEM text, in its order. Raises ValueError if there is none."""
+    return tuple(x509.load_pem_x509_certificates(pem))
+
+
 def now() -> dt.datetime:
     """This moment, in UTC, to the second, as certificates count it."""
     return dt.datetime.now(dt.UTC).replace(microsecond=0)

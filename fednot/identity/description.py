@@ -39,4 +39,4 @@ class Description:
     @classmethod
     def of_pem(cls, pem: bytes) -> tuple[Self, ...]:
         """Reads certificates in PEM form. Raises ValueError."""
-        return tuple(cls.of(found) for found in x509.load_pem_x509_certificates(pem))
+        return tuple(cls.of(found) for found in certificates.read_certificates(pem))

@@ -20,6 +20,7 @@ KEY: Final = ("key.pem", "tls.key")
 TRUST: Final = ("ca.pem", "ca.crt")
 """The second name of each is that of a Kubernetes TLS secret."""
 REQUEST: Final = "request.pem"
+DRAFT_SUFFIX: Final = ".draft"
 
 Signature = tuple[tuple[str, int, int, int], ...]
 
@@ -123,7 +124,7 @@ def refuse_another(folder: Path, subject: Subject, digest: str = "") -> None:
 
 def write_private(path: Path, content: bytes, *, mode: int = 0o600) -> None:
     """Writes a file durably and in one step; only its owner reads it unless `mode` says more."""
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.draft")
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}{DRAFT_SUFFIX}")
     handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -132,8 +133,9 @@ def write_private(path: Path, content: bytes, *, mode: int = 0o600) -> None:
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)
-    finally:
+    except BaseException:
         draft.unlink(missing_ok=True)
+        raise
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(directory)
