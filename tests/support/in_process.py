@@ -36,6 +36,28 @@ from server.state.model_store import ModelStore
 POLL = 0.02
 
 
+def asked(
+    client: str,
+    *,
+    method: str = "",
+    layers: str = "",
+    policy: RecoveryPolicy | None = None,
+    caller: Caller = NOBODY,
+) -> DeletionAsk:
+    """What a caller asks for who wants a client deleted, under the id `forget-CLIENT`."""
+    request_id = f"forget-{client}"
+    return DeletionAsk(
+        caller=caller,
+        request_id=request_id,
+        client=client,
+        method=method,
+        layers=layers,
+        allow_unsafe_layers=False,
+        policy=policy or RecoveryPolicy(),
+        digest=hashlib.sha256(request_id.encode()).hexdigest(),
+    )
+
+
 class InProcessFederation:
     """A coordinator at work, with a few words for tests."""
 
@@ -64,21 +86,11 @@ class InProcessFederation:
         caller: Caller = NOBODY,
     ) -> Deletion:
         """Deletes a client and returns the deletion at its job's end."""
-        request_id = f"forget-{client}"
-        ask = DeletionAsk(
-            caller=caller,
-            request_id=request_id,
-            client=client,
-            method=method,
-            layers=layers,
-            allow_unsafe_layers=False,
-            policy=policy or RecoveryPolicy(),
-            digest=hashlib.sha256(request_id.encode()).hexdigest(),
-        )
+        ask = asked(client, method=method, layers=layers, policy=policy, caller=caller)
         await self.coordinator.accept(ask)
         while True:
             found = await self.federation.database.run(
-                lambda c: deletion_rows.get_deletion(c, request_id, caller)
+                lambda c: deletion_rows.get_deletion(c, ask.request_id, caller)
             )
             if found.job.phase in ENDED:
                 return found
