@@ -16,4 +16,4 @@ issue() {
 for name in $CLIENTS; do issue client "$name" "/volumes/$name/identity"; done
 issue operator operator /volumes/operator/identity
 issue officer officer /volumes/officer/identity
-chown -R "$owner" "$authority" /volumes
+chown -R "$owner" "$authority" /volumes/*
