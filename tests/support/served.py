@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -16,7 +17,6 @@ from support.small_digits import SmallDigits
 
 from fednot.channel import CLIENT_OPTIONS, open_aio_channel
 from fednot.errors import FednotError
-from fednot.identity.folder import read_credentials
 from fednot.identity.subject import Role
 from fednot.rpc_errors import from_rpc_error
 from server import initial_model
@@ -72,9 +72,12 @@ class Served:
         return self.dial_with(self.identities.of(role, name) if role else None)
 
     def dial_with(self, identity: Path | None) -> aio.Channel:
-        """A new channel with what an identity folder holds now."""
-        credentials = read_credentials(identity) if identity else None
-        return self._kept(open_aio_channel(self.address, credentials))
+        """A new channel with what an identity folder holds now, whatever that is."""
+        if identity is None:
+            return self._kept(open_aio_channel(self.address, None))
+        files = ((identity / name).read_bytes() for name in ("ca.pem", "key.pem", "cert.pem"))
+        tls = grpc.ssl_channel_credentials(*files)
+        return self._kept(aio.secure_channel(self.address, tls, options=CLIENT_OPTIONS))
 
     def dial_enrolment(self, trust: bytes | None = None) -> aio.Channel:
         tls = grpc.ssl_channel_credentials(trust or self.identities.authority.trust_pem)
@@ -147,10 +150,20 @@ def _settings(
     )
 
 
-async def refusal(call: object) -> FednotError:
+async def eventually(what: str, condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Waits for a condition; fails the test when it does not come true in time."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if condition():
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"not in {seconds:g} s: {what}")
+
+
+async def refusal(call: Awaitable[object]) -> FednotError:
     """The reason with which the server refuses a call; fails the test if it does not."""
     with pytest.raises(aio.AioRpcError) as caught:
-        await call  # type: ignore[misc]
+        await call
     error = from_rpc_error(caught.value)
     assert error is not None, f"{caught.value} carries no reason"
     return error
