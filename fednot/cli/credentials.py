@@ -12,6 +12,7 @@ from fednot.cli.output import Output
 from fednot.errors import FednotError, Reason
 from fednot.identity import certificates, lifetime
 from fednot.identity.diagnosis import check_dates_of, file_of
+from fednot.identity.enrolment import finish_replacement
 from fednot.identity.folder import CERTIFICATE, Credentials, read_credentials
 from fednot.identity.subject import Role
 
@@ -66,6 +67,7 @@ def check_choice(address: str, identity: Path | None, *, insecure: bool) -> None
 
 def own_credentials(folder: Path) -> Credentials:
     """The identity in a folder, if one can call with it now. Raises FednotError."""
+    finish_replacement(folder)
     credentials = read_credentials(folder)
     if credentials.subject.role is Role.SERVER:
         raise FednotError(
