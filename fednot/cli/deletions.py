@@ -17,7 +17,6 @@ from fednot.v1 import deletion_pb2
 app = typer.Typer()
 
 Name = Annotated[str, typer.Argument(metavar="JOB_OR_REQUEST", help="A request id or a job id.")]
-RequestName = Annotated[str, typer.Argument(metavar="REQUEST", help="The request's id.")]
 
 
 @app.command()
@@ -43,7 +42,7 @@ def watch(
 
 @app.command()
 @verb
-def cancel(session: Session, name: RequestName) -> ExitCode:
+def cancel(session: Session, name: Name) -> ExitCode:
     """Cancel a deletion whose job has not begun to change the model, and lift the fence."""
     request = deletion_pb2.CancelDeletionRequest(request_id=name)
     report(session, session.call(session.deletions.CancelDeletion, request).deletion)
@@ -57,6 +56,8 @@ def report(session: Session, deletion: deletion_pb2.Deletion) -> ExitCode:
     else:
         response = deletion_pb2.WatchDeletionResponse(deletion=deletion)
         session.output.line(progress.of_deletion(response).headline)
+        if deletion.job.phase == deletion_pb2.JOB_PHASE_AWAITING:
+            session.output.line(deletion.job.waiting_for)
         session.output.line(
             f"job {deletion.job.id}; `fednot watch {deletion.request_id}` follows it"
         )

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
-from fednot.cli import listing, options, tables
+from fednot.cli import listing, options, sentences, tables
 from fednot.cli.documents import document, documents
 from fednot.cli.exit_codes import ExitCode
+from fednot.cli.groups import unless_below
 from fednot.cli.session import Session, verb
 from fednot.v1 import operator_pb2
 
 app = typer.Typer()
+clients_app = typer.Typer(help="List every client that ever joined.")
+app.add_typer(clients_app, name="clients")
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The client to readmit.")]
 
 
 @app.command()
@@ -25,7 +32,8 @@ def status(session: Session) -> ExitCode:
     return ExitCode.DONE
 
 
-@app.command()
+@clients_app.callback(invoke_without_command=True)
+@unless_below
 @verb
 def clients(session: Session) -> ExitCode:
     """List every client that ever joined."""
@@ -34,6 +42,21 @@ def clients(session: Session) -> ExitCode:
         session.output.document({"clients": documents(found.clients)})
     else:
         session.output.show(tables.clients(found.clients))
+    return ExitCode.DONE
+
+
+@clients_app.command()
+@verb
+def readmit(session: Session, name: Name) -> ExitCode:
+    """Lift the bar of a client that was forgotten, or ask for the approval that it takes."""
+    request = operator_pb2.ReadmitClientRequest(client=name)
+    found = session.call(session.operator.ReadmitClient, request)
+    if session.output.json:
+        session.output.document(document(found))
+    elif found.HasField("approval"):
+        session.output.line(sentences.approval(found.approval))
+    else:
+        session.output.line(f"client {found.client.name} may train again")
     return ExitCode.DONE
 
 

@@ -1,4 +1,4 @@
-"""Reads the server's lists page by page, newest first."""
+"""Reads the server's lists page by page: newest first, but the audit oldest first."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from itertools import islice
 from typing import Final
 
 from fednot.cli.session import Session
-from fednot.v1 import deletion_pb2, model_pb2, operator_pb2
+from fednot.v1 import approval_pb2, audit_pb2, deletion_pb2, model_pb2, operator_pb2
 
 PAGE: Final = 100
+AUDIT_PAGE: Final = 1000
 
 
 def rounds(session: Session, page_size: int = PAGE) -> Iterator[operator_pb2.Round]:
@@ -45,6 +46,28 @@ def deletions(session: Session, page_size: int = PAGE) -> Iterator[deletion_pb2.
         request.page_token = page.next_page_token
 
 
+def approvals(session: Session, page_size: int = PAGE) -> Iterator[approval_pb2.Approval]:
+    """Every approval. Raises CliError."""
+    request = approval_pb2.ListApprovalsRequest(page_size=page_size)
+    while True:
+        page = session.call(session.approvals.ListApprovals, request)
+        yield from page.approvals
+        if not page.next_page_token:
+            return
+        request.page_token = page.next_page_token
+
+
+def audit_entries(session: Session, page_size: int = AUDIT_PAGE) -> Iterator[audit_pb2.AuditEntry]:
+    """Every entry of the audit, oldest first. Raises CliError."""
+    request = audit_pb2.ListAuditEntriesRequest(page_size=page_size)
+    while True:
+        page = session.call(session.audit.ListAuditEntries, request)
+        yield from page.entries
+        if not page.next_page_token:
+            return
+        request.page_token = page.next_page_token
+
+
 def first_rounds(session: Session, limit: int) -> list[operator_pb2.Round]:
     """The newest rounds. Raises CliError."""
     return list(islice(rounds(session, min(limit, PAGE)), limit))
@@ -58,3 +81,8 @@ def first_versions(session: Session, limit: int) -> list[model_pb2.Version]:
 def first_deletions(session: Session, limit: int) -> list[deletion_pb2.Deletion]:
     """The newest deletions. Raises CliError."""
     return list(islice(deletions(session, min(limit, PAGE)), limit))
+
+
+def first_approvals(session: Session, limit: int) -> list[approval_pb2.Approval]:
+    """The newest approvals. Raises CliError."""
+    return list(islice(approvals(session, min(limit, PAGE)), limit))

@@ -7,7 +7,18 @@ from typing import Annotated
 import typer
 
 from fednot import __version__
-from fednot.cli import certs, deletions, demonstration, federation, models, training, unlearning
+from fednot.cli import (
+    approvals,
+    auditing,
+    certs,
+    deletions,
+    demonstration,
+    enrolment,
+    federation,
+    models,
+    training,
+    unlearning,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -20,7 +31,10 @@ app.add_typer(training.app)
 app.add_typer(federation.app)
 app.add_typer(unlearning.app, name="unlearn")
 app.add_typer(deletions.app)
+app.add_typer(approvals.app)
+app.add_typer(auditing.app, name="audit")
 app.add_typer(models.app, name="model")
+certs.app.add_typer(enrolment.app)
 app.add_typer(certs.app, name="certs")
 
 

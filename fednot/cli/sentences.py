@@ -9,7 +9,15 @@ from typing import Any, Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from fednot.v1 import deletion_pb2, federation_pb2, model_pb2, operator_pb2
+from fednot.v1 import (
+    approval_pb2,
+    audit_pb2,
+    deletion_pb2,
+    federation_pb2,
+    identity_pb2,
+    model_pb2,
+    operator_pb2,
+)
 
 _DURATION: Final = re.compile(r"\d+(\.\d+)? ?(s|min|h|seconds?|minutes?|hours?)\b")
 _UNITS: Final = (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10))
@@ -56,6 +64,42 @@ def stop_reason(value: int) -> str:
 def origin(value: int) -> str:
     """The word for how a version came to be."""
     return word(model_pb2.VersionOrigin.Name, "VERSION_ORIGIN_", value)
+
+
+def approval_kind(value: int) -> str:
+    """The word for what an approval is for."""
+    return word(approval_pb2.ApprovalKind.Name, "APPROVAL_KIND_", value)
+
+
+def approval_state(value: int) -> str:
+    """The word for an approval's state."""
+    return word(approval_pb2.ApprovalState.Name, "APPROVAL_STATE_", value)
+
+
+def audit_outcome(value: int) -> str:
+    """The word for what became of what was asked."""
+    return word(audit_pb2.AuditOutcome.Name, "AUDIT_OUTCOME_", value)
+
+
+def role(value: int) -> str:
+    """The word for a role; "" for none."""
+    return word(identity_pb2.Role.Name, "ROLE_", value) if value else ""
+
+
+def caller(value: identity_pb2.Caller) -> str:
+    """A caller such as `officer/dora`; "" for one without a certificate."""
+    return f"{role(value.role)}/{value.name}" if value.role else ""
+
+
+def approval(value: approval_pb2.Approval) -> str:
+    """An approval, as "approval-1: approved by officer/emil, the deletion of client c3"."""
+    text = f"{value.id}: {approval_state(value.state)}"
+    if value.decided_by.role:
+        text += f" by {caller(value.decided_by)}"
+    text += f", the {approval_kind(value.kind)} of client {value.client}"
+    if value.state == approval_pb2.APPROVAL_STATE_WAITING:
+        text += f", until {moment(value.expires_at)}; `fednot approve {value.id}`"
+    return text
 
 
 def metrics(values: Mapping[str, float]) -> str:

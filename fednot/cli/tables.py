@@ -12,7 +12,7 @@ from rich.text import Text
 
 from fednot.cli import sentences
 from fednot.cli.output import printable
-from fednot.v1 import deletion_pb2, model_pb2, operator_pb2
+from fednot.v1 import approval_pb2, audit_pb2, deletion_pb2, model_pb2, operator_pb2
 
 DASH: Final = "-"
 _SHA: Final = 12
@@ -28,7 +28,9 @@ def status(found: operator_pb2.GetStatusResponse) -> Table:
 
 def clients(found: Sequence[operator_pb2.ClientInfo], now: datetime | None = None) -> Table:
     """The clients by name."""
-    table = _table("NAME", "STATE", "LAST SEEN", "TRAIN", "TEST", "DEVICE", "BARRED BY")
+    table = _table(
+        "NAME", "STATE", "LAST SEEN", "TRAIN", "TEST", "DEVICE", "CERTIFICATE", "BARRED BY"
+    )
     for client in found:
         device = f"{client.device} (degraded)" if client.degraded else client.device
         _add(
@@ -39,6 +41,7 @@ def clients(found: Sequence[operator_pb2.ClientInfo], now: datetime | None = Non
             client.num_train_examples,
             client.num_test_examples,
             device,
+            _until(client.certificate_expires_at),
             client.barred_by,
         )
     return table
@@ -84,7 +87,7 @@ def versions(found: Iterable[model_pb2.Version]) -> Table:
 
 def deletions(found: Iterable[deletion_pb2.Deletion]) -> Table:
     """The deletions, newest first."""
-    table = _table("REQUEST", "SCOPE", "PHASE", "JOB", "METHOD", "ROUNDS", "ACCEPTED", "NOTE")
+    table = _table("REQUEST", "SCOPE", "PHASE", "JOB", "METHOD", "ROUNDS", "ACCEPTED", "BY", "NOTE")
     for each in found:
         job = each.job
         _add(
@@ -96,7 +99,45 @@ def deletions(found: Iterable[deletion_pb2.Deletion]) -> Table:
             job.attempts[-1].method if job.attempts else each.method,
             sum(len(attempt.rounds) for attempt in job.attempts),
             sentences.moment(each.accepted_at),
+            sentences.caller(each.requested_by),
             job.failure or job.waiting_for,
+        )
+    return table
+
+
+def approvals(found: Iterable[approval_pb2.Approval]) -> Table:
+    """The approvals, newest first."""
+    table = _table("APPROVAL", "FOR", "CLIENT", "STATE", "ASKED BY", "ASKED", "UNTIL", "DECIDED BY")
+    for each in found:
+        _add(
+            table,
+            each.id,
+            sentences.approval_kind(each.kind),
+            each.client,
+            sentences.approval_state(each.state),
+            sentences.caller(each.requested_by),
+            sentences.moment(each.requested_at),
+            sentences.moment(each.expires_at),
+            sentences.caller(each.decided_by),
+        )
+    return table
+
+
+def audit(found: Iterable[audit_pb2.AuditEntry]) -> Table:
+    """The entries of the audit as they come; a pseudonym where no name is known any more."""
+    table = _table("ENTRY", "AT", "WHO", "WHAT", "ABOUT", "OUTCOME", "REASON", "JOB", "TIMES")
+    for each in found:
+        _add(
+            table,
+            each.sequence,
+            sentences.moment(each.at),
+            each.actor_name or each.actor,
+            each.action,
+            each.subject_name or each.subject,
+            sentences.audit_outcome(each.outcome),
+            each.reason,
+            each.job_id,
+            each.count,
         )
     return table
 
@@ -117,7 +158,8 @@ def _status_rows(found: operator_pb2.GetStatusResponse) -> Iterable[tuple[str, s
         scope = sentences.scope(found.deletion.scope)
         yield (
             "deletion",
-            f"{found.deletion.request_id} of {scope}: {sentences.job_phase(job.phase)}",
+            f"{found.deletion.request_id} of {scope}: {sentences.job_phase(job.phase)}"
+            + (f"; {job.waiting_for}" if job.phase == deletion_pb2.JOB_PHASE_AWAITING else ""),
         )
     yield "open deletions", str(found.open_deletions)
     if found.waiting_for:
@@ -145,6 +187,10 @@ def _updates(found: operator_pb2.Round) -> str:
     if found.outcome == operator_pb2.ROUND_OUTCOME_RUNNING:
         return f"? of {len(found.cohort)}"
     return f"{len(found.cohort) - len(found.missing)} of {len(found.cohort)}"
+
+
+def _until(stamp: Timestamp) -> str:
+    return f"until {sentences.moment(stamp)}" if stamp.ByteSize() else DASH
 
 
 def _ago(stamp: Timestamp, now: datetime) -> str:

@@ -10,7 +10,16 @@ from rich.table import Table
 from fednot.cli import sentences, tables
 from fednot.cli.documents import document
 from fednot.cli.output import Format, Output
-from fednot.v1 import deletion_pb2, model_pb2, operator_pb2
+from fednot.v1 import (
+    approval_pb2,
+    audit_pb2,
+    deletion_pb2,
+    identity_pb2,
+    model_pb2,
+    operator_pb2,
+)
+
+DORA = identity_pb2.Caller(role=identity_pb2.ROLE_OFFICER, name="dora")
 
 
 def printed(table: Table, capsys: pytest.CaptureFixture[str]) -> list[str]:
@@ -25,9 +34,11 @@ def test_clients(capsys: pytest.CaptureFixture[str]) -> None:
     client.last_seen_at.FromSeconds(1000)
     now = datetime.fromtimestamp(1041, UTC)
     assert printed(tables.clients([client], now), capsys) == [
-        "NAME STATE LAST SEEN TRAIN TEST DEVICE BARRED BY",
-        "[red]c7 barred 41 s ago 0 0 cpu (degraded) r1",
+        "NAME STATE LAST SEEN TRAIN TEST DEVICE CERTIFICATE BARRED BY",
+        "[red]c7 barred 41 s ago 0 0 cpu (degraded) - r1",
     ]
+    client.certificate_expires_at.FromSeconds(86_400)
+    assert "until 1970-01-02 00:00:00Z r1" in printed(tables.clients([client], now), capsys)[1]
 
 
 def test_a_long_row_is_not_cut_when_piped(capsys: pytest.CaptureFixture[str]) -> None:
@@ -73,8 +84,54 @@ def test_deletions(capsys: pytest.CaptureFixture[str]) -> None:
         request_id="r1", scope=deletion_pb2.Scope(client="c3"), job=job
     )
     assert printed(tables.deletions([deletion]), capsys)[1] == (
-        "r1 client c3 recovering j1 retrain 2 - waiting for c1"
+        "r1 client c3 recovering j1 retrain 2 - - waiting for c1"
     )
+    deletion.requested_by.CopyFrom(DORA)
+    assert "2 - officer/dora waiting for c1" in printed(tables.deletions([deletion]), capsys)[1]
+
+
+def test_approvals(capsys: pytest.CaptureFixture[str]) -> None:
+    waiting = approval_pb2.Approval(
+        id="a2", kind="APPROVAL_KIND_READMISSION", state="APPROVAL_STATE_WAITING", client="c3"
+    )
+    decided = approval_pb2.Approval(
+        id="a1",
+        kind="APPROVAL_KIND_DELETION",
+        state="APPROVAL_STATE_REFUSED",
+        client="c1",
+        requested_by=identity_pb2.Caller(role=identity_pb2.ROLE_CLIENT, name="c1"),
+        decided_by=DORA,
+    )
+    for approval in (waiting, decided):
+        approval.requested_at.FromSeconds(1)
+        approval.expires_at.FromSeconds(60)
+    assert printed(tables.approvals([waiting, decided]), capsys) == [
+        "APPROVAL FOR CLIENT STATE ASKED BY ASKED UNTIL DECIDED BY",
+        "a2 readmission c3 waiting - 1970-01-01 00:00:01Z 1970-01-01 00:01:00Z -",
+        "a1 deletion c1 refused client/c1 1970-01-01 00:00:01Z 1970-01-01 00:01:00Z officer/dora",
+    ]
+    assert sentences.approval(decided) == ("a1: refused by officer/dora, the deletion of client c1")
+    assert sentences.approval(waiting) == (
+        "a2: waiting, the readmission of client c3, until 1970-01-01 00:01:00Z; `fednot approve a2`"
+    )
+
+
+def test_audit(capsys: pytest.CaptureFixture[str]) -> None:
+    entry = audit_pb2.AuditEntry(
+        sequence=7,
+        actor="p-aa",
+        action="DeletionService.Unlearn",
+        subject="p-bb",
+        outcome="AUDIT_OUTCOME_REFUSED",
+        reason="WRONG_ROLE",
+        count=3,
+        actor_name="operator/olga",
+    )
+    entry.at.FromSeconds(1)
+    assert printed(tables.audit([entry]), capsys) == [
+        "ENTRY AT WHO WHAT ABOUT OUTCOME REASON JOB TIMES",
+        "7 1970-01-01 00:00:01Z operator/olga DeletionService.Unlearn p-bb refused WRONG_ROLE - 3",
+    ]
 
 
 def test_status_of_a_new_and_of_a_busy_server(capsys: pytest.CaptureFixture[str]) -> None:
