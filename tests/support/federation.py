@@ -134,7 +134,9 @@ class LocalFederation:
 
     def reconnect(self, role: Role, name: str) -> Stubs:
         """Stubs over a new channel, with what the caller's identity folder holds now."""
-        self._stubs.pop((role, name)).channel.close()
+        present = self._stubs.pop((role, name), None)
+        if present is not None:
+            present.channel.close()
         return self.stubs_for(role, name)
 
     @property
@@ -179,11 +181,17 @@ class LocalFederation:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
     def start_client(
-        self, index: int, *task_arguments: str, held: bool = False, failing: bool = False
+        self,
+        index: int,
+        *task_arguments: str,
+        held: bool = False,
+        failing: bool = False,
+        flags: tuple[str, ...] = (),
     ) -> str:
         """Starts the client of an index; a held one trains only once `release` was called.
 
-        Training of a failing one raises as long as the file `fail` exists.
+        Training of a failing one raises as long as the file `fail` exists. `flags` come last, in
+        place of those that they repeat. Over mutual TLS its certificate tells its name.
         """
         name = f"c{index}"
         arguments = [f"client={index}", *task_arguments]
@@ -192,14 +200,15 @@ class LocalFederation:
             arguments.append(f"hold={self.hold}")
         if failing:
             arguments.append(f"fail={self.fail}")
-        identity: tuple[str, ...] = ("--insecure",)
+        identity: tuple[str, ...] = ("--insecure", "--name", name)
         if self._made:
             identity = ("--identity", str(self.identity_of(Role.CLIENT, name)))
         self._start(
             name,
             *("client", *identity, "--server", self.address, "--http-address", ""),
-            *("--name", name, "--state-dir", str(self.folder / name), "--device", "cpu"),
-            *("--task", TASK, *(x for argument in arguments for x in ("--task-arg", argument))),
+            *("--state-dir", str(self.folder / name), "--device", "cpu", "--task", TASK),
+            *(part for argument in arguments for part in ("--task-arg", argument)),
+            *flags,
         )
         return name
 
