@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,14 @@ from fednot.identity.folder import read_credentials
 from fednot.identity.subject import Role, Subject
 from fednot.identity.trust import Trust
 
+PAGE = Path(__file__).parents[2] / "docs" / "certificates.md"
+NEED_A_SERVER = (
+    "fednot-server",
+    "fednot-client",
+    "fednot status",
+    "fednot certs token",
+    "fednot certs enroll",
+)
 DIGEST = re.compile(r"\b[0-9a-f]{64}\b")
 MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
@@ -349,3 +359,27 @@ def test_an_error_as_a_document() -> None:
     error = json.loads(result.stderr)
     assert (result.exit_code, error["exit_code"], error["reason"]) == (1, 1, "LOCAL")
     assert "there is no authority in nowhere" in error["error"]
+
+
+def commands_of_the_page() -> list[str]:
+    blocks = re.findall(r"```\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    return [line for line in lines if not line.startswith(NEED_A_SERVER)]
+
+
+def test_the_commands_of_the_page_work_one_after_the_other() -> None:
+    """But for the last, which has to say whose certificates are still of the older authority."""
+    *before, last = commands_of_the_page()
+    assert len(before) > 8
+    for line in before:
+        words = shlex.split(line)
+        if words[0] == "cp":
+            subprocess.run(words, check=True, timeout=10)
+        else:
+            assert words[:2] == ["fednot", "certs"]
+            done(*words[2:])
+    said = refused(1, *shlex.split(last)[2:])
+    for name in ("client clinic-c", "officer dora", "operator alice"):
+        assert f"{name} (older authority" in said
+    assert "clinic-a" not in said
+    assert trusted(Path("site"), "authority") == Subject(Role.CLIENT, "clinic-c")
