@@ -85,6 +85,10 @@ class Metrics:
             "When the oldest open deletion was accepted, 0 if none is open",
             registry=registry,
         )
+        self._add_certificates(registry)
+        self._start_at_zero()
+
+    def _add_certificates(self, registry: CollectorRegistry) -> None:
         self.certificates = Gauge(
             "fednot_certificate_expiry_timestamp_seconds",
             "When certificates end: the server's, its authority's, the first client's; 0 if none",
@@ -96,7 +100,6 @@ class Metrics:
             "1 while replaced identity files cannot be used and the ones before stay in force",
             registry=registry,
         )
-        self._start_at_zero()
 
     def _start_at_zero(self) -> None:
         for phase in RoundPhase:

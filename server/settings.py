@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 from pathlib import Path
 from typing import Final, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
+from fednot.address import is_loopback
 from fednot.settings import Settings
 from server.federation import Defaults
 from server.records import RecoveryPolicy, RoundPolicy
@@ -110,7 +110,7 @@ class ServerSettings(Settings):
             raise ValueError(
                 f"--insecure serves without identities and {given[0]} needs them; keep one"
             )
-        if not _is_loopback(self.address):
+        if not is_loopback(self.address):
             raise ValueError(
                 f"--insecure serves loopback only and {self.address} is not; give "
                 "--authority DIR (`fednot certs init DIR` makes it) or --identity FOLDER instead"
@@ -150,13 +150,3 @@ class ServerSettings(Settings):
             require_approval=self.require_approval,
             approval_expiry=self.approval_expiry,
         )
-
-
-def _is_loopback(address: str) -> bool:
-    host = address.rpartition(":")[0].strip("[]")
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
