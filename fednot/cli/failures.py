@@ -85,9 +85,9 @@ def from_rpc(error: grpc.RpcError, address: str, timeout: float) -> CliError:
     code = error.code() if isinstance(error, grpc.Call) else grpc.StatusCode.UNKNOWN
     details = (error.details() if isinstance(error, grpc.Call) else None) or "no details"
     if code is grpc.StatusCode.UNAVAILABLE:
-        return _unreachable(f"the server at {address} cannot be reached: {details}")
+        return unreachable(f"the server at {address} cannot be reached: {details}")
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return _unreachable(
+        return unreachable(
             f"the server at {address} did not answer within {timeout:g} s", overdue=True
         )
     return CliError(
@@ -125,7 +125,8 @@ def of_finding(finding: FednotError) -> CliError:
     )
 
 
-def _unreachable(message: str, *, overdue: bool = False) -> CliError:
+def unreachable(message: str, *, overdue: bool = False) -> CliError:
+    """The server was not reached, or did not answer."""
     return CliError(
         message,
         ExitCode.UNREACHABLE,

@@ -16,6 +16,7 @@ from fednot.cli import (
     enrolment,
     federation,
     models,
+    preflight,
     training,
     unlearning,
 )
@@ -27,6 +28,7 @@ app = typer.Typer(
     help="Control a federation that can forget. Options go behind the verb.",
 )
 app.add_typer(demonstration.app)
+app.add_typer(preflight.app)
 app.add_typer(training.app)
 app.add_typer(federation.app)
 app.add_typer(unlearning.app, name="unlearn")
