@@ -26,18 +26,8 @@ from fednot.rpc_errors import to_status
 from fednot.v1 import identity_pb2 as pb
 from fednot.v1 import identity_pb2_grpc
 
-OVER_TLS = [
-    "identity",
-    "key",
-    "dates",
-    "address",
-    "port",
-    "tls",
-    "caller",
-    "clock",
-    "calls",
-    "renewal",
-]
+IN_PLAINTEXT = ["address", "port", "tls", "caller", "clock", "calls"]
+OVER_TLS = ["identity", "key", "dates", *IN_PLAINTEXT, "renewal"]
 
 
 class Desk(identity_pb2_grpc.IdentityServiceServicer):
