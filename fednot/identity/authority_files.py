@@ -10,6 +10,7 @@ from typing import Final
 from cryptography import x509
 
 from fednot.identity import certificates, keyring
+from fednot.identity.enrolment import REPLACEMENT, finish_replacement, replace
 from fednot.identity.faults import AuthorityError, told
 from fednot.identity.folder import DRAFT_SUFFIX, read_trust, write_credentials, write_private
 from fednot.identity.keyring import Keyring, Signer
@@ -50,16 +51,21 @@ class AuthorityFiles:
             Keyring(Signer.fresh(domain, days)).store(self.directory)
 
     def read_keys(self) -> Keyring:
-        """The keys. Raises AuthorityError if there are none, or none that can be used."""
+        """The keys; mends first what a crash cut off.
+
+        Raises AuthorityError if there are none, or none that can be used.
+        """
         with told(self.directory):
-            if not keyring.is_settled(self.directory):
-                with locked(self.directory):
-                    keyring.settle(self.directory)
-            if not (self.directory / keyring.KEYS).is_dir():
-                raise AuthorityError(
-                    f"there is no authority in {self.directory}; `fednot certs init` makes one"
-                )
-            return Keyring.read(self.directory)
+            if keyring.is_settled(self.directory):
+                if not (self.directory / keyring.KEYS).is_dir():
+                    raise AuthorityError(
+                        f"there is no authority in {self.directory}; `fednot certs init` makes one"
+                    )
+                keys = Keyring.read(self.directory)
+                if self._is_published(keys):
+                    return keys
+        with self.changing() as keys:
+            return keys
 
     @contextmanager
     def changing(self) -> Iterator[Keyring]:
@@ -67,6 +73,7 @@ class AuthorityFiles:
         with told(self.directory), locked(self.directory):
             keyring.settle(self.directory)
             keys = Keyring.read(self.directory)
+            finish_replacement(self.server)
             if not self._is_published(keys):
                 self.publish(keys)
             yield keys
@@ -139,16 +146,14 @@ class AuthorityFiles:
         """Makes a key, signs its certificate and writes both to a folder. Raises AuthorityError."""
         key = certificates.new_key()
         leaf = self.sign(keys, subject, key.public_key(), days, hosts)
-        write_credentials(
-            folder,
-            chain=keys.chain_pem(leaf),
-            trust=keys.trust_pem,
-            key=certificates.key_pem(key),
-        )
+        chain, trust, secret = keys.chain_pem(leaf), keys.trust_pem, certificates.key_pem(key)
+        write = replace if folder.is_dir() else write_credentials
+        write(folder, chain=chain, trust=trust, key=secret)
 
     def _is_published(self, keys: Keyring) -> bool:
         present = self.trust.exists() and self.revocations.exists()
-        return present and self.trust.read_bytes() == keys.trust_pem
+        cut_off = (self.server / REPLACEMENT).exists()
+        return present and not cut_off and self.trust.read_bytes() == keys.trust_pem
 
     def _refresh_server(self, keys: Keyring, present: x509.Certificate) -> None:
         if certificates.issued_by(present, keys.current.certificate):

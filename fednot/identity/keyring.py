@@ -88,6 +88,10 @@ class Keyring:
         """Reads the keys of an authority's directory. Raises AuthorityError."""
         folder = directory / KEYS
         current = Signer.read(folder)
+        if not certificates.domain_of(current.certificate):
+            raise AuthorityError(
+                f"{folder / 'cert.pem'} names no trust domain; `fednot certs init` makes one that does"
+            )
         places = [place for place in (folder / _PREVIOUS).glob("*") if place.name.isdecimal()]
         older = [Signer.read(place) for place in sorted(places, key=lambda place: int(place.name))]
         try:
