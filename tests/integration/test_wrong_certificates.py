@@ -13,7 +13,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
@@ -107,7 +106,8 @@ def not_yet_valid(stage: Stage) -> Dialled:
 
 
 def revoked(stage: Stage) -> Dialled:
-    folder = stage.identities.of(OPERATOR, "resigned")
+    folder = stage.identities.issue(OPERATOR, "resigned")
+    stage.federation.reconnect(OPERATOR, "resigned")
     stage.identities.authority.revoke(Subject(OPERATOR, "resigned"))
     stubs = stage.federation.stubs_for(OPERATOR, "resigned")
     eventually("it is revoked", lambda: _is_refused(stubs.operator))
@@ -226,42 +226,68 @@ def _is_refused(stub: operator_pb2_grpc.OperatorServiceStub) -> bool:
     return False
 
 
-def command(*arguments: str, dialled: Dialled) -> subprocess.CompletedProcess[str]:
-    """Runs `fednot` in a process of its own."""
+def start(verb: str, dialled: Dialled) -> subprocess.Popen[str]:
+    """Starts a verb of `fednot` in a process of its own."""
     identity, address = dialled
     who = ("--identity", str(identity)) if identity else ("--insecure",)
-    return subprocess.run(
-        [*FEDNOT, *arguments, "--server", address, *who, "--format", "json"],
+    return subprocess.Popen(
+        [*FEDNOT, verb, "--server", address, *who, "--format", "json"],
         cwd=ROOT,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=30,
-        check=False,
     )
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    """Its exit code and what it printed."""
+    output, errors = process.communicate(timeout=30)
+    return process.returncode, output, errors
 
 
 @pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: wrong.__name__)
 def test_each_has_a_reason_of_its_own_and_says_what_is_wrong(
     stage: Stage, wrong: Callable[[Stage], Dialled]
 ) -> None:
+    """The call that is made says it, and so does `preflight` before the first run."""
     reason, texts = WRONG[wrong]
+    dialled = wrong(stage)
+    call, check = start("status", dialled), start("preflight", dialled)
 
-    ended = command("status", dialled=wrong(stage))
-
-    told: dict[str, Any] = json.loads(ended.stderr)
-    assert ended.returncode != 0
-    assert ended.stdout == ""
+    code, output, errors = ended(call)
+    told = json.loads(errors)
+    assert code != 0
+    assert output == ""
     assert told["reason"] == reason, told
     assert told["remedy"]
-    for text in texts:
-        assert text in told["error"]
+    _assert_names(texts, told["error"])
+    code, output, _ = ended(check)
+    if wrong is not of_the_wrong_role:
+        failed = [row for row in json.loads(output)["checks"] if row["outcome"] == "failed"]
+        assert code != 0
+        assert [row["reason"] for row in failed] == [reason], output
+        _assert_names(texts, failed[0]["message"])
+
+
+def _assert_names(texts: tuple[str, ...], sentence: str) -> None:
+    assert [text for text in texts if text not in sentence] == [], sentence
+
+
+def test_preflight_tells_a_client_what_it_may_do(stage: Stage) -> None:
+    code, output, _ = ended(start("preflight", of_the_wrong_role(stage)))
+
+    found = json.loads(output)
+    assert code == 0, found
+    assert {check["outcome"] for check in found["checks"]} == {"ok"}
+    assert "/fednot.v1.FederationService/Join" in found["permitted"]
+    assert "/fednot.v1.OperatorService/GetStatus" not in found["permitted"]
 
 
 def test_with_the_right_certificate_it_answers(stage: Stage) -> None:
-    ended = command("status", dialled=(stage.right(), stage.federation.address))
+    code, output, errors = ended(start("status", (stage.right(), stage.federation.address)))
 
-    assert ended.returncode == 0, ended.stderr
-    assert "current" in json.loads(ended.stdout)
+    assert code == 0, errors
+    assert "current" in json.loads(output)
 
 
 def test_without_a_certificate_there_is_no_connection(stage: Stage) -> None:
