@@ -90,7 +90,7 @@ class Keyring:
         current = Signer.read(folder)
         if not certificates.domain_of(current.certificate):
             raise AuthorityError(
-                f"{folder / 'cert.pem'} names no trust domain; `fednot certs init` makes one that does"
+                f"{folder / 'cert.pem'} names no trust domain; make one by `fednot certs init`"
             )
         places = [place for place in (folder / _PREVIOUS).glob("*") if place.name.isdecimal()]
         older = [Signer.read(place) for place in sorted(places, key=lambda place: int(place.name))]
