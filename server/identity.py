@@ -17,6 +17,7 @@ from fednot.errors import CATALOGUE, FednotError, Reason
 from fednot.identity.authority import Authority, AuthorityError
 from fednot.identity.certificates import hosts_of
 from fednot.identity.folder import Signature
+from fednot.identity.holders import Certificate
 from fednot.identity.subject import Subject
 from server.identity_files import IdentityFiles, signature
 from server.records import Caller
@@ -191,16 +192,19 @@ class ServerIdentity:
     def _look_after(self) -> None:
         certificate = self._present.credentials.certificate
         if self.authority is None:
-            self._upkeep.warn_of(
-                certificate, f"the server's certificate in {self._folder}", _BY_HAND
-            )
-        elif self._upkeep.is_due(certificate) or self._lags_behind(self.authority):
-            try:
-                self._renew(self.authority)
-            except (FednotError, AuthorityError) as error:
-                self._upkeep.complain("renewal", f"the certificate cannot be renewed: {error}")
+            what = f"the server's certificate in {self._folder}"
+            self._upkeep.warn_of(certificate, what, _BY_HAND)
+        else:
+            self._renew_in_time(self.authority, certificate)
         if self._present.issuer is not None:
             self._upkeep.warn_of(self._present.issuer, "the authority", _ROTATE)
+
+    def _renew_in_time(self, authority: Authority, certificate: Certificate) -> None:
+        try:
+            if self._upkeep.is_due(certificate) or self._lags_behind(authority):
+                self._renew(authority)
+        except (FednotError, AuthorityError) as error:
+            self._upkeep.complain("renewal", f"the certificate cannot be renewed: {error}")
 
     def _lags_behind(self, authority: Authority) -> bool:
         """The authority itself keeps up the folder that is its own."""

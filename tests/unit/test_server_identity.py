@@ -23,6 +23,7 @@ from fednot.identity.subject import Role, Subject
 from fednot.v1 import federation_pb2, federation_pb2_grpc, identity_pb2, identity_pb2_grpc
 from fednot.wire import manifest_message
 from server.identity import ServerIdentity, open_identity
+from server.monitor import Monitor
 
 WHO = identity_pb2.GetIdentityRequest()
 HOUR, DAY = 3600.0, 24 * 3600.0
@@ -257,6 +258,23 @@ def test_when_certificates_end_is_known(tmp_path: Path) -> None:
     }
 
 
+async def test_prometheus_sees_when_certificates_end(server: Served, tmp_path: Path) -> None:
+    """Of the connected clients the one whose certificate ends first; 0 before there is any."""
+    monitor = Monitor(server.federation, server.cohort, server.identity)
+    await monitor._refresh()
+    leaf = read_credentials(server.identities.server).certificate
+    assert _expiry(server, "server") == leaf.not_valid_after_utc.timestamp()
+    assert _expiry(server, "authority") > _expiry(server, "server")
+    assert _expiry(server, "clients") == 0
+    maker = server.identities.by_hand()
+    for name, days in (("c1", 20.0), ("c2", 5.0), ("c3", 9.0)):
+        maker.identity(tmp_path / name, Role.CLIENT, name, days=days)
+        await join(server.dial_with(tmp_path / name))
+    await monitor._refresh()
+    first = read_credentials(tmp_path / "c2").certificate.not_valid_after_utc
+    assert _expiry(server, "clients") == first.timestamp()
+
+
 async def test_a_handshake_takes_the_files_of_its_moment_or_fails_alone(server: Served) -> None:
     """A certificate of an authority that was retired meanwhile does not get through TLS."""
     old = server.identities.of(Role.OFFICER, "old")
@@ -281,6 +299,13 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+def _expiry(server: Served, certificate: str) -> float:
+    name = f'fednot_certificate_expiry_timestamp_seconds{{certificate="{certificate}"}} '
+    text = server.federation.metrics.render()[0].decode()
+    (row,) = (line for line in text.splitlines() if line.startswith(name))
+    return float(row.removeprefix(name))
 
 
 def _serial(identity: ServerIdentity) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,16 @@ class Broken(fednot.Task):
 
     def test_data(self):
         raise DataError("the disk is not mounted")
+"""
+
+
+SMALL = """
+import fednot
+from torch import nn
+
+class Small(fednot.Task):
+    def build_model(self):
+        return nn.Sequential(nn.Linear(1, 2), nn.Linear(2, 1))
 """
 
 
@@ -83,18 +94,38 @@ def test_a_server_without_its_certificate_exits_with_2_and_a_sentence(tmp_path: 
     assert told.count("\n") == 1
 
 
+def test_a_port_that_is_taken_exits_with_3_and_a_sentence(tmp_path: Path) -> None:
+    """Of enrolment here, when the main one is bound already."""
+    place = tmp_path / "small.py"
+    place.write_text(SMALL)
+    authority = Authority.create(tmp_path / "authority", hosts=["127.0.0.1"])
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        flags = ["--authority", str(authority.directory), "--address", "127.0.0.1:0"]
+        flags += ["--enrolment-address", address, "--http-address", "", "--task", f"{place}:Small"]
+        ended = run_server(tmp_path, *flags)
+    assert ended.returncode == 3, ended.stderr
+    assert f"cannot serve on {address}; is the port taken?" in ended.stderr
+
+
 def ended_with_2(folder: Path, *flags: str) -> str:
     """What a server says that does not start."""
-    ended = subprocess.run(
+    ended = run_server(folder, *flags)
+    assert ended.returncode == 2, ended.stderr
+    assert "Traceback" not in ended.stderr
+    return ended.stderr
+
+
+def run_server(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         [sys.executable, "-m", "server", "--state-dir", str(folder / "state"), *flags],
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
-    assert ended.returncode == 2, ended.stderr
-    assert "Traceback" not in ended.stderr
-    return ended.stderr
 
 
 class Stage:
