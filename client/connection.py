@@ -100,6 +100,7 @@ class Connection:
         self._looking: asyncio.Task[None] | None = None
         self._looked_at = float("-inf")
         self._finding: FednotError | None = None
+        self._told: set[Reason] = set()
 
     async def call(
         self, attempt: Callable[[], Awaitable[T]], cancelled: threading.Event | None = None
@@ -188,6 +189,7 @@ class Connection:
         lasted = self._clock() - self._outage_since
         self._outage_since = self._finding = None
         self._looked_at = float("-inf")
+        self._told.clear()
         self._metrics.connected(self._in_session)
         self._metrics.reconnected()
         _log.info("reached the server at %s again after %.1f s", self.address, lasted)
@@ -212,12 +214,13 @@ class Connection:
             finding = await Worker().run(look)
         except WorkFailedError:
             return
-        if finding is not None and self._outage_since is not None:
+        if self._outage_since is not None:
             self._found(finding)
 
-    def _found(self, finding: FednotError) -> None:
-        before, self._finding = self._finding, finding
-        if before is None or before.reason is not finding.reason:
+    def _found(self, finding: FednotError | None) -> None:
+        self._finding = finding
+        if finding is not None and finding.reason not in self._told:
+            self._told.add(finding.reason)
             remedy = CATALOGUE[finding.reason].remedy
             _log.warning("no way to %s: %s %s", self.address, finding.message, remedy)
 

@@ -14,7 +14,7 @@ from client import connection as module
 from client.backoff import LONGEST_SECONDS, Backoff
 from client.connection import BrokenStreamError, Connection, FinalRefusalError, SessionLostError
 from client.metrics import ClientMetrics
-from fednot.errors import FednotError, Reason
+from fednot.errors import CATALOGUE, FednotError, Reason
 from fednot.rpc_errors import to_status
 from fednot.training import WorkCancelledError
 
@@ -95,6 +95,11 @@ async def test_what_passes_is_retried_and_logged_once(
         (refused(Reason.UNKNOWN_SESSION), SessionLostError),
         (refused(Reason.MANIFEST_MISMATCH), FinalRefusalError),
         (refused(Reason.INVALID_CLIENT_NAME), FinalRefusalError),
+        (refused(Reason.CERTIFICATE_REVOKED), FinalRefusalError),
+        (refused(Reason.WRONG_ROLE), FinalRefusalError),
+        (refused(Reason.NOT_YOUR_NAME), FinalRefusalError),
+        (refused(Reason.INVALID_CERTIFICATE), FinalRefusalError),
+        (refused(Reason.NO_CERTIFICATE), FinalRefusalError),
         (failed(grpc.StatusCode.UNIMPLEMENTED), FinalRefusalError),
         (refused(Reason.ROUND_OVER), FednotError),
         (refused(Reason.NOT_FINITE), FednotError),
@@ -136,6 +141,84 @@ async def test_health_follows_session_answers_and_outage(
     assert registry.get_sample_value("fednot_client_connected") == 1
     connection.closed()
     assert not connection.health().ok
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        Reason.CERTIFICATE_EXPIRED,
+        Reason.CERTIFICATE_NOT_YET_VALID,
+        Reason.UNTRUSTED_CERTIFICATE,
+    ],
+)
+async def test_what_new_files_would_mend_is_waited_for(
+    connection: Connection, clock: Clock, reason: Reason, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    assert await connection.try_once(plays(refused(reason))) is None
+    clock.now += 4
+    told = connection.health().detail["waiting_for"]
+    assert told == "the server at h:1, not reached for 4 s: it is so"
+    assert await connection.call(plays(refused(reason), refused(reason), "there")) == "there"
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines[:2] == [
+        f"waiting for the server at h:1: {reason}",
+        f"no way to h:1: it is so {CATALOGUE[reason].remedy}",
+    ]
+    assert len(lines) == 3
+
+
+class Look:
+    """A look that finds one thing after another, the last for ever; in no thread of asyncio's."""
+
+    def __init__(self, *findings: FednotError | None) -> None:
+        self._left = list(findings)
+        self.threads: list[str] = []
+
+    def __call__(self) -> FednotError | None:
+        self.threads.append(threading.current_thread().name)
+        return self._left.pop(0) if len(self._left) > 1 else self._left[0]
+
+    async def made(self, times: int) -> None:
+        for _ in range(1000):
+            if len(self.threads) >= times:
+                break
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)
+        assert len(self.threads) == times
+
+
+async def test_the_reason_of_an_outage_is_looked_for_and_told_once(
+    registry: CollectorRegistry, caplog: pytest.LogCaptureFixture
+) -> None:
+    expired = FednotError(Reason.SERVER_CERTIFICATE_EXPIRED, "it expired on 2026-11-20")
+    clock, look = Clock(), Look(None, expired)
+    connection = Connection("h:1", ClientMetrics(registry), clock, look)
+    down = failed(grpc.StatusCode.UNAVAILABLE)
+    await connection.try_once(plays(down))
+    await look.made(1)
+    assert connection.health().detail["waiting_for"].endswith("not reached for 0 s")
+    for seconds in (1, module.LOOK_PAUSE - 1, 1, module.LOOK_PAUSE):
+        clock.now += seconds
+        await connection.try_once(plays(down))
+        await asyncio.sleep(0.05)
+    await look.made(3)
+    assert look.threads == 3 * ["fednot-work"]
+    assert connection.health().detail["waiting_for"].endswith(": it expired on 2026-11-20")
+    assert caplog.text.count("no way to h:1: it expired on 2026-11-20 Renew the server's") == 1
+    await connection.try_once(plays("there"))
+    clock.now += 1
+    await connection.try_once(plays(down))
+    await look.made(4)
+    assert caplog.text.count("it expired on") == 2
+
+
+async def test_a_server_that_shuts_down_is_not_looked_at(registry: CollectorRegistry) -> None:
+    look = Look(None)
+    connection = Connection("h:1", ClientMetrics(registry), Clock(), look)
+    await connection.try_once(plays(refused(Reason.SHUTTING_DOWN)))
+    await asyncio.sleep(0.05)
+    assert look.threads == []
 
 
 async def test_a_details_header_that_cannot_be_read_is_no_reason(connection: Connection) -> None:
