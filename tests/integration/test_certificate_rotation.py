@@ -11,7 +11,7 @@ import grpc
 import pytest
 from cryptography import x509
 from support.federation import CALL, OFFICER, OPERATOR, LocalFederation, eventually, refusal
-from support.identities import HOSTS, Identities, Stubs, serial_of, serial_served
+from support.identities import HOSTS, Identities, Stubs, certificate_served, serial_of
 from support.replay import MANIFEST, assert_close, mean_of_clients, stored
 
 from fednot.errors import Reason
@@ -23,6 +23,7 @@ from fednot.v1 import operator_pb2
 FEDNOT = (sys.executable, "-c", "from fednot.cli.main import main; main()")
 INDICES = (0, 1, 2)
 CLIENTS = [f"c{index}" for index in INDICES]
+ENDS = 'fednot_certificate_expiry_timestamp_seconds{certificate="server"}'
 SENT = 'fednot_transfer_bytes_total{direction="sent"}'
 
 
@@ -102,29 +103,28 @@ def test_clients_certificates_are_replaced_while_one_polls_and_one_trains(
 
 
 def test_the_servers_certificate_is_replaced_in_mid_round(federation: LocalFederation) -> None:
-    operator, server = federation.identity_of(*OPERATOR), federation.identities.server
+    server = federation.identities.server
     held = HeldRound.begin(federation)
-    old = serial_served(federation.address, operator)
-    authority = federation.identities.authority
+    old = _served(federation)
+    assert old.serial_number == serial_of(server)
 
     subject = read_credentials(server).subject
-    authority.issue(subject, server, hosts=HOSTS)
+    new = federation.identities.authority.issue(subject, server, hosts=HOSTS, days=100).certificate
 
-    assert serial_of(server) != old
-    eventually(
-        "the server shows it",
-        lambda: serial_served(federation.address, operator) == serial_of(server),
-    )
+    eventually("the server shows it", lambda: _served(federation) == new)
     assert federation.status().clients_connected == len(INDICES), "open connections go on"
     held.end()
+    ends = new.not_valid_after_utc.timestamp()
+    assert ends < old.not_valid_after_utc.timestamp()
+    eventually("the metric says so", lambda: federation.metrics()[ENDS] == ends)
 
 
 def test_the_authority_is_rotated_and_the_old_one_retired(federation: LocalFederation) -> None:
     """Clients learn of the new authority by their heartbeats and renew by themselves."""
-    identities = federation.identities
+    identities, request = federation.identities, operator_pb2.GetStatusRequest()
     first = _authority_of(identities)
     kept = federation.stubs_for(Role.AUDITOR, "of-the-first")
-    assert kept.operator.GetStatus(operator_pb2.GetStatusRequest(), timeout=CALL)
+    assert kept.operator.GetStatus(request, timeout=CALL)
 
     held = HeldRound.begin(federation)
     _certs("rotate", federation)
@@ -132,6 +132,9 @@ def test_the_authority_is_rotated_and_the_old_one_retired(federation: LocalFeder
     assert second.subject != first.subject or second.serial_number != first.serial_number
     for name in CLIENTS:
         eventually(f"{name} renews", lambda name=name: _issued_by(federation, name, second))
+    eventually("the server shows it", lambda: issued_by(_served(federation), second))
+    kept = federation.reconnect(Role.AUDITOR, "of-the-first")
+    assert kept.operator.GetStatus(request, timeout=CALL), "who trusts the first alone still can"
     held.end()
     _renew_people(federation)
 
@@ -155,6 +158,10 @@ def _certs(verb: str, federation: LocalFederation, *more: str, code: int = 0) ->
     )
     assert done.returncode == code, done.stderr
     return done.stdout + done.stderr
+
+
+def _served(federation: LocalFederation) -> x509.Certificate:
+    return certificate_served(federation.address, federation.identity_of(*OPERATOR))
 
 
 def _authority_of(identities: Identities) -> x509.Certificate:

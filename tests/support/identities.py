@@ -100,8 +100,8 @@ def serial_of(folder: Path) -> int:
     return read_credentials(folder).certificate.serial_number
 
 
-def serial_served(address: str, identity: Path) -> int:
-    """The serial number of the certificate that a server shows in a handshake now."""
+def certificate_served(address: str, identity: Path) -> x509.Certificate:
+    """The certificate that a server shows in a handshake now."""
     host, _, port = address.rpartition(":")
     context = ssl.create_default_context(cafile=str(identity / "ca.pem"))
     context.load_cert_chain(identity / "cert.pem", identity / "key.pem")
@@ -111,4 +111,4 @@ def serial_served(address: str, identity: Path) -> int:
         context.wrap_socket(plain, server_hostname=host) as secured,
     ):
         shown = secured.getpeercert(binary_form=True)
-    return x509.load_der_x509_certificate(shown or b"").serial_number
+    return x509.load_der_x509_certificate(shown or b"")
