@@ -181,6 +181,18 @@ async def test_the_messages_of_a_stream_are_taken_while_the_certificate_holds(
     assert told.reason is Reason.CERTIFICATE_REVOKED
 
 
+async def test_an_upload_is_taken_while_the_certificate_holds(server: Served) -> None:
+    stub, session = await joined(server, "c1")
+    call = stub.UploadUpdate(timeout=CALL)
+    await call.wait_for_connection()
+    await revoked(server, Subject(Role.CLIENT, "c1"))
+    mine = federation_pb2.Session(id=session)
+    header = federation_pb2.UpdateHeader(session=mine, work_id="w")
+    await call.write(federation_pb2.UploadUpdateRequest(header=header))
+    told = await refusal(call)
+    assert told.reason is Reason.CERTIFICATE_REVOKED
+
+
 async def test_a_stream_sends_nothing_once_the_certificate_is_revoked(server: Served) -> None:
     """Dora watches a deletion; after her revocation the next change is not told to her."""
     await joined(server, "c1")
