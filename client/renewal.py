@@ -121,6 +121,7 @@ class IdentityKeeper:
                 credentials.subject.uri,
                 self.current.subject.uri,
             )
+            self._watched.current = self.current
             return
         self.current = credentials
         self._warned_at = float("-inf")

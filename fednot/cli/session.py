@@ -42,9 +42,9 @@ class Session:
         self,
         address: str,
         *,
+        credentials: Credentials | None,
         timeout: float,
         output: Output,
-        credentials: Credentials | None = None,
     ) -> None:
         self.address: Final = address
         self.credentials: Final = credentials
@@ -116,7 +116,7 @@ def verb(function: Callable[Concatenate[Session, P], ExitCode]) -> Callable[...,
 
         def work() -> ExitCode:
             credentials = credentials_for(server, identity, insecure=insecure, output=output)
-            session = Session(server, timeout=timeout, output=output, credentials=credentials)
+            session = Session(server, credentials=credentials, timeout=timeout, output=output)
             with closing(session):
                 return function(session, **arguments)  # type: ignore[call-arg]
 

@@ -155,6 +155,7 @@ def shake_hands(address: str, trust: bytes, own: OwnFiles | None, deadline: Dead
 def _first_answer(link: ssl.SSLSocket, deadline: Deadline) -> bytes | None:
     """What the server says first. A refused certificate shows only here, as a closed connection."""
     try:
+        link.settimeout(deadline.left())
         with contextlib.suppress(BrokenPipeError):
             link.sendall(_PREFACE)
         link.settimeout(deadline.left())

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import grpc
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import HealthServicer
 from support.handmade_authority import HandMadeAuthority, days_from_now, serving
@@ -22,7 +24,7 @@ from fednot.channel import open_channel
 from fednot.errors import FednotError, Reason
 from fednot.identity import certificates
 from fednot.identity.diagnosis import check_dates_of, diagnose, diagnose_enrolment
-from fednot.identity.folder import Credentials
+from fednot.identity.folder import Credentials, read_credentials
 from fednot.identity.lifetime import ends_soon, remaining, renewal_due
 from fednot.identity.subject import Role
 
@@ -220,6 +222,34 @@ def test_a_client_certificate_cannot_serve(
         told = found(address, client, Reason.SERVER_UNTRUSTED)
     assert refused.value.code() is grpc.StatusCode.UNAVAILABLE  # type: ignore[attr-defined]
     assert "(client c8) is not to be trusted: it is not a server's" in told
+
+
+def test_a_certificate_of_another_role_is_told_whatever_it_may_be_used_for(
+    authority: HandMadeAuthority, client: Credentials, tmp_path: Path
+) -> None:
+    """One without an extended key usage, which fednot never signs, may be used for anything."""
+    made = authority.identity(tmp_path / "any", name="c8", hosts=("127.0.0.1",))
+    bare = without_purpose(made.certificate, authority)
+    (tmp_path / "any" / "cert.pem").write_bytes(certificates.pem_of([bare]))
+    with serving(read_credentials(tmp_path / "any")) as address:
+        told = found(address, client, Reason.SERVER_UNTRUSTED)
+    assert "(client c8) is not to be trusted: it is not a server's" in told
+
+
+def without_purpose(made: x509.Certificate, authority: HandMadeAuthority) -> x509.Certificate:
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(made.subject)
+        .issuer_name(made.issuer)
+        .public_key(made.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(made.not_valid_before_utc)
+        .not_valid_after(made.not_valid_after_utc)
+    )
+    for extension in made.extensions:
+        if not isinstance(extension.value, x509.ExtendedKeyUsage):
+            builder = builder.add_extension(extension.value, extension.critical)
+    return builder.sign(authority.key, hashes.SHA256())
 
 
 def test_a_server_certificate_can_serve(server: Credentials, client: Credentials) -> None:
