@@ -80,10 +80,7 @@ class RefusalLog:
             opened.last_at = time.time()
             return
         opened = self._windows[kind] = _Window(self._clock() + self._window)
-        write = asyncio.create_task(self._write(kind, 1, opened.last_at))
-        self._writes.add(write)
-        write.add_done_callback(self._writes.discard)
-        if not await asyncio.shield(write):
+        if not await self._written(kind, 1, opened.last_at):
             opened.repeats += 1
 
     async def run(self) -> None:
@@ -102,9 +99,16 @@ class RefusalLog:
             if opened.ends_at > now:
                 continue
             del self._windows[kind]
-            if opened.repeats and not await self._write(kind, opened.repeats, opened.last_at):
+            if opened.repeats and not await self._written(kind, opened.repeats, opened.last_at):
                 again = self._windows.setdefault(kind, _Window(self._clock() + self._window))
                 again.repeats += opened.repeats
+
+    async def _written(self, kind: _Refusal, count: int, at: float) -> bool:
+        """Writes an entry, to its end even if whoever waits for it is cancelled."""
+        write = asyncio.create_task(self._write(kind, count, at))
+        self._writes.add(write)
+        write.add_done_callback(self._writes.discard)
+        return await asyncio.shield(write)
 
     async def _write(self, kind: _Refusal, count: int, at: float) -> bool:
         event = AuditEvent(

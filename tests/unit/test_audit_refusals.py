@@ -187,3 +187,18 @@ async def test_a_caller_that_hangs_up_is_noted_all_the_same(
         await asyncio.gather(noting, return_exceptions=True)
     await log.flush()
     assert [entry.count for entry in await entries(database)] == [1]
+
+
+async def test_a_count_that_is_being_written_when_the_server_stops_is_not_lost(
+    database: Database, log: RefusalLog, tmp_path: Path
+) -> None:
+    for _ in range(4):
+        await log.note(DORA, UNLEARN, Reason.WRONG_ROLE)
+    with locked(tmp_path / "state.sqlite3"):
+        busy = asyncio.create_task(database.run(lambda c: audit_rows.head(c)))
+        closing = asyncio.create_task(log._close(WINDOW))
+        await asyncio.sleep(0.05)
+        closing.cancel()
+        await asyncio.gather(closing, busy, return_exceptions=True)
+    await log.flush()
+    assert [entry.count for entry in await entries(database)] == [1, 3]
