@@ -18,7 +18,7 @@ import grpc
 import pytest
 from support.federation import CALL, ROOT, LocalFederation, eventually, refusal
 from support.handmade_authority import HandMadeAuthority, days_from_now, serving
-from support.identities import HOSTS
+from support.identities import HOSTS, Stubs
 from support.raw_client import RawClient, constant_update, parts_of
 
 from fednot.channel import open_enrolment_channel
@@ -26,9 +26,11 @@ from fednot.errors import Reason
 from fednot.identity import certificates
 from fednot.identity.folder import read_credentials, write_credentials
 from fednot.identity.subject import Role, Subject
+from fednot.identity.token import Token
 from fednot.v1 import federation_pb2, operator_pb2, operator_pb2_grpc
 
 FEDNOT = (sys.executable, "-c", "from fednot.cli.main import main; main()")
+SECONDS_OF_A_DAY = 24 * 3600
 TRACELESS = ("--task-arg", "trace=no")
 OPERATOR = Role.OPERATOR
 
@@ -299,8 +301,42 @@ def test_without_a_certificate_there_is_no_connection(stage: Stage) -> None:
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE  # type: ignore[attr-defined]
 
 
+def test_enrolling_at_the_wrong_port_says_that_a_certificate_is_missing(stage: Stage) -> None:
+    token, folder = Token.fresh("c9", "fednot", stage.trust).text(), stage.new_folder()
+    where = ("--server", stage.federation.address, "--out", str(folder), "--format", "json")
+
+    refused = subprocess.run(
+        [*FEDNOT, "certs", "enroll", *where],
+        input=token,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+    told = json.loads(refused.stderr)
+    assert refused.returncode != 0
+    assert told["reason"] == Reason.NO_CERTIFICATE
+    assert "50052" in told["error"]
+    assert not (folder / "cert.pem").exists()
+
+
+def test_a_certificate_that_ends_ends_what_a_live_connection_may(stage: Stage) -> None:
+    folder = stage.new_folder()
+    stage.forger.identity(folder, OPERATOR, "olga", days=4 / SECONDS_OF_A_DAY)
+    stubs = Stubs.of(stage.federation.address, folder)
+    request = operator_pb2.GetStatusRequest()
+    assert stubs.operator.GetStatus(request, timeout=CALL)
+
+    eventually("it is refused", lambda: _is_refused(stubs.operator))
+
+    refused = refusal(lambda: stubs.operator.GetStatus(request, timeout=CALL))
+    stubs.channel.close()
+    assert refused.reason is Reason.CERTIFICATE_EXPIRED
+    assert "operator olga" in refused.message
+
+
 def test_a_certificate_that_is_revoked_ends_what_a_live_connection_may(stage: Stage) -> None:
-    """Between two messages of a stream too, not only at the next call."""
     federation = stage.federation
     client = RawClient(federation, "soon-revoked")
     assert client.poll(0.05).WhichOneof("work") is None
