@@ -13,7 +13,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from grpc import aio
 from support.handmade_authority import HandMadeAuthority, days_from_now
-from support.identities import Identities, serial_of, serial_served
+from support.identities import Identities, certificate_served, serial_of
 from support.replay import MANIFEST
 from support.served import CALL, Served, eventually, served
 
@@ -65,8 +65,8 @@ async def test_a_rotation_ends_no_call_and_every_trust_can_dial(server: Served) 
 
     await eventually("the rotation is seen", lambda: server.identity.trust != trust_before)
     assert not poll.done()
-    served_now = await asyncio.to_thread(serial_served, server.address, old)
-    assert served_now == serial_of(server.identities.server) != before
+    shown = await asyncio.to_thread(certificate_served, server.address, old)
+    assert shown.serial_number == serial_of(server.identities.server) != before
     new = server.identities.issue(Role.OFFICER, "new")
     assert await whoami(server.dial_with(old)) == "old"
     assert await whoami(server.dial_with(new)) == "new"
@@ -97,9 +97,9 @@ async def test_a_new_certificate_is_served_without_a_restart(tmp_path: Path) -> 
         wanted = serial_of(server.identities.server)
         await eventually("it is read", lambda: _serial(server.identity) == wanted)
         shown = await asyncio.to_thread(
-            serial_served, server.address, server.identities.of(Role.AUDITOR, "ada")
+            certificate_served, server.address, server.identities.of(Role.AUDITOR, "ada")
         )
-        assert shown == wanted
+        assert shown.serial_number == wanted
         assert await whoami(ada) == "ada"
         assert server.identity.trust_digest == ""
 
