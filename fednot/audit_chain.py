@@ -29,6 +29,7 @@ class Entry:
     outcome: str
     reason: str
     job_id: str
+    version: int
     count: int
     previous_hash: str
     hash: str = ""
@@ -54,6 +55,7 @@ def hash_of(entry: Entry) -> str:
         entry.outcome,
         entry.reason,
         entry.job_id,
+        entry.version,
         entry.count,
         entry.previous_hash,
     ]

@@ -320,6 +320,7 @@ class AuditEvent:
     outcome: AuditOutcome = AuditOutcome.ACCEPTED
     reason: str = ""
     job_id: str = ""
+    version: int = 0
     count: int = 1
 
 
@@ -347,7 +348,7 @@ class Bar:
     @property
     def message(self) -> str:
         """One sentence for the client."""
-        return f"client {self.client} was forgotten by deletion {self.request_id} and may not train"
+        return f"client {self.client} is barred by deletion {self.request_id} and may not train"
 
 
 @dataclass(frozen=True)

@@ -109,6 +109,7 @@ def entry_of(message: audit_pb2.AuditEntry) -> Entry:
         outcome=sentences.audit_outcome(message.outcome),
         reason=message.reason,
         job_id=message.job_id,
+        version=message.version,
         count=message.count,
         previous_hash=message.previous_hash,
         hash=message.hash,

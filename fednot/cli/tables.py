@@ -125,7 +125,7 @@ def approvals(found: Iterable[approval_pb2.Approval]) -> Table:
 
 def audit(found: Iterable[audit_pb2.AuditEntry]) -> Table:
     """The entries of the audit as they come; a pseudonym where no name is known any more."""
-    table = _table("ENTRY", "AT", "WHO", "WHAT", "ABOUT", "OUTCOME", "REASON", "JOB", "TIMES")
+    table = _table("ENTRY", "AT", "WHO", "WHAT", "ABOUT", "OUTCOME", "REASON", "OF", "TIMES")
     for each in found:
         _add(
             table,
@@ -136,7 +136,7 @@ def audit(found: Iterable[audit_pb2.AuditEntry]) -> Table:
             each.subject_name or each.subject,
             sentences.audit_outcome(each.outcome),
             each.reason,
-            each.job_id,
+            each.job_id or (f"version {each.version}" if each.version else ""),
             each.count,
         )
     return table

@@ -60,6 +60,7 @@ class AuditEntry(_message.Message):
     OUTCOME_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     JOB_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
     COUNT_FIELD_NUMBER: _builtins.int
     PREVIOUS_HASH_FIELD_NUMBER: _builtins.int
     HASH_FIELD_NUMBER: _builtins.int
@@ -81,6 +82,8 @@ class AuditEntry(_message.Message):
     """Why it was refused: a reason of the catalogue of errors; empty if it was not."""
     job_id: _builtins.str
     """The job it made or changed; empty if none."""
+    version: _builtins.int
+    """The version that was taken out; 0 if none."""
     count: _builtins.int
     """How many times in a row this happened until `at`; repeats of a refusal share an entry."""
     previous_hash: _builtins.str
@@ -107,6 +110,7 @@ class AuditEntry(_message.Message):
         outcome: Global___AuditOutcome.ValueType = ...,
         reason: _builtins.str = ...,
         job_id: _builtins.str = ...,
+        version: _builtins.int = ...,
         count: _builtins.int = ...,
         previous_hash: _builtins.str = ...,
         hash: _builtins.str = ...,
@@ -115,7 +119,7 @@ class AuditEntry(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "actor", b"actor", "actor_name", b"actor_name", "at", b"at", "count", b"count", "hash", b"hash", "job_id", b"job_id", "outcome", b"outcome", "previous_hash", b"previous_hash", "reason", b"reason", "role", b"role", "sequence", b"sequence", "subject", b"subject", "subject_name", b"subject_name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "actor", b"actor", "actor_name", b"actor_name", "at", b"at", "count", b"count", "hash", b"hash", "job_id", b"job_id", "outcome", b"outcome", "previous_hash", b"previous_hash", "reason", b"reason", "role", b"role", "sequence", b"sequence", "subject", b"subject", "subject_name", b"subject_name", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

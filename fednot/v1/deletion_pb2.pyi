@@ -822,7 +822,9 @@ class CancelDeletionRequest(_message.Message):
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """The request's id: the caller's own, or else another's that no two callers share."""
+    """The request's id: the caller's own, or else another's that no two callers share; or the id of
+    the job that serves it.
+    """
     def __init__(
         self,
         *,

@@ -166,6 +166,7 @@ def audit_message(entry: Entry, names: Mapping[str, str]) -> audit_pb2.AuditEntr
         outcome=audit_pb2.AuditOutcome.Value(f"AUDIT_OUTCOME_{entry.outcome.upper()}"),
         reason=entry.reason,
         job_id=entry.job_id,
+        version=entry.version,
         count=entry.count,
         previous_hash=entry.previous_hash,
         hash=entry.hash,

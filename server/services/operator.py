@@ -177,7 +177,7 @@ class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
 
         def command(connection: Connection) -> Version:
             wanted = _wanted(connection, request.version)
-            event = AuditEvent(caller, "OperatorService.DownloadVersion")
+            event = AuditEvent(caller, "OperatorService.DownloadVersion", version=wanted.number)
             audit_rows.append(connection, event, time.time())
             return wanted
 

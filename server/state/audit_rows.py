@@ -26,6 +26,7 @@ def append(connection: Connection, event: AuditEvent, now: float) -> None:
         outcome=event.outcome,
         reason=event.reason,
         job_id=event.job_id,
+        version=event.version,
         count=event.count,
         previous_hash=last.hash,
     )

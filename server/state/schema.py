@@ -202,6 +202,7 @@ audit = Table(
     Column("outcome", String(16), nullable=False),
     Column("reason", String(64), nullable=False),
     Column("job_id", String(64), nullable=False),
+    Column("version", Integer, nullable=False),
     Column("count", Integer, nullable=False),
     Column("previous_hash", String(64), nullable=False),
     Column("hash", String(64), nullable=False),

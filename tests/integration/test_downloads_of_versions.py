@@ -14,6 +14,7 @@ from server.cohorts.remote import RemoteCohort
 from server.federation import Defaults
 from server.records import RecoveryPolicy
 from server.services.operator import OperatorServicer
+from server.state import audit_rows
 
 
 def servicer_of(found: InProcessFederation) -> OperatorServicer:
@@ -46,3 +47,12 @@ async def test_only_a_deletion_ends_a_download(tmp_path: Path) -> None:
             with pytest.raises(FednotError) as refused:
                 await anext(servicer.DownloadVersion(request, None))
             assert refused.value.reason is reason
+
+        taken = [
+            entry.version
+            for entry in await found.federation.database.run(
+                lambda c: audit_rows.list_entries(c, 0, 100)
+            )
+            if entry.action == "OperatorService.DownloadVersion"
+        ]
+        assert taken == [2, 3], "the audit tells which versions went out"

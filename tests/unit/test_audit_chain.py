@@ -21,6 +21,7 @@ def entry(sequence: int, previous: str, **values: object) -> Entry:
         outcome="accepted",
         reason="",
         job_id="job-1",
+        version=7,
         count=1,
         previous_hash=previous,
     )
@@ -38,7 +39,7 @@ def chain(length: int) -> list[Entry]:
 def test_the_hash_is_over_the_text_that_the_page_shows() -> None:
     text = (
         '[1,1700000000250000,"p-aa","officer","DeletionService.Unlearn","p-bb","accepted","",'
-        '"job-1",1,"' + "0" * 64 + '"]'
+        '"job-1",7,1,"' + "0" * 64 + '"]'
     )
     assert entry(1, START).hash == hashlib.sha256(text.encode()).hexdigest()
 

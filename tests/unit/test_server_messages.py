@@ -114,6 +114,7 @@ def entry(**values: Any) -> Entry:
         "outcome": "refused",
         "reason": "UNKNOWN_CLIENT",
         "job_id": "job-1",
+        "version": 7,
         "count": 2,
         "previous_hash": "00",
         "hash": "11",
@@ -337,6 +338,7 @@ def test_every_field_of_an_entry_of_the_audit_is_told() -> None:
         outcome=audit_pb2.AUDIT_OUTCOME_REFUSED,
         reason="UNKNOWN_CLIENT",
         job_id="job-1",
+        version=7,
         count=2,
         previous_hash="00",
         hash="11",
@@ -410,7 +412,7 @@ def test_a_barred_client_is_told_by_which_request_and_since_when() -> None:
     found = messages.barred_message(Bar("c1", "r1", AT))
     assert found is not None
     assert (found.request_id, found.since) == ("r1", STAMP)
-    assert found.message.startswith("client c1 was forgotten by deletion r1 and may not train")
+    assert found.message.startswith("client c1 is barred by deletion r1 and may not train")
 
 
 def test_nothing_is_no_message() -> None:
