@@ -124,13 +124,14 @@ def test_audit(capsys: pytest.CaptureFixture[str]) -> None:
         subject="p-bb",
         outcome="AUDIT_OUTCOME_REFUSED",
         reason="WRONG_ROLE",
+        version=4,
         count=3,
         actor_name="operator/olga",
     )
     entry.at.FromSeconds(1)
     assert printed(tables.audit([entry]), capsys) == [
-        "ENTRY AT WHO WHAT ABOUT OUTCOME REASON JOB TIMES",
-        "7 1970-01-01 00:00:01Z operator/olga DeletionService.Unlearn p-bb refused WRONG_ROLE - 3",
+        "ENTRY AT WHO WHAT ABOUT OUTCOME REASON OF TIMES",
+        "7 1970-01-01 00:00:01Z operator/olga DeletionService.Unlearn p-bb refused WRONG_ROLE version 4 3",
     ]
 
 
