@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import grpc
 import pytest
@@ -18,7 +20,8 @@ from fednot.errors import Reason
 from fednot.identity.certificates import issued_by
 from fednot.identity.folder import read_credentials
 from fednot.identity.subject import Role
-from fednot.v1 import operator_pb2
+from fednot.rpc_errors import from_rpc_error
+from fednot.v1 import identity_pb2, operator_pb2
 
 FEDNOT = (sys.executable, "-c", "from fednot.cli.main import main; main()")
 INDICES = (0, 1, 2)
@@ -88,18 +91,34 @@ def _joins(federation: LocalFederation) -> int:
 def test_clients_certificates_are_replaced_while_one_polls_and_one_trains(
     federation: LocalFederation,
 ) -> None:
+    """The old ones are revoked in the same round, so that it can only end with the new ones."""
     held = HeldRound.begin(federation)
     for name in ("c0", "c1"):
-        old = serial_of(federation.identity_of(Role.CLIENT, name))
+        folder = federation.identity_of(Role.CLIENT, name)
+        before = shutil.copytree(folder, federation.folder / f"{name}-before")
         said = len(federation.whole_log(name))
-        new = serial_of(federation.identities.issue(Role.CLIENT, name))
-        assert new != old
+        federation.identities.issue(Role.CLIENT, name)
+        assert serial_of(folder) != serial_of(before)
         eventually(
             f"{name} takes it up",
-            lambda name=name, said=said: "certificate" in federation.whole_log(name)[said:],
+            lambda name=name, said=said: "new certificate" in federation.whole_log(name)[said:],
         )
+        federation.identities.authority.revoke(f"{serial_of(before):x}")
+        eventually(f"{name}'s old one is revoked", lambda old=before: _is_refused(federation, old))
 
     held.end()
+
+
+def _is_refused(federation: LocalFederation, identity: Path) -> bool:
+    stubs = Stubs.of(federation.address, identity)
+    try:
+        stubs.identity.GetIdentity(identity_pb2.GetIdentityRequest(), timeout=CALL)
+    except grpc.RpcError as error:
+        refused = from_rpc_error(error)
+        return refused is not None and refused.reason is Reason.CERTIFICATE_REVOKED
+    finally:
+        stubs.channel.close()
+    return False
 
 
 def test_the_servers_certificate_is_replaced_in_mid_round(federation: LocalFederation) -> None:

@@ -138,6 +138,8 @@ def test_a_client_asks_for_its_own_deletion_and_for_no_others(
     assert made.requested_by == identity_pb2.Caller(role=identity_pb2.ROLE_CLIENT, name="c4")
     assert federation.client_info("c4").barred_by == "mine"
     assert get(itself, request_id="mine").job.id == made.job.id
+    assert cancel(itself, "mine").job.phase == deletion_pb2.JOB_PHASE_CANCELLED
+    assert federation.client_info("c4").barred_by == ""
 
 
 def test_a_client_sees_what_is_about_it_and_nothing_else(
@@ -154,6 +156,8 @@ def test_a_client_sees_what_is_about_it_and_nothing_else(
     assert len(listed(dora)) > 1
     assert get(itself, request_id="of-dora-about-c5").job.id == about_it.job.id
     assert watch(itself, job_id=about_it.job.id).job.id == about_it.job.id
+    not_asked = refusal(lambda: cancel(itself, "of-dora-about-c5"))
+    assert not_asked.reason is Reason.NOT_YOUR_DELETION, "it may see it, not stop it"
     for refused in _attempts_at(itself, theirs):
         assert refused.reason is Reason.UNKNOWN_DELETION
     nothing = refusal(lambda: get(itself, request_id="no such request"))
