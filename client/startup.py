@@ -18,8 +18,8 @@ from fednot import __version__
 from fednot.errors import CATALOGUE, FednotError
 from fednot.http_status import StatusServer
 from fednot.identity.diagnosis import check_dates_of, diagnose, file_of
-from fednot.identity.enrolment import finish_replacement
 from fednot.identity.folder import CERTIFICATE, WatchedFolder
+from fednot.identity.replacement import finish_replacement
 from fednot.identity.subject import Role
 from fednot.manifest import Manifest
 from fednot.task_loading import TaskLoadError, calling, load_task

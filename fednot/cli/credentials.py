@@ -12,8 +12,8 @@ from fednot.cli.output import Output
 from fednot.errors import FednotError, Reason
 from fednot.identity import certificates, lifetime
 from fednot.identity.diagnosis import check_dates_of, file_of
-from fednot.identity.enrolment import finish_replacement
 from fednot.identity.folder import CERTIFICATE, Credentials, read_credentials
+from fednot.identity.replacement import finish_replacement
 from fednot.identity.subject import Role
 
 _ADDRESS: Final = re.compile(r"unix:.+|.*[^:/]:\d{1,5}")

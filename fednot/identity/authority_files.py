@@ -10,12 +10,12 @@ from typing import Final
 from cryptography import x509
 
 from fednot.identity import certificates, keyring
-from fednot.identity.enrolment import REPLACEMENT, finish_replacement, replace
 from fednot.identity.faults import AuthorityError, told
 from fednot.identity.folder import DRAFT_SUFFIX, read_trust, write_credentials, write_private
 from fednot.identity.keyring import Keyring, Signer
 from fednot.identity.ledger import ISSUED, Ledger
 from fednot.identity.locking import LOCK_FILE, locked
+from fednot.identity.replacement import REPLACEMENT, finish_replacement, replace
 from fednot.identity.subject import Role, Subject, SubjectError
 
 CERTIFICATE_DAYS: Final = 365.0

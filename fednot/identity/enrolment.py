@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Self
+from typing import Self
 
 from cryptography import x509
 
@@ -22,12 +21,10 @@ from fednot.identity.folder import (
     write_credentials,
     write_private,
 )
+from fednot.identity.replacement import replace
 from fednot.identity.subject import Subject, SubjectError
 from fednot.identity.token import Token
 from fednot.v1 import identity_pb2, identity_pb2_grpc
-
-REPLACEMENT: Final = ".replacement.json"
-"""The new files of an identity while they take the place of the old ones, one after the other."""
 
 
 def enroll(address: str, token: Token, folder: Path, *, timeout: float) -> Credentials:
@@ -99,46 +96,6 @@ class Renewal:
         folder, key = self.credentials.folder, certificates.key_pem(self.key)
         replace(folder, chain=signed.chain, trust=signed.trust, key=key)
         return read_credentials(folder)
-
-
-def replace(folder: Path, *, chain: bytes, trust: bytes, key: bytes) -> None:
-    """Replaces an identity's files so that a process that dies half way loses neither pair.
-
-    Raises OSError.
-    """
-    content = {"chain": chain.decode(), "trust": trust.decode(), "key": key.decode()}
-    write_private(folder / REPLACEMENT, json.dumps(content).encode())
-    write_credentials(folder, chain=chain, trust=trust, key=key)
-    (folder / REPLACEMENT).unlink(missing_ok=True)
-
-
-def finish_replacement(folder: Path) -> None:
-    """Ends a replacement that was cut off, if one was; for the start of whoever uses the folder.
-
-    Raises FednotError (INVALID_IDENTITY) if it can be neither read nor written.
-    """
-    place = folder / REPLACEMENT
-    try:
-        content = json.loads(place.read_bytes())
-    except FileNotFoundError:
-        return
-    except (OSError, ValueError) as error:
-        raise _invalid(f"{place} cannot be read; remove it: {error}") from error
-    try:
-        if not _fits_together(folder):
-            new = {name: str(content[name]).encode() for name in ("chain", "trust", "key")}
-            write_credentials(folder, **new)
-        place.unlink(missing_ok=True)
-    except (OSError, KeyError, TypeError) as error:
-        raise _invalid(f"the new files in {place} cannot be put in place: {error}") from error
-
-
-def _fits_together(folder: Path) -> bool:
-    try:
-        read_credentials(folder)
-    except FednotError:
-        return False
-    return True
 
 
 def _check(signed: identity_pb2.SignedCertificate, subject: Subject, key: PrivateKey) -> None:

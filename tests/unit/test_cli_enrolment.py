@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from fednot.cli.main import app
 from fednot.errors import FednotError, Reason
-from fednot.identity import certificates, enrolment
+from fednot.identity import certificates, replacement
 from fednot.identity.authority import Authority
 from fednot.identity.folder import Credentials, read_credentials
 from fednot.identity.subject import Role, Subject
@@ -247,7 +247,7 @@ def test_renewal_replaces_key_and_certificate(place: Place) -> None:
     assert after.subject == before.subject
     assert after.private_key != before.private_key
     assert after.trust == place.signer.authority.trust_pem != before.trust
-    assert not (folder / enrolment.REPLACEMENT).exists()
+    assert not (folder / replacement.REPLACEMENT).exists()
 
 
 def test_plaintext_has_nothing_to_renew() -> None:
@@ -268,32 +268,32 @@ def test_a_replacement_cut_off_anywhere_leaves_a_pair_that_fits(
     """The process dies after so many writes; the next start takes the old pair or the new."""
     old, new = old_and_new(place)
     folder, left = place.folder / "i", iter(range(writes))
-    write = enrolment.write_private
+    write = replacement.write_private
 
     def dying(path: Path, content: bytes, **more: Any) -> None:
         if next(left, None) is None:
             raise KeyboardInterrupt
         write(path, content, **more)
 
-    monkeypatch.setattr(enrolment, "write_private", dying)
+    monkeypatch.setattr(replacement, "write_private", dying)
     monkeypatch.setattr("fednot.identity.folder.write_private", dying)
     try:
-        enrolment.replace(folder, chain=new.chain, trust=new.trust, key=new.private_key)
+        replacement.replace(folder, chain=new.chain, trust=new.trust, key=new.private_key)
     except KeyboardInterrupt:
         assert writes < 4
     else:
         assert writes == 4
     monkeypatch.undo()
-    enrolment.finish_replacement(folder)
+    replacement.finish_replacement(folder)
     expected = old if writes < 2 else new
     assert read_credentials(folder).certificate == expected.certificate
-    assert not (folder / enrolment.REPLACEMENT).exists()
+    assert not (folder / replacement.REPLACEMENT).exists()
 
 
 def test_a_replacement_that_cannot_be_read_is_told(place: Place) -> None:
     old, _ = old_and_new(place)
     for text in ("{", "{}", "[]"):
-        (old.folder / enrolment.REPLACEMENT).write_text(text)
+        (old.folder / replacement.REPLACEMENT).write_text(text)
         (old.folder / "key.pem").write_bytes(certificates.key_pem(certificates.new_key()))
-        with pytest.raises(FednotError, match=enrolment.REPLACEMENT):
-            enrolment.finish_replacement(old.folder)
+        with pytest.raises(FednotError, match=replacement.REPLACEMENT):
+            replacement.finish_replacement(old.folder)

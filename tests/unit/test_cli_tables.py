@@ -131,7 +131,8 @@ def test_audit(capsys: pytest.CaptureFixture[str]) -> None:
     entry.at.FromSeconds(1)
     assert printed(tables.audit([entry]), capsys) == [
         "ENTRY AT WHO WHAT ABOUT OUTCOME REASON OF TIMES",
-        "7 1970-01-01 00:00:01Z operator/olga DeletionService.Unlearn p-bb refused WRONG_ROLE version 4 3",
+        "7 1970-01-01 00:00:01Z operator/olga DeletionService.Unlearn p-bb refused WRONG_ROLE "
+        "version 4 3",
     ]
 
 

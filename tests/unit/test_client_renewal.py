@@ -22,8 +22,8 @@ from client.metrics import ClientMetrics
 from client.renewal import IdentityKeeper
 from fednot.errors import FednotError, Reason
 from fednot.identity import certificates
-from fednot.identity.enrolment import REPLACEMENT
 from fednot.identity.folder import WatchedFolder, read_credentials
+from fednot.identity.replacement import REPLACEMENT
 from fednot.identity.subject import Subject
 from fednot.rpc_errors import to_status
 from fednot.v1 import identity_pb2 as pb

@@ -8,7 +8,7 @@ from support.handmade_authority import HandMadeAuthority, days_from_now
 
 from client.settings import PREFIX, PROGRAM, ClientSettings
 from client.startup import Prepared, StartError, prepare
-from fednot.identity.enrolment import REPLACEMENT
+from fednot.identity.replacement import REPLACEMENT
 from fednot.identity.subject import Role
 from fednot.settings import SettingsError, load
 
