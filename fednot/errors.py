@@ -100,6 +100,7 @@ class Reason(StrEnum):
     INVALID_TOKEN = auto()
     TOKEN_EXPIRED = auto()
     TOKEN_USED = auto()
+    CLIENT_HAS_CERTIFICATE = auto()
     UNKNOWN_APPROVAL = auto()
     APPROVAL_ENDED = auto()
     SECOND_PERSON_NEEDED = auto()
@@ -233,6 +234,9 @@ CATALOGUE: Final[dict[Reason, Entry]] = {
     Reason.TOKEN_EXPIRED: Entry(_WHO, "Have a new token made: `fednot certs token`."),
     Reason.TOKEN_USED: Entry(
         _DENIED, "Have a new token made; if it was not you who used it, revoke what was signed."
+    ),
+    Reason.CLIENT_HAS_CERTIFICATE: Entry(
+        _STATE, "Let it renew by itself, or revoke it first: `fednot certs revoke`."
     ),
     Reason.UNKNOWN_APPROVAL: Entry(_NOT_FOUND, "`fednot approvals` lists them."),
     Reason.APPROVAL_ENDED: Entry(_STATE, "Nothing is left to decide; ask again if it is needed."),

@@ -1,4 +1,4 @@
-"""Enrolment tokens in the state: one use, which the same key may repeat until the token ends."""
+"""Enrolment tokens in the state: one use, which the same key may repeat for some minutes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ def test_a_token_names_its_client_and_is_not_used_by_a_look(run: Run[None]) -> N
         made(c)
         assert token_rows.client_of(c, SECRET, 150.0) == "c1"
         assert token_rows.client_of(c, SECRET, 150.0) == "c1"
-        assert token_rows.use(c, SECRET, "key", 150.0) == "c1"
+        assert token_rows.is_unused(c, SECRET, 150.0)
+        assert token_rows.use(c, SECRET, "key", 150.0)
+        assert not token_rows.is_unused(c, SECRET, 150.0)
 
     run(command)
 
@@ -36,13 +38,41 @@ def test_a_token_names_its_client_and_is_not_used_by_a_look(run: Run[None]) -> N
 def test_one_key_may_repeat_its_use_and_another_may_not(run: Run[None]) -> None:
     def command(c: Connection) -> None:
         made(c)
-        assert token_rows.use(c, SECRET, "key", 110.0) == "c1"
-        assert token_rows.use(c, SECRET, "key", 120.0) == "c1"
+        assert token_rows.use(c, SECRET, "key", 110.0), "the first use"
+        assert not token_rows.use(c, SECRET, "key", 120.0)
         told = refusal_of(lambda: token_rows.use(c, SECRET, "another key", 130.0))
         assert told == (Reason.TOKEN_USED, {"client": "c1"})
-        assert token_rows.use(c, SECRET, "key", 140.0) == "c1"
+        assert not token_rows.use(c, SECRET, "key", 140.0)
         row = c.execute(select(enrolment_tokens)).one()
         assert (row.used_at, row.used_key) == (110.0, "key")
+
+    run(command)
+
+
+def test_a_use_is_repeated_within_minutes_or_not_at_all(run: Run[None]) -> None:
+    def command(c: Connection) -> None:
+        made(c, ends=10_000.0)
+        assert token_rows.use(c, SECRET, "key", 110.0)
+        last = 110.0 + token_rows.REPEAT_SECONDS
+        assert not token_rows.use(c, SECRET, "key", last)
+        told = refusal_of(lambda: token_rows.use(c, SECRET, "key", last + 0.1))
+        assert told == (Reason.TOKEN_USED, {"client": "c1"})
+
+    run(command)
+
+
+def test_a_new_token_withdraws_the_clients_unused_ones(run: Run[None]) -> None:
+    def command(c: Connection) -> None:
+        made(c)
+        token_rows.create(c, "d" * 64, "c2", now=100.0, expires_at=200.0)
+        made(c, OTHER)
+        assert (
+            refusal_of(lambda: token_rows.use(c, SECRET, "key", 150.0))[0] == Reason.INVALID_TOKEN
+        )
+        assert token_rows.use(c, "d" * 64, "key", 150.0), "that of another client stays"
+        assert token_rows.use(c, OTHER, "key", 150.0)
+        made(c, "e" * 64)
+        assert not token_rows.use(c, OTHER, "key", 150.0), "a lost reply is asked for again"
 
     run(command)
 
@@ -87,8 +117,10 @@ def test_a_use_is_remembered_by_the_next_process(open_database: Callable[[], Dat
 def test_tokens_that_ended_long_ago_are_dropped(run: Run[int]) -> None:
     def command(c: Connection) -> int:
         made(c)
+        token_rows.use(c, SECRET, "key", 150.0)
         late = 200.0 + token_rows.KEPT_SECONDS
         made(c, OTHER, now=late, ends=late + 1)
+        token_rows.use(c, OTHER, "key", late)
         assert refusal_of(lambda: token_rows.use(c, SECRET, "key", late))[0] == Reason.TOKEN_EXPIRED
         made(c, "c" * 64, now=late + 1, ends=late + 2)
         assert refusal_of(lambda: token_rows.use(c, SECRET, "key", late))[0] == Reason.INVALID_TOKEN
