@@ -11,7 +11,7 @@ import datetime as dt
 import ipaddress
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from cryptography import x509
@@ -62,9 +62,16 @@ def pem_of(certificates: Iterable[x509.Certificate]) -> bytes:
     return b"".join(found.public_bytes(serialization.Encoding.PEM) for found in certificates)
 
 
+def read_certificate(pem: bytes) -> x509.Certificate:
+    """The first certificate of a PEM text. Raises ValueError if there is none."""
+    with _versions_told():
+        return x509.load_pem_x509_certificate(pem)
+
+
 def read_certificates(pem: bytes) -> tuple[x509.Certificate, ...]:
     """Certificates of a PEM text, in its order. Raises ValueError if there is none."""
-    return tuple(x509.load_pem_x509_certificates(pem))
+    with _versions_told():
+        return tuple(x509.load_pem_x509_certificates(pem))
 
 
 def now() -> dt.datetime:
@@ -176,7 +183,8 @@ def read_request(pem: bytes) -> tuple[Subject, ec.EllipticCurvePublicKey]:
 
     Raises ValueError if it is no request, is not signed by that key, or has no P-256 key.
     """
-    found = x509.load_pem_x509_csr(pem)
+    with _versions_told():
+        found = x509.load_pem_x509_csr(pem)
     try:
         key = found.public_key()
         signed = found.is_signature_valid
@@ -277,6 +285,15 @@ def revocation_list(
         row = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(at).build()
         builder = builder.add_revoked_certificate(row)
     return builder.sign(issuer_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+@contextlib.contextmanager
+def _versions_told() -> Iterator[None]:
+    """x509.InvalidVersion is no ValueError, unlike all other faults of what is read."""
+    try:
+        yield
+    except x509.InvalidVersion as error:
+        raise ValueError(f"it is of an unknown version: {error}") from error
 
 
 def _subject_in(found: x509.Certificate | x509.CertificateSigningRequest) -> Subject:

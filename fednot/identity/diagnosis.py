@@ -63,7 +63,7 @@ def diagnose_enrolment(
     `source` names where that came from, for sentences.
     """
     try:
-        authorities = tuple(x509.load_pem_x509_certificates(trust))
+        authorities = certificates.read_certificates(trust)
         side = _Side(trust, authorities, source, None, None)
         return _Look(address, side, Deadline(timeout)).finding()
     except (OSError, ValueError):
@@ -96,7 +96,7 @@ def _own_side(credentials: Credentials) -> _Side:
     folder = credentials.folder
     return _Side(
         credentials.trust,
-        tuple(x509.load_pem_x509_certificates(credentials.trust)),
+        certificates.read_certificates(credentials.trust),
         str(file_of(folder, TRUST)),
         credentials.certificate,
         OwnFiles(file_of(folder, CERTIFICATE), file_of(folder, KEY)),

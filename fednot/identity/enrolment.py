@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from cryptography import x509
-
 from fednot.channel import open_enrolment_channel
 from fednot.errors import FednotError, Reason
 from fednot.identity import certificates
@@ -100,8 +98,8 @@ class Renewal:
 
 def _check(signed: identity_pb2.SignedCertificate, subject: Subject, key: PrivateKey) -> None:
     try:
-        found = x509.load_pem_x509_certificates(signed.chain)[0]
-        trusted = x509.load_pem_x509_certificates(signed.trust)
+        found = certificates.read_certificates(signed.chain)[0]
+        trusted = certificates.read_certificates(signed.trust)
         given = certificates.subject_of(found)
     except (SubjectError, ValueError) as error:
         raise _unfit(f"it cannot be read: {error}") from error

@@ -206,7 +206,7 @@ def _bytes(path: Path) -> bytes:
 
 def _certificates(path: Path, pem: bytes) -> tuple[x509.Certificate, ...]:
     try:
-        return tuple(x509.load_pem_x509_certificates(pem))
+        return certificates.read_certificates(pem)
     except ValueError as error:
         raise _invalid(f"{path} holds no certificate in PEM form: {error}") from error
 

@@ -9,7 +9,7 @@ from typing import Final
 from cryptography import x509
 
 from fednot.errors import FednotError, Reason
-from fednot.identity.certificates import issued_by, subject_of
+from fednot.identity.certificates import issued_by, read_certificate, subject_of
 from fednot.identity.subject import Subject, SubjectError
 from fednot.identity.trust import Trust
 
@@ -92,7 +92,7 @@ class Holders:
 
 def _read(pem: bytes) -> x509.Certificate:
     try:
-        return x509.load_pem_x509_certificate(pem)
+        return read_certificate(pem)
     except ValueError as error:
         raise FednotError(
             Reason.INVALID_CERTIFICATE, f"the certificate cannot be read: {error}"

@@ -147,7 +147,7 @@ class Ledger:
 
 def _read(path: Path) -> x509.Certificate:
     try:
-        return x509.load_pem_x509_certificate(path.read_bytes())
+        return certificates.read_certificate(path.read_bytes())
     except (OSError, ValueError) as error:
         raise AuthorityError(f"{path} cannot be read: {error}") from error
 

@@ -133,7 +133,7 @@ def shake_hands(address: str, trust: bytes, own: OwnFiles | None, deadline: Dead
     Raises OSError if there is no TCP connection, ssl.SSLError if `own` or `trust` cannot be used.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    trusted = certificates.pem_of(x509.load_pem_x509_certificates(trust))
+    trusted = certificates.pem_of(certificates.read_certificates(trust))
     context.load_verify_locations(cadata=trusted.decode("ascii"))
     context.set_alpn_protocols(["h2"])
     if own is not None:

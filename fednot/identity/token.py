@@ -12,9 +12,8 @@ import secrets
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
-from cryptography import x509
-
 from fednot.errors import FednotError, Reason
+from fednot.identity import certificates
 from fednot.identity.subject import Role, Subject, SubjectError
 
 PREFIX: Final = "fednot-token-v1."
@@ -39,7 +38,7 @@ class Token:
         Subject(Role.CLIENT, self.client, self.domain)
         if not _SECRET.fullmatch(self.secret):
             raise ValueError("its secret is no secret")
-        if not self.trust.isascii() or not x509.load_pem_x509_certificates(self.trust):
+        if not self.trust.isascii() or not certificates.read_certificates(self.trust):
             raise ValueError("its authorities are not in PEM form")
 
     @classmethod

@@ -10,7 +10,7 @@ from typing import Final, Self
 from cryptography import x509
 
 from fednot.errors import FednotError, Reason
-from fednot.identity.certificates import issued_by, subject_of
+from fednot.identity.certificates import issued_by, read_certificates, subject_of
 from fednot.identity.subject import Subject, SubjectError
 
 _CRL: Final = re.compile(rb"-----BEGIN X509 CRL-----[^-]+-----END X509 CRL-----")
@@ -32,7 +32,7 @@ class Trust:
         Raises ValueError for PEM that cannot be read or was cut off, or a list that no authority
         here has signed: silently passing over it would let revoked certificates in.
         """
-        found = x509.load_pem_x509_certificates(authorities)
+        found = read_certificates(authorities)
         lists = _CRL.findall(revocations)
         if (revocations.strip() and not lists) or b"-----" in _CRL.sub(b"", revocations):
             raise ValueError("it is not made of revocation lists in PEM form, or was cut off")

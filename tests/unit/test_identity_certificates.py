@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
+import ssl
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -11,9 +13,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from fednot.errors import FednotError, Reason
 from fednot.identity import certificates
 from fednot.identity.description import Description
+from fednot.identity.folder import read_trust
+from fednot.identity.holders import Holders
 from fednot.identity.subject import Role, Subject, SubjectError
+from fednot.identity.trust import Trust
 
 KEY = certificates.new_key()
 OTHER = certificates.new_key()
@@ -130,6 +136,15 @@ def tampered() -> bytes:
     return certificates.request_pem(x509.load_der_x509_csr(changed))
 
 
+def of_version_8() -> bytes:
+    found = certificates.request(CLIENT, OTHER).public_bytes(serialization.Encoding.DER)
+    return pem("CERTIFICATE REQUEST", found.replace(b"\x02\x01\x00", b"\x02\x01\x07", 1))
+
+
+def pem(label: str, content: bytes) -> bytes:
+    return ssl.DER_cert_to_PEM_cert(content).replace("CERTIFICATE", label).encode()
+
+
 BAD_REQUESTS: dict[str, tuple[Callable[[], bytes], str]] = {
     "no PEM": (lambda: b"nonsense", "Unable to load PEM"),
     "a certificate": (lambda: certificates.pem_of([ROOT]), "PEM"),
@@ -144,6 +159,7 @@ BAD_REQUESTS: dict[str, tuple[Callable[[], bytes], str]] = {
     "two names": (lambda: request_of(OTHER, [CLIENT.uri, SERVER.uri]), "and has 2"),
     "another kind of name": (lambda: request_of(OTHER, ["https://a"]), "is not spiffe://"),
     "tampered": (tampered, "does not match its key"),
+    "version 8": (of_version_8, "unknown version"),
 }
 
 
@@ -152,6 +168,23 @@ def test_a_bad_request_is_a_value_error_with_the_reason(name: str) -> None:
     make, said = BAD_REQUESTS[name]
     with pytest.raises(ValueError, match=said):
         certificates.read_request(make())
+
+
+def test_a_certificate_of_another_version_is_told_like_any_other_fault(tmp_path: Path) -> None:
+    content = ROOT.public_bytes(serialization.Encoding.DER)
+    changed = content.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x07")
+    strange = pem("CERTIFICATE", changed)
+    path = tmp_path / "ca.pem"
+    path.write_bytes(strange)
+    for read in (certificates.read_certificate, certificates.read_certificates, Trust.of_pem):
+        with pytest.raises(ValueError, match="unknown version"):
+            read(strange)
+    with pytest.raises(FednotError, match="unknown version") as shown:
+        Holders(Trust([ROOT]), "fednot").judge(strange, 0.0)
+    with pytest.raises(FednotError, match=r"ca.pem.*unknown version") as kept:
+        read_trust(path)
+    assert shown.value.reason is Reason.INVALID_CERTIFICATE
+    assert kept.value.reason is Reason.INVALID_IDENTITY
 
 
 def test_a_certificate_without_identity_is_no_subject() -> None:
