@@ -63,14 +63,17 @@ class Holders:
         return self._remember(pem, self._holder(certificate, subject))
 
     def named_in(self, pem: bytes) -> Subject | None:
-        """Whom a certificate of a trusted authority names, whether or not it holds now."""
+        """Whom a certificate of a trusted authority and of this domain names, whether or not it
+        holds now.
+        """
         try:
             certificate = _read(pem)
             if not any(issued_by(certificate, a) for a in self._trust.authorities):
                 return None
-            return subject_of(certificate)
+            subject = subject_of(certificate)
         except (FednotError, SubjectError):
             return None
+        return subject if subject.domain == self._domain else None
 
     def _holder(self, certificate: x509.Certificate, subject: Subject) -> Holder:
         ends = certificate.not_valid_after_utc

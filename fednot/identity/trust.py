@@ -26,23 +26,18 @@ class Trust:
         self.revoked = revoked
 
     @classmethod
-    def of_pem(cls, authorities: bytes, revocations: bytes = b"") -> Self:
-        """Reads authorities, and revocation lists that one of them signed.
+    def of_pem(cls, authorities: bytes, revocations: bytes | None = None) -> Self:
+        """Reads authorities, and the lists of what they revoked; None if there are none to heed.
 
-        Raises ValueError for PEM that cannot be read or was cut off, or a list that no authority
-        here has signed: silently passing over it would let revoked certificates in.
+        Lists of other authorities change nothing. Raises ValueError for PEM that cannot be read or
+        was cut off, or unless each authority has one list: silently passing over a missing one
+        would let revoked certificates in.
         """
         found = read_certificates(authorities)
-        lists = _CRL.findall(revocations)
-        if (revocations.strip() and not lists) or b"-----" in _CRL.sub(b"", revocations):
-            raise ValueError("it is not made of revocation lists in PEM form, or was cut off")
-        revoked: set[int] = set()
-        for pem in lists:
-            crl = x509.load_pem_x509_crl(pem)
-            signers = [a for a in found if a.subject == crl.issuer]
-            if not any(crl.is_signature_valid(a.public_key()) for a in signers):  # type: ignore[arg-type]
-                raise ValueError("a revocation list is not signed by a trusted authority")
-            revoked |= {row.serial_number for row in crl}
+        if revocations is None:
+            return cls(found)
+        lists = _lists(revocations)
+        revoked = {row.serial_number for each in found for row in _list_of(each, lists)}
         return cls(found, frozenset(revoked))
 
     def check(self, certificate: x509.Certificate, at: dt.datetime) -> Subject:
@@ -71,6 +66,29 @@ class Trust:
             raise FednotError(
                 Reason.INVALID_CERTIFICATE, f"the certificate is none of fednot's: {error}"
             ) from error
+
+
+def _lists(pem: bytes) -> list[x509.CertificateRevocationList]:
+    found = _CRL.findall(pem)
+    if (pem.strip() and not found) or b"-----" in _CRL.sub(b"", pem):
+        raise ValueError("it is not made of revocation lists in PEM form, or was cut off")
+    return [x509.load_pem_x509_crl(each) for each in found]
+
+
+def _list_of(
+    authority: x509.Certificate, lists: Sequence[x509.CertificateRevocationList]
+) -> x509.CertificateRevocationList:
+    key = authority.public_key()
+    own = [
+        each
+        for each in lists
+        if each.issuer == authority.subject and each.is_signature_valid(key)  # type: ignore[arg-type]
+    ]
+    if len(own) != 1:
+        name = authority.subject.rfc4514_string()
+        many = "several revocation lists" if own else "no revocation list"
+        raise ValueError(f"it holds {many} of {name}")
+    return own[0]
 
 
 def check_dates(certificate: x509.Certificate, at: dt.datetime, place: str = "") -> None:

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives import hashes
 
 from fednot.errors import FednotError, Reason
 from fednot.identity import certificates
+from fednot.identity.holders import Holders
 from fednot.identity.subject import Role, Subject
 from fednot.identity.trust import Trust, check_dates
 
@@ -96,13 +97,16 @@ def test_a_leaf_that_plays_authority_lets_nobody_in() -> None:
 @pytest.mark.parametrize(
     ("lists", "said"),
     [
+        (b"", "no revocation list of CN=fednot authority"),
+        (b"issuer: fednot\n", "was cut off"),
         (b"nonsense", "was cut off"),
         (NONE_REVOKED[:-30], "was cut off"),
         (NONE_REVOKED + NONE_REVOKED[:40], "was cut off"),
         (NONE_REVOKED + NONE_REVOKED[:10], "was cut off"),
         (NONE_REVOKED + ROOT_PEM, "was cut off"),
-        (certificates.revocation_list([], STRANGER, OTHER_KEY), "not signed by a trusted"),
-        (certificates.revocation_list([], NAMESAKE, OTHER_KEY), "not signed by a trusted"),
+        (NONE_REVOKED + NONE_REVOKED, "several revocation lists of CN=fednot authority"),
+        (certificates.revocation_list([], STRANGER, OTHER_KEY), "no revocation list of CN=fednot"),
+        (certificates.revocation_list([], NAMESAKE, OTHER_KEY), "no revocation list of CN=fednot"),
         (NONE_REVOKED.replace(b"\nMI", b"\nMJ", 1), "asn1"),
     ],
 )
@@ -111,15 +115,44 @@ def test_lists_that_cannot_be_relied_on_are_refused(lists: bytes, said: str) -> 
         Trust.of_pem(ROOT_PEM, lists)
 
 
+def test_each_trusted_authority_needs_its_list() -> None:
+    """A file that was cut off between two lists, say."""
+    both = certificates.pem_of([ROOT, STRANGER])
+    of_stranger = certificates.revocation_list([], STRANGER, OTHER_KEY)
+    with pytest.raises(ValueError, match="no revocation list of CN=another"):
+        Trust.of_pem(both, NONE_REVOKED)
+    with pytest.raises(ValueError, match="no revocation list of CN=fednot authority"):
+        Trust.of_pem(both, of_stranger)
+    assert Trust.of_pem(both, of_stranger + NONE_REVOKED).revoked == frozenset()
+
+
+def test_a_list_of_an_authority_that_is_not_trusted_changes_nothing() -> None:
+    """Lists of a rotated authority fit an identity that does not trust the new one yet."""
+    stolen = leaf()
+    own = certificates.revocation_list([(stolen.serial_number, NOW)], ROOT, KEY)
+    others = certificates.revocation_list([(7, NOW)], STRANGER, OTHER_KEY)
+    assert Trust.of_pem(ROOT_PEM, others + own).revoked == {stolen.serial_number}
+
+
+def test_without_a_file_of_lists_nothing_is_revoked() -> None:
+    assert Trust.of_pem(ROOT_PEM).check(leaf(), NOW) == CLIENT
+
+
 @pytest.mark.parametrize("authorities", [b"", b"nonsense"])
 def test_trust_in_nobody_is_refused(authorities: bytes) -> None:
     with pytest.raises(ValueError, match="PEM"):
         Trust.of_pem(authorities)
 
 
-def test_text_between_lists_is_passed_over() -> None:
-    text = b"issuer: fednot\n" + NONE_REVOKED + b"\n\nmore\n" + NONE_REVOKED
+def test_text_around_lists_is_passed_over() -> None:
+    text = b"issuer: fednot\n" + NONE_REVOKED + b"\n\nmore\n"
     assert Trust.of_pem(ROOT_PEM, text).revoked == frozenset()
+
+
+def test_a_certificate_of_another_domain_names_nobody_here() -> None:
+    pem = certificates.pem_of([leaf()])
+    assert Holders(Trust([ROOT]), "fednot").named_in(pem) == CLIENT
+    assert Holders(Trust([ROOT]), "elsewhere").named_in(pem) is None
 
 
 def test_a_certificate_with_another_kind_of_name_is_invalid() -> None:
