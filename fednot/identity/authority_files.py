@@ -9,6 +9,7 @@ from typing import Final
 
 from cryptography import x509
 
+from fednot.errors import FednotError
 from fednot.identity import certificates, keyring
 from fednot.identity.faults import AuthorityError, told
 from fednot.identity.folder import DRAFT_SUFFIX, read_trust, write_credentials, write_private
@@ -81,13 +82,18 @@ class AuthorityFiles:
     def publish(self, keys: Keyring) -> None:
         """Brings what others read up to the keys.
 
-        The server's trust first, since it must know an authority before it reads its revocation
-        list. trust.pem comes last: it tells that all of it is done.
+        There is a revocation list of each authority that the server trusts at every moment: a new
+        one is written before the server's trust, an old one goes after it. trust.pem comes last: it
+        tells that all of it is done.
         """
         present = self.server_certificate()
+        grows = self._published() <= {signer.certificate for signer in keys.signers}
+        if grows:
+            self.write_revocations(keys)
         if present is not None:
             self._refresh_server(keys, present)
-        self.write_revocations(keys)
+        if not grows:
+            self.write_revocations(keys)
         write_private(self.trust, keys.trust_pem, mode=0o644)
 
     def write_revocations(self, keys: Keyring) -> None:
@@ -149,6 +155,13 @@ class AuthorityFiles:
         chain, trust, secret = keys.chain_pem(leaf), keys.trust_pem, certificates.key_pem(key)
         write = replace if folder.is_dir() else write_credentials
         write(folder, chain=chain, trust=trust, key=secret)
+
+    def _published(self) -> set[x509.Certificate]:
+        """The authorities in trust.pem; none if it has to be mended."""
+        try:
+            return set(read_trust(self.trust))
+        except FednotError:
+            return set()
 
     def _is_published(self, keys: Keyring) -> bool:
         present = self.trust.exists() and self.revocations.exists()

@@ -51,6 +51,12 @@ def test_lists_that_were_lost_are_written_again(authority: Authority, tmp_path: 
     assert trust(authority).revoked == {lost}
 
 
+def test_trust_that_was_damaged_is_written_again(authority: Authority) -> None:
+    whole = authority.trust_pem
+    (authority.directory / "trust.pem").write_bytes(whole[:-40])
+    assert Authority.open(authority.directory).trust_pem == whole
+
+
 def test_who_changes_it_too_long_is_told_of(
     authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,11 +9,12 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fednot.errors import FednotError, Reason
-from fednot.identity import certificates
+from fednot.identity import authority_files, certificates, folder, replacement
 from fednot.identity.authority import Authority, AuthorityError, State
 from fednot.identity.folder import read_credentials
 from fednot.identity.keyring import Keyring
@@ -226,6 +227,27 @@ def test_an_ended_authority_signs_nothing_and_can_be_replaced(tmp_path: Path) ->
     found = authority.issue(CLIENT, tmp_path / "c1")
     assert found.chain == certificates.pem_of([found.certificate])
     assert holds(authority, tmp_path / "c1") == CLIENT
+
+
+def test_server_and_lists_fit_at_every_moment(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that reads its files while the authority changes finds a list for each authority."""
+    authority.issue(CLIENT, tmp_path / "c1")
+    authority.revoke(CLIENT)
+    write, seen = folder.write_private, []
+
+    def watching(path: Path, content: bytes, **more: Any) -> None:
+        write(path, content, **more)
+        trusted = (authority.server_folder / "ca.pem").read_bytes()
+        Trust.of_pem(trusted, authority.revocations.read_bytes())
+        seen.append(path.name)
+
+    for place in (folder, authority_files, replacement):
+        monkeypatch.setattr(place, "write_private", watching)
+    authority.rotate()
+    authority.retire()
+    assert (seen.count("revoked.pem"), seen.count("ca.pem")) == (2, 2)
 
 
 DYING = """
