@@ -7,7 +7,8 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -16,10 +17,10 @@ import grpc
 from fednot.errors import CATALOGUE, FednotError, Reason
 from fednot.identity.authority import Authority, AuthorityError
 from fednot.identity.certificates import hosts_of
-from fednot.identity.folder import Signature
+from fednot.identity.folder import Credentials, Signature, read_credentials
 from fednot.identity.holders import Certificate
 from fednot.identity.subject import Subject
-from server.identity_files import IdentityFiles, signature
+from server.identity_files import IdentityFiles, lists_signature, signature
 from server.records import Caller
 from server.upkeep import Upkeep
 
@@ -53,8 +54,9 @@ class ServerIdentity:
     """Certificate, trusted authorities and revocations, as their files say now.
 
     `run` reads them again when they were replaced. Files that cannot be used leave the ones before
-    in force; `fault` then says why, and is "" otherwise. With an authority the server signs, and
-    renews its own certificate at two thirds of its lifetime.
+    in force; `fault` then says why, and is "" otherwise. New revocations are taken even then, if
+    the authorities in force signed them. With an authority the server signs, and renews its own
+    certificate at two thirds of its lifetime.
     """
 
     def __init__(
@@ -74,18 +76,38 @@ class ServerIdentity:
         self._lock = threading.Lock()
         self._upkeep = Upkeep(clock)
         self._suspect = ""
+        self._renewed_for = b""
         self._trust_digest = _digest(authority)
         self._seen: Signature = signature(folder, revocations)
-        self._present = IdentityFiles.read(folder, revocations)
+        self._seen_lists = lists_signature(revocations)
+        self._present = self._first(authority)
         self._begin()
 
-    def _begin(self) -> None:
-        if self.authority is not None and self.authority.domain != self.domain:
+    def _first(self, authority: Authority | None) -> IdentityFiles:
+        """The files; a folder elsewhere may still trust what the authority has retired."""
+        if authority is not None:
+            self._check_domain(authority)
+        try:
+            return IdentityFiles.read(self._folder, self._revocations)
+        except AuthorityError:
+            if authority is None or self._is_its_own(authority):
+                raise
+        stale = IdentityFiles.read(self._folder, None)
+        if stale.credentials.trust == authority.trust_pem:
+            return stale.with_revocations(self._revocations)
+        self._issue(authority, stale.credentials)
+        return IdentityFiles.read(self._folder, self._revocations)
+
+    def _check_domain(self, authority: Authority) -> None:
+        domain = read_credentials(self._folder).subject.domain
+        if authority.domain != domain:
             raise FednotError(
                 Reason.INVALID_IDENTITY,
-                f"the certificate in {self._folder} is for the trust domain {self.domain!r}, and "
-                f"the authority in {self.authority.directory} is that of {self.authority.domain!r}",
+                f"the certificate in {self._folder} is for the trust domain {domain!r}, and "
+                f"the authority in {authority.directory} is that of {authority.domain!r}",
             )
+
+    def _begin(self) -> None:
         try:
             self._present.check_dates(self._clock())
         except FednotError:
@@ -131,6 +153,14 @@ class ServerIdentity:
         holder = self._present.holders.judge(pem, self._clock())
         return Caller(holder.subject.role, holder.subject.name, holder.ends)
 
+    def holds(self, pem: bytes) -> bool:
+        """Whether a certificate holds at this moment."""
+        try:
+            self.caller_of(pem)
+        except FednotError:
+            return False
+        return True
+
     def holder_of(self, pem: bytes) -> Caller:
         """Whom a certificate names, whether or not it holds; nobody if it is not of ours."""
         subject = self._present.holders.named_in(pem)
@@ -145,11 +175,17 @@ class ServerIdentity:
         return _serving(lambda: self._present.enrolment, demand=False)
 
     async def run(self) -> None:
-        """Keeps the identity up to date until it is cancelled."""
+        """Keeps the identity up to date until it is cancelled.
+
+        A renewal may wait for the authority's lock; revocations are read meanwhile.
+        """
+        looking_after = self._always(lambda: asyncio.to_thread(self._look_after))
+        await asyncio.gather(self._always(self.refresh), looking_after)
+
+    async def _always(self, work: Callable[[], Awaitable[None]]) -> None:
         while True:
             try:
-                await self.refresh()
-                await asyncio.to_thread(self._look_after)
+                await work()
             except Exception:
                 log.exception("the identity could not be looked after")
             await asyncio.sleep(LOOK_EVERY)
@@ -160,22 +196,40 @@ class ServerIdentity:
 
     def _refresh(self) -> None:
         with self._lock:
-            try:
-                self._read_again()
-            except (FednotError, AuthorityError) as error:
-                self._doubt(str(error))
+            faults = [
+                str(error)
+                for step in (self._read_again, self._read_digest)
+                if (error := _error_of(step)) is not None
+            ]
+            if faults:
+                self._doubt(faults[0])
             else:
                 self._trusts_its_files()
 
+    def _read_digest(self) -> None:
+        self._trust_digest = _digest(self.authority)
+
     def _read_again(self) -> None:
-        digest = _digest(self.authority)
-        seen = signature(self._folder, self._revocations)
-        if seen != self._seen:
+        seen, lists = signature(self._folder, self._revocations), lists_signature(self._revocations)
+        if seen == self._seen:
+            return
+        try:
             found = IdentityFiles.read(self._folder, self._revocations)
             found.check_dates(self._clock())
-            self._present, self._seen = found, seen
-            log.info("the identity's files were replaced and are in force")
-        self._trust_digest = digest
+        except (FednotError, AuthorityError):
+            self._read_lists_alone(lists)
+            raise
+        self._present, self._seen, self._seen_lists = found, seen, lists
+        log.info("the identity's files were replaced and are in force")
+
+    def _read_lists_alone(self, lists: Signature) -> None:
+        """Takes revocations, whatever the other files are worth, if those in force signed them."""
+        if lists == self._seen_lists:
+            return
+        with suppress(AuthorityError):
+            self._present = self._present.with_revocations(self._revocations)
+            self._seen_lists = lists
+            log.info("the revocation lists were replaced and are in force")
 
     def _doubt(self, sentence: str) -> None:
         """Complains at the second look, since a writer may be half way at the first."""
@@ -207,14 +261,25 @@ class ServerIdentity:
             self._upkeep.complain("renewal", f"the certificate cannot be renewed: {error}")
 
     def _lags_behind(self, authority: Authority) -> bool:
-        """The authority itself keeps up the folder that is its own."""
-        own = self._folder.resolve() == authority.server_folder.resolve()
-        return not own and self._upkeep.may_renew() and authority.trust_pem != self.trust
+        """Whether the folder is to follow at once, or again after an attempt that failed.
+
+        The authority itself keeps up the folder that is its own.
+        """
+        if self._is_its_own(authority) or authority.trust_pem == self.trust:
+            return False
+        return self._upkeep.may_renew() or authority.trust_pem != self._renewed_for
+
+    def _is_its_own(self, authority: Authority) -> bool:
+        return self._folder.resolve() == authority.server_folder.resolve()
 
     def _renew(self, authority: Authority) -> None:
-        hosts = hosts_of(self._present.credentials.certificate)
+        self._issue(authority, self._present.credentials)
+
+    def _issue(self, authority: Authority, credentials: Credentials) -> None:
         self._upkeep.renews()
-        authority.issue(self.subject, self._folder, hosts=hosts)
+        self._renewed_for = authority.trust_pem
+        hosts = hosts_of(credentials.certificate)
+        authority.issue(credentials.subject, self._folder, hosts=hosts)
         log.info("the server's certificate was renewed in %s", self._folder)
 
 
@@ -238,6 +303,14 @@ def _serving(
 ) -> grpc.ServerCredentials:
     fetcher = _Fetcher(present)
     return grpc.dynamic_ssl_server_credentials(present(), fetcher, demand)  # type: ignore[arg-type]
+
+
+def _error_of(step: Callable[[], None]) -> Exception | None:
+    try:
+        step()
+    except (FednotError, AuthorityError) as error:
+        return error
+    return None
 
 
 def _digest(authority: Authority | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import grpc
@@ -60,6 +60,11 @@ class IdentityFiles:
             _issuer(credentials, trust),
         )
 
+    def with_revocations(self, revocations: Path | None) -> IdentityFiles:
+        """The same identity with revocation lists that were read anew. Raises AuthorityError."""
+        trust = _trust(self.credentials, revocations)
+        return replace(self, holders=Holders(trust, self.credentials.subject.domain))
+
     def check_dates(self, at: float) -> None:
         """Raises FednotError (SERVER_CERTIFICATE_EXPIRED, SERVER_CERTIFICATE_NOT_YET_VALID)."""
         moment = dt.datetime.fromtimestamp(at, dt.UTC)
@@ -71,19 +76,21 @@ class IdentityFiles:
 
 def signature(folder: Path, revocations: Path | None) -> Signature:
     """What tells whether any of the files was replaced."""
-    found = signature_of(folder)
-    if revocations is None:
-        return found
+    return (*signature_of(folder), *lists_signature(revocations))
+
+
+def lists_signature(revocations: Path | None) -> Signature:
+    """What tells whether the revocation lists were replaced."""
     try:
-        state = revocations.stat()
+        state = revocations.stat() if revocations else None
     except OSError:
-        return found
-    return (*found, ("revocations", state.st_ino, state.st_mtime_ns, state.st_size))
+        state = None
+    return (("revocations", state.st_ino, state.st_mtime_ns, state.st_size),) if state else ()
 
 
 def _trust(credentials: Credentials, revocations: Path | None) -> Trust:
     try:
-        lists = revocations.read_bytes() if revocations else b""
+        lists = revocations.read_bytes() if revocations else None
     except OSError as error:
         raise AuthorityError(
             f"{revocations} cannot be read: {error.strerror}; copy the authority's revoked.pem"

@@ -19,6 +19,7 @@ from support.served import CALL, Served, eventually, served
 
 from fednot.identity import certificates
 from fednot.identity.folder import read_credentials
+from fednot.identity.locking import locked
 from fednot.identity.subject import Role, Subject
 from fednot.v1 import federation_pb2, federation_pb2_grpc, identity_pb2, identity_pb2_grpc
 from fednot.wire import manifest_message
@@ -136,6 +137,7 @@ async def test_broken_files_leave_the_old_ones_in_force(
         ),
         (lambda maker, at: (at.parent / "revoked.pem").unlink(), "cannot be read"),
         (lambda maker, at: (at.parent / "revoked.pem").write_text("?"), "cannot be used"),
+        (lambda maker, at: (at.parent / "revoked.pem").write_text(""), "cannot be used"),
     ],
 )
 def test_what_cannot_be_used_is_not_taken_over(
@@ -144,7 +146,8 @@ def test_what_cannot_be_used_is_not_taken_over(
     maker, folder = HandMadeAuthority(), tmp_path / "identity"
     maker.server(folder)
     lists = tmp_path / "revoked.pem"
-    lists.write_bytes(certificates.revocation_list([], maker.certificate, maker.key))
+    sound = revoking(maker)
+    lists.write_bytes(sound)
     identity = open_identity(folder, lists, None)
     before = _serial(identity)
     replace(maker, folder)
@@ -154,7 +157,7 @@ def test_what_cannot_be_used_is_not_taken_over(
     assert told in identity.fault
     assert _serial(identity) == before
     maker.server(folder)
-    lists.write_bytes(b"")
+    lists.write_bytes(sound)
     identity._refresh()
     assert identity.fault == ""
     assert _serial(identity) != before
@@ -210,6 +213,90 @@ def test_an_identity_elsewhere_follows_the_authority(tmp_path: Path) -> None:
     identity._refresh()
     assert identity.trust == identities.authority.trust_pem
     assert identity.fault == ""
+
+
+def test_a_revoked_client_is_let_in_by_no_rotation_of_an_identity_elsewhere(tmp_path: Path) -> None:
+    """Retiring drops the old list at once, while the folder may still trust the old authority."""
+    identities, elsewhere = Identities(tmp_path), tmp_path / "elsewhere"
+    authority, server = identities.authority, Subject(Role.SERVER, "server")
+    authority.issue(server, elsewhere, hosts=["127.0.0.1"])
+    bad = (identities.of(Role.CLIENT, "c1") / "cert.pem").read_bytes()
+    authority.revoke(Subject(Role.CLIENT, "c1"))
+    identity = open_identity(elsewhere, None, authority.directory)
+    changes = [authority.rotate, lambda: authority.retire(force=True)]
+    for change in (*changes, *changes):
+        change()
+        for look in (identity._refresh, identity._refresh, identity._look_after, identity._refresh):
+            look()
+            assert not identity.holds(bad)
+        assert identity.trust == authority.trust_pem, "it follows without a pause"
+        assert identity.fault == ""
+
+
+def test_a_server_starts_though_its_folder_trusts_what_was_retired(tmp_path: Path) -> None:
+    identities, elsewhere = Identities(tmp_path), tmp_path / "elsewhere"
+    authority = identities.authority
+    authority.issue(Subject(Role.SERVER, "server"), elsewhere, hosts=["127.0.0.1"])
+    authority.rotate()
+    authority.retire(force=True)
+    identity = open_identity(elsewhere, None, authority.directory)
+    assert identity.trust == authority.trust_pem
+
+
+@pytest.mark.parametrize("broken", ["cert.pem", "key.pem", "ca.pem", "dates"])
+def test_revocations_are_taken_whatever_the_other_files_are_worth(
+    tmp_path: Path, broken: str
+) -> None:
+    clock = Clock()
+    maker, folder, lists = HandMadeAuthority(), tmp_path / "identity", tmp_path / "revoked.pem"
+    maker.server(folder, days=2)
+    lists.write_bytes(revoking(maker))
+    client = maker.identity(tmp_path / "c1", name="c1", days=20)
+    pem = certificates.pem_of([client.certificate])
+    identity = ServerIdentity(folder, lists, None, clock=clock)
+    if broken == "dates":
+        clock.now += 3 * DAY
+    else:
+        (folder / broken).write_text("broken")
+    identity._refresh()
+    assert identity.holds(pem)
+    lists.write_bytes(revoking(HandMadeAuthority(), client.certificate.serial_number))
+    identity._refresh()
+    assert identity.holds(pem), "this list is another authority's"
+    lists.write_bytes(revoking(maker, client.certificate.serial_number))
+    identity._refresh()
+    assert not identity.holds(pem)
+    lists.write_bytes(b"")
+    identity._refresh()
+    assert not identity.holds(pem)
+
+
+def test_revocations_are_taken_though_the_authoritys_trust_cannot_be_read(tmp_path: Path) -> None:
+    identities = Identities(tmp_path)
+    authority = identities.authority
+    bad = (identities.of(Role.CLIENT, "c1") / "cert.pem").read_bytes()
+    identity = open_identity(identities.server, None, authority.directory)
+    authority.revoke(Subject(Role.CLIENT, "c1"))
+    (authority.directory / "trust.pem").unlink()
+    identity._refresh()
+    assert not identity.holds(bad)
+    identity._refresh()
+    assert "trust.pem" in identity.fault
+
+
+async def test_revocations_are_taken_while_the_authority_is_busy(tmp_path: Path) -> None:
+    """The server's own renewal waits for the lock; nothing else does."""
+    async with served(tmp_path) as server:
+        maker, lists = server.identities.by_hand(), server.identities.authority.revocations
+        client = maker.identity(tmp_path / "c1", name="c1").certificate
+        with locked(server.identities.authority.directory):
+            maker.server(server.identities.server, begins=days_from_now(-21), days=30)
+            due = serial_of(server.identities.server)
+            await eventually("it is read", lambda: _serial(server.identity) == due)
+            await asyncio.sleep(1.1)
+            lists.write_bytes(revoking(maker, client.serial_number))
+            pem = certificates.pem_of([client])
+            await eventually("revoked", lambda: not server.identity.holds(pem), seconds=3)
 
 
 @pytest.mark.parametrize(
@@ -289,6 +376,12 @@ async def test_a_handshake_takes_the_files_of_its_moment_or_fails_alone(server: 
         await whoami(server.dial_with(old))
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     assert await whoami(server.dial(Role.OFFICER, "new")) == "new"
+
+
+def revoking(maker: HandMadeAuthority, *serials: int) -> bytes:
+    """The authority's list of what it revoked."""
+    rows = [(serial, certificates.now()) for serial in serials]
+    return certificates.revocation_list(rows, maker.certificate, maker.key)
 
 
 class Clock:
