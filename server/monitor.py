@@ -1,4 +1,4 @@
-"""Keeps the gauges and the clients' last-seen times up to date."""
+"""Keeps the gauges, the clients' last-seen times and the sessions' right to be there up to date."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ SEEN_EVERY: Final = 10.0
 
 
 class Monitor:
-    """Refreshes what Prometheus sees, after each change and every few seconds.
+    """Refreshes what Prometheus sees, after each change and every few seconds, and closes sessions
+    whose certificate was revoked or has ended.
 
     `identity` is None over plaintext.
     """
@@ -46,11 +47,18 @@ class Monitor:
         while True:
             mark = self._federation.changes.mark()
             try:
+                self._close_sessions()
                 await self._refresh()
             except Exception:
                 log.exception("the metrics could not be refreshed")
             await self._federation.changes.wait(TICK, mark)
             await asyncio.sleep(0.1)
+
+    def _close_sessions(self) -> None:
+        if self._identity is None:
+            return
+        for client in self._cohort.close_unless(self._identity.holds):
+            log.warning("%s: its certificate no longer holds, its session is closed", client)
 
     async def _refresh(self) -> None:
         metrics = self._federation.metrics

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,8 +21,8 @@ LIVENESS_TICK = 0.5
 class Session:
     """A client that is there: `last_seen` is on the monotonic clock, in seconds.
 
-    `certificate_expires_at` is when the certificate ends that it showed last, in seconds since the
-    epoch; None over plaintext.
+    `certificate` is the one that it showed last, as PEM, and `certificate_expires_at` when that
+    ends, in seconds since the epoch; both None over plaintext.
     """
 
     client: str
@@ -32,6 +32,7 @@ class Session:
     last_seen: float
     degraded: bool = False
     certificate_expires_at: float | None = None
+    certificate: bytes | None = None
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
@@ -144,13 +145,24 @@ class RemoteCohort:
         self._sessions[session.client] = session
         self._pulse.beat()
 
-    def close(self, session: Session) -> None:
-        """Closes a session; a round that waits for the client stops waiting."""
+    def close(self, session: Session, why: str = "it left") -> None:
+        """Closes a session; a round that waits for the client stops waiting, and is told why."""
         self._sessions.pop(session.client, None)
         for assignment in self._of(session.client):
             if not assignment.answered:
-                assignment.answer(NoAnswer(session.client, "it left"))
+                assignment.answer(NoAnswer(session.client, why))
         self._pulse.beat()
+
+    def close_unless(self, holds: Callable[[bytes], bool]) -> list[str]:
+        """Closes the sessions whose certificate does not hold any more; returns their clients."""
+        closed = [
+            session
+            for session in self._sessions.values()
+            if session.certificate is not None and not holds(session.certificate)
+        ]
+        for session in closed:
+            self.close(session, "its certificate no longer holds")
+        return [session.client for session in closed]
 
     def session(self, client: str, session_id: str) -> Session:
         """The live session of a caller, marked as seen. Raises FednotError (UNKNOWN_SESSION)."""

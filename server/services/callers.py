@@ -14,6 +14,7 @@ from server.records import Caller
 NOBODY: Final = Caller()
 
 _CALLER: Final[ContextVar[Caller]] = ContextVar("caller", default=NOBODY)
+_CERTIFICATE: Final[ContextVar[bytes | None]] = ContextVar("certificate", default=None)
 
 
 def current() -> Caller:
@@ -21,9 +22,15 @@ def current() -> Caller:
     return _CALLER.get()
 
 
-def begin(caller: Caller) -> None:
+def certificate() -> bytes | None:
+    """The certificate that this call shows, as PEM; None over plaintext."""
+    return _CERTIFICATE.get()
+
+
+def begin(caller: Caller, certificate: bytes | None = None) -> None:
     """Says who makes the call that the running task serves; grpc.aio gives each call its own."""
     _CALLER.set(caller)
+    _CERTIFICATE.set(certificate)
 
 
 @contextmanager

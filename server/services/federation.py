@@ -67,6 +67,7 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
             device=device,
             last_seen=time.monotonic(),
             certificate_expires_at=callers.current().expires_at,
+            certificate=callers.certificate(),
         )
         record = ClientRecord(
             name=name,
@@ -194,7 +195,9 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
         return federation_pb2.LeaveResponse()
 
     def _session(self, message: federation_pb2.Session) -> Session:
-        return session_of(self._cohort, message)
+        session = session_of(self._cohort, message)
+        session.certificate = callers.certificate()
+        return session
 
     def _stands(self, client: str, work_id: str) -> bool:
         if not work_id:

@@ -1,9 +1,9 @@
 """Stands before every servicer: finds out who calls, whether they may, and what became of it.
 
-The order is: who (the certificate of the connection, judged anew for each call and each message of
-a stream, since a connection outlives the rotation, expiry and revocation of its certificate), then
-the role, then the servicer. Every error leaves through the one translator and is counted; one that
-refused a right or a request is noted in the audit.
+The order is: who (the certificate of the connection, judged anew for each call, for each message of
+a stream and before each answer, since a connection and a long call outlive the rotation, expiry and
+revocation of its certificate), then the role, then the servicer. Every error leaves through the one
+translator and is counted; one that refused a right or a request is noted in the audit.
 """
 
 from __future__ import annotations
@@ -113,9 +113,11 @@ class Guard(aio.ServerInterceptor):
         async def call(request: Any, context: Context) -> Any:
             try:
                 self._admit(method, context)
-                return await serve(request, context)
+                response = await serve(request, context)
+                self._caller(context)
             except Exception as error:
                 await self._abort(method, error, context)
+            return response
 
         return call
 
@@ -139,7 +141,7 @@ class Guard(aio.ServerInterceptor):
     def _admit(self, method: str, context: Context) -> None:
         caller = self._caller(context)
         self._may(method, caller)
-        callers.begin(caller)
+        callers.begin(caller, _certificate(context))
 
     def _caller(self, context: Context) -> Caller:
         if self._identities is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
 
 import grpc
@@ -12,6 +13,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from google.protobuf.duration_pb2 import Duration
 from grpc import aio
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from support.handmade_authority import HandMadeAuthority, days_from_now
@@ -31,6 +33,9 @@ from fednot.v1 import (
     identity_pb2_grpc,
 )
 from fednot.wire import manifest_message
+from server.cohorts.cohort import NoAnswer, WorkKind, WorkPlan
+from server.monitor import Monitor
+from server.records import RoundPhase
 
 WHO = identity_pb2.GetIdentityRequest()
 SECONDS = 1 / 86400
@@ -213,6 +218,50 @@ async def test_a_stream_sends_nothing_once_the_certificate_is_revoked(server: Se
     assert told.reason is Reason.CERTIFICATE_REVOKED
 
 
+async def test_a_call_that_lasts_is_not_answered_once_the_certificate_is_revoked(
+    server: Served,
+) -> None:
+    """The poll waits across the revocation; the work that comes then is not told."""
+    stub, session = await joined(server, "c1")
+    poll = stub.PollWork(poll_of(session), timeout=CALL)
+    await poll.wait_for_connection()
+    await asyncio.sleep(0.2)
+    await revoked(server, Subject(Role.CLIENT, "c1"))
+    async with aclosing(server.cohort.work(plan(server, 1.0))) as answers:
+        await anext(answers)
+        told = await refusal(poll)
+    assert told.reason is Reason.CERTIFICATE_REVOKED
+
+
+async def test_a_round_does_not_wait_for_a_client_that_is_revoked(server: Served) -> None:
+    monitor = Monitor(server.federation, server.cohort, server.identity)
+    watching = asyncio.create_task(monitor.run())
+    stub, session = await joined(server, "c1")
+    async with aclosing(server.cohort.work(plan(server, 60.0))) as answers:
+        first = asyncio.ensure_future(anext(answers))
+        assert (await stub.PollWork(poll_of(session), timeout=CALL)).train.work_id
+        await revoked(server, Subject(Role.CLIENT, "c1"))
+        async with asyncio.timeout(6):
+            answer = await first
+    watching.cancel()
+    assert isinstance(answer, NoAnswer)
+    assert answer.reason == "its certificate no longer holds"
+    assert server.cohort.connected() == frozenset()
+
+
+async def test_a_session_ends_with_its_certificate(server: Served, tmp_path: Path) -> None:
+    monitor = Monitor(server.federation, server.cohort, server.identity)
+    watching = asyncio.create_task(monitor.run())
+    maker = server.identities.by_hand()
+    begins = certificates.now() - dt.timedelta(days=1)
+    maker.identity(tmp_path / "c1", Role.CLIENT, "c1", begins=begins, days=1 + 5 * SECONDS)
+    stub = federation_pb2_grpc.FederationServiceStub(server.dial_with(tmp_path / "c1"))
+    await stub.Join(join_request(), timeout=CALL)
+    assert server.cohort.connected() == {"c1"}
+    await eventually("its session is closed", lambda: not server.cohort.connected())
+    watching.cancel()
+
+
 async def test_a_client_has_the_name_of_its_certificate(server: Served) -> None:
     stub, session = await joined(server, "c1")
     for claimed in ("", "c1"):
@@ -272,6 +321,19 @@ async def test_over_plaintext_names_are_what_clients_say(tmp_path: Path) -> None
         assert server.cohort.sessions()["c9"].certificate_expires_at is None
         told = await refusal(stub.Join(join_request(), timeout=CALL))
         assert told.reason is Reason.INVALID_CLIENT_NAME
+
+
+def poll_of(session: str) -> federation_pb2.PollWorkRequest:
+    return federation_pb2.PollWorkRequest(
+        session=federation_pb2.Session(id=session), max_wait=Duration(seconds=8)
+    )
+
+
+def plan(server: Served, deadline: float) -> WorkPlan:
+    model = server.federation.model
+    return WorkPlan(
+        WorkKind.TRAIN, 1, RoundPhase.TRAINING, model.current, model.flat, ("c1",), deadline
+    )
 
 
 def join_request(client: str = "") -> federation_pb2.JoinRequest:

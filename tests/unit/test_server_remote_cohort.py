@@ -67,6 +67,23 @@ async def test_a_client_that_is_lost_is_not_waited_for() -> None:
     assert answer.reason.startswith("lost; last seen")
 
 
+async def test_a_session_is_closed_whose_certificate_no_longer_holds() -> None:
+    cohort = cohort_of("a", "b", "c")
+    for name, session in cohort.sessions().items():
+        session.certificate = None if name == "c" else name.encode()
+    round_ = asyncio.create_task(answers_of(cohort, plan("a", "b")))
+    for name in ("a", "b"):
+        await given(cohort, name)
+    assert cohort.close_unless(lambda pem: True) == []
+    assert cohort.close_unless(lambda pem: pem == b"b") == ["a"]
+    assert cohort.connected() == {"b", "c"}
+    (await given(cohort, "b")).answer(NoAnswer("b", "it failed"))
+    async with asyncio.timeout(2):
+        first = (await round_)[0]
+    assert isinstance(first, NoAnswer)
+    assert (first.client, first.reason) == ("a", "its certificate no longer holds")
+
+
 async def test_silence_until_the_deadline_says_when_the_client_was_seen() -> None:
     (answer,) = await answers_of(cohort_of("a"), plan("a", deadline=0.1))
     assert answer == NoAnswer("a", "no answer in 0.1 s; last seen 0 s ago")
