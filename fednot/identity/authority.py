@@ -12,6 +12,7 @@ others read is replaced whole.
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from cryptography import x509
 from fednot.errors import FednotError, Reason
 from fednot.identity import certificates
 from fednot.identity.authority_files import SERVER, AuthorityFiles, checked_hosts
-from fednot.identity.faults import AuthorityError, told
+from fednot.identity.faults import AuthorityBusyError, AuthorityError, told
 from fednot.identity.folder import (
     Credentials,
     read_credentials,
@@ -31,9 +32,10 @@ from fednot.identity.folder import (
     write_credentials,
 )
 from fednot.identity.ledger import Issued, State, listed, of_serial, of_subject
+from fednot.identity.revocations import Revocation
 from fednot.identity.subject import DEFAULT_DOMAIN, Role, Subject
 
-__all__ = ["Authority", "AuthorityError", "Issued", "Signed", "State"]
+__all__ = ["Authority", "AuthorityBusyError", "AuthorityError", "Issued", "Signed", "State"]
 
 AUTHORITY_DAYS: Final = 3650.0
 MAX_REQUEST_BYTES: Final = 16 << 10
@@ -57,7 +59,7 @@ class Authority:
     """A directory that holds an authority.
 
     Each method raises AuthorityError if files cannot be read or written; those that sign or change
-    block, and raise it if another process changes the authority for too long
+    block, and raise AuthorityBusyError if another process changes the authority for too long
     (`locking.LOCK_SECONDS`).
     """
 
@@ -145,16 +147,23 @@ class Authority:
         days: float | None = None,
         hosts: Sequence[str] = (),
         folder: Path | None = None,
+        holder: int | None = None,
+        granted_at: float | None = None,
     ) -> Signed:
         """Signs a request of the one who has the key; `hosts` as for `issue`.
 
-        With a folder, writes cert.pem and ca.pem there; raises AuthorityError if it holds another
-        identity or key. Raises FednotError (INVALID_CERTIFICATE_REQUEST) for a request that is bad
-        or of another subject.
+        `holder` is the serial number of the certificate by which the request is made; `granted_at`,
+        in seconds since the epoch, is when the subject was allowed to make it. With a folder,
+        writes cert.pem and ca.pem there; raises AuthorityError if it holds another identity or key.
+        Raises FednotError (INVALID_CERTIFICATE_REQUEST) for a request that is bad or of another
+        subject, (CERTIFICATE_REVOKED) if a certificate of that key was revoked, or that of the
+        holder, or one of the subject since it was allowed to ask.
         """
         key = _requested_key(request_pem, subject)
         digest = certificates.key_digest(key)
         with self._files.changing() as keys:
+            for each in self._files.ledger.revocations.read():
+                _refuse_revoked(each, subject, digest, holder, granted_at)
             if folder is not None:
                 refuse_another(folder, subject, digest)
             leaf = self._files.sign(keys, subject, key, days, hosts)
@@ -169,6 +178,13 @@ class Authority:
         with told(self.directory):
             return self._files.ledger.read(self.authorities())
 
+    def usable_certificate(self, subject: Subject) -> Issued | None:
+        """The newest certificate of a subject that opens a door, if there is one."""
+        at = certificates.now()
+        with told(self.directory):
+            found = self._files.ledger.read(self.authorities(), of=subject)
+        return next((each for each in reversed(found) if each.usable(at)), None)
+
     def revoke(self, who: Subject | str) -> list[Issued]:
         """Revokes all usable certificates of a subject, or the one whose serial number, in
         hexadecimal, begins so; returns them.
@@ -176,15 +192,15 @@ class Authority:
         Raises AuthorityError if there is none, or several begin so; it lists what there is.
         """
         with self._files.changing() as keys:
-            self._files.write_revocations(keys)
-            found = self.issued()
-            chosen = of_serial(found, who) if isinstance(who, str) else of_subject(found, who)
-            for each in chosen:
-                if each.revoked_at is None:
-                    self._files.ledger.revoke(each.serial, certificates.now())
-            self._files.write_revocations(keys)
-            serials = {each.serial for each in chosen}
-            return [each for each in self.issued() if each.serial in serials]
+            ledger, at = self._files.ledger, dt.datetime.now(dt.UTC)
+            try:
+                found = self.issued()
+                chosen = of_serial(found, who) if isinstance(who, str) else of_subject(found, who)
+                revoked = ledger.revoke(chosen, at)
+            finally:
+                self._files.write_revocations(keys)
+            ledger.prune(at)
+            return revoked
 
     def rotate(self, *, days: float = AUTHORITY_DAYS) -> None:
         """Makes a new authority, for which the present one vouches, and a new key and certificate
@@ -234,6 +250,28 @@ def _requested_key(request_pem: bytes, subject: Subject) -> object:
     if asked != subject:
         raise _refused(f"it asks for {asked.uri}, and was to be for {subject.uri}")
     return key
+
+
+def _refuse_revoked(
+    revoked: Revocation,
+    subject: Subject,
+    digest: str,
+    holder: int | None,
+    granted_at: float | None,
+) -> None:
+    since = granted_at is not None and revoked.at.timestamp() >= granted_at
+    if revoked.key_digest == digest:
+        which = "of the key that asks for a new one"
+    elif revoked.serial == holder:
+        which = "by which the request is made"
+    elif since and revoked.uri == subject.uri:
+        which = "of the name that the request is for"
+    else:
+        return
+    raise FednotError(
+        Reason.CERTIFICATE_REVOKED,
+        f"the certificate {which} was revoked: {revoked.uri}, serial number {revoked.serial:x}",
+    )
 
 
 def _refused(why: str) -> FednotError:

@@ -98,7 +98,7 @@ class AuthorityFiles:
 
     def write_revocations(self, keys: Keyring) -> None:
         """Writes the revocation lists anew, whole."""
-        lists = self.ledger.revocation_lists(keys.signers)
+        lists = self.ledger.revocations.lists(keys.signers)
         write_private(self.revocations, lists, mode=0o644)
 
     def server_certificate(self) -> x509.Certificate | None:
@@ -125,7 +125,7 @@ class AuthorityFiles:
         days: float | None,
         hosts: Sequence[str],
     ) -> x509.Certificate:
-        """Signs a certificate and records it. Raises AuthorityError."""
+        """Signs a certificate and records it; once a day, old records go. Raises AuthorityError."""
         if subject.domain != keys.domain:
             raise AuthorityError(
                 f"{subject.uri} is of another trust domain; this authority signs for {keys.domain}"
@@ -139,6 +139,7 @@ class AuthorityFiles:
             raise AuthorityError(f"a certificate for {wanted:g} days is none; ask for more")
         leaf = keys.signed(subject, public_key, wanted, checked_hosts(hosts))
         self.ledger.record(leaf)
+        self.ledger.prune(certificates.now())
         return leaf
 
     def issue(

@@ -248,6 +248,21 @@ def issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> boo
     return True
 
 
+def key_identifier(authority: x509.Certificate) -> str:
+    """What the certificates that an authority signs call it by, in hexadecimal."""
+    key: ec.EllipticCurvePublicKey = authority.public_key()  # type: ignore[assignment]
+    return x509.SubjectKeyIdentifier.from_public_key(key).digest.hex()
+
+
+def issuer_identifier(certificate: x509.Certificate) -> str:
+    """The key identifier of the authority that a certificate says it is by; "" if it does not."""
+    try:
+        found = certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value
+    except x509.ExtensionNotFound:
+        return ""
+    return (found.key_identifier or b"").hex()
+
+
 def same_key(
     one: ec.EllipticCurvePublicKey | object, other: ec.EllipticCurvePublicKey | object
 ) -> bool:

@@ -13,6 +13,10 @@ class AuthorityError(ValueError):
     """What an authority cannot do, and why: a sentence that names file, name or date."""
 
 
+class AuthorityBusyError(AuthorityError):
+    """Another process or thread has been changing the authority for too long; try again."""
+
+
 @contextmanager
 def told(directory: Path) -> Iterator[None]:
     """Turns faults of an authority's files into AuthorityError."""

@@ -1,10 +1,16 @@
-"""What an authority has issued and revoked: a file for each certificate, by serial number."""
+"""What an authority has issued and revoked.
+
+A file for each certificate, by serial number, and one for the revocations. Who signed it is told by
+its key identifier: a check of each signature would be slow, and only the owner writes here.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
-from collections.abc import Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
@@ -14,10 +20,14 @@ from cryptography import x509
 from fednot.identity import certificates
 from fednot.identity.faults import AuthorityError
 from fednot.identity.folder import write_private
-from fednot.identity.keyring import Signer
+from fednot.identity.revocations import Revocation, Revocations
 from fednot.identity.subject import Subject, SubjectError
 
 ISSUED: Final = "issued"
+KEPT: Final = dt.timedelta(days=30)
+"""What ended is forgotten so long after."""
+PRUNED: Final = ".pruned"
+PRUNED_EVERY: Final = dt.timedelta(days=1)
 
 
 class State(StrEnum):
@@ -35,7 +45,8 @@ class State(StrEnum):
 class Issued:
     """A certificate that an authority issued.
 
-    `current` tells that the newest authority did, `trusted` that one did that is not retired.
+    `current` tells that the newest authority did, `trusted` that one did that is not retired;
+    `issuer` is that one's key identifier.
     """
 
     subject: Subject
@@ -43,6 +54,7 @@ class Issued:
     begins: dt.datetime
     ends: dt.datetime
     key_digest: str
+    issuer: str
     revoked_at: dt.datetime | None
     current: bool
     trusted: bool
@@ -68,81 +80,74 @@ class Ledger:
     """The folder `issued` of an authority; its lock must be held to change it."""
 
     def __init__(self, directory: Path) -> None:
-        self._folder = directory / ISSUED
+        self._folder: Final = directory / ISSUED
+        self.revocations: Final = Revocations(self._folder)
 
     def record(self, certificate: x509.Certificate) -> None:
         """Records a certificate, before it is handed out."""
         self._folder.mkdir(mode=0o700, exist_ok=True)
-        write_private(self._certificate(certificate), certificates.pem_of([certificate]))
+        place = self._folder / f"{certificate.serial_number:x}.pem"
+        write_private(place, certificates.pem_of([certificate]))
 
-    def revoke(self, serial: int, at: dt.datetime) -> None:
-        """Records that a certificate is revoked from a moment on."""
-        write_private(self._revocation(serial), f"{at.isoformat()}\n".encode())
+    def revoke(self, chosen: Sequence[Issued], at: dt.datetime) -> list[Issued]:
+        """Records that certificates are revoked from a moment on, unless they were; gives them back
+        as they are then.
+        """
+        fresh = {each.serial for each in chosen if each.revoked_at is None}
+        if not fresh:
+            return list(chosen)
+        found = [each if each.revoked_at else replace(each, revoked_at=at) for each in chosen]
+        added = [_revocation(each, at) for each in found if each.serial in fresh]
+        self.revocations.write([*self.revocations.read(), *added])
+        return found
 
-    def read(self, authorities: Sequence[x509.Certificate]) -> list[Issued]:
-        """All certificates, by subject, then oldest first. `authorities` are those in trust.
+    def read(
+        self, authorities: Sequence[x509.Certificate], of: Subject | None = None
+    ) -> list[Issued]:
+        """All certificates, or those `of` a subject, by subject, then oldest first. `authorities`
+        are those in trust.
 
         Raises AuthorityError for a file that cannot be read.
         """
-        found = [self._issued(each, authorities) for each in self._certificates()]
-        return sorted(found, key=lambda each: (each.subject, each.begins, each.ends, each.serial))
+        by = [certificates.key_identifier(authority) for authority in authorities]
+        revoked = {each.serial: each.at for each in self.revocations.read()}
+        uri = b"" if of is None else of.uri.encode()
+        found = []
+        for path in self._records():
+            certificate = _read(path)
+            if uri in certificate.tbs_certificate_bytes:  # a prefix at least, and quickly told
+                found.append(_issued(path, certificate, by, revoked))
+        chosen = [each for each in found if of in (None, each.subject)]
+        return sorted(chosen, key=lambda each: (each.subject, each.begins, each.ends, each.serial))
 
-    def revocation_lists(self, signers: Sequence[Signer]) -> bytes:
-        """One list for each signer, as PEM. Raises AuthorityError."""
-        rows = [
-            (each, at)
-            for each in self._certificates()
-            if (at := self._revoked_at(each.serial_number)) is not None
-        ]
-        return b"".join(
-            certificates.revocation_list(
-                [
-                    (each.serial_number, at)
-                    for each, at in rows
-                    if certificates.issued_by(each, signer.certificate)
-                ],
-                signer.certificate,
-                signer.key,
-            )
-            for signer in signers
-        )
+    def prune(self, at: dt.datetime) -> None:
+        """Forgets, once a day, the certificates that ended KEPT before a moment.
 
-    def _certificate(self, certificate: x509.Certificate) -> Path:
-        return self._folder / f"{certificate.serial_number:x}.pem"
+        A record that cannot be read stays.
+        """
+        if not self._is_due(at):
+            return
+        for path in self._records():
+            with contextlib.suppress(AuthorityError):
+                if _read(path).not_valid_after_utc + KEPT < at:
+                    path.unlink(missing_ok=True)
+        revoked = self.revocations.read()
+        kept = [each for each in revoked if each.ends + KEPT >= at]
+        if len(kept) < len(revoked):
+            self.revocations.write(kept)
+        pruned = self._folder / PRUNED
+        pruned.touch(mode=0o600)
+        os.utime(pruned, (at.timestamp(), at.timestamp()))
 
-    def _revocation(self, serial: int) -> Path:
-        return self._folder / f"{serial:x}.revoked"
-
-    def _certificates(self) -> list[x509.Certificate]:
-        return [_read(path) for path in sorted(self._folder.glob("*.pem"))]
-
-    def _issued(
-        self, certificate: x509.Certificate, authorities: Sequence[x509.Certificate]
-    ) -> Issued:
-        by = [certificates.issued_by(certificate, authority) for authority in authorities]
+    def _is_due(self, at: dt.datetime) -> bool:
         try:
-            subject = certificates.subject_of(certificate)
-        except SubjectError as error:
-            raise AuthorityError(f"{self._certificate(certificate)}: {error}") from error
-        return Issued(
-            subject=subject,
-            serial=certificate.serial_number,
-            begins=certificate.not_valid_before_utc,
-            ends=certificate.not_valid_after_utc,
-            key_digest=certificates.key_digest(certificate.public_key()),
-            revoked_at=self._revoked_at(certificate.serial_number),
-            current=bool(by) and by[0],
-            trusted=any(by),
-        )
-
-    def _revoked_at(self, serial: int) -> dt.datetime | None:
-        path = self._revocation(serial)
-        try:
-            return dt.datetime.fromisoformat(path.read_text("ascii").strip())
+            last = (self._folder / PRUNED).stat().st_mtime
         except FileNotFoundError:
-            return None
-        except (OSError, ValueError) as error:
-            raise AuthorityError(f"{path} cannot be read: {error}") from error
+            return True
+        return abs(at.timestamp() - last) >= PRUNED_EVERY.total_seconds()
+
+    def _records(self) -> list[Path]:
+        return sorted(self._folder.glob("*.pem"))
 
 
 def _read(path: Path) -> x509.Certificate:
@@ -150,6 +155,36 @@ def _read(path: Path) -> x509.Certificate:
         return certificates.read_certificate(path.read_bytes())
     except (OSError, ValueError) as error:
         raise AuthorityError(f"{path} cannot be read: {error}") from error
+
+
+def _issued(
+    path: Path,
+    certificate: x509.Certificate,
+    authorities: Sequence[str],
+    revoked: Mapping[int, dt.datetime],
+) -> Issued:
+    try:
+        subject = certificates.subject_of(certificate)
+    except SubjectError as error:
+        raise AuthorityError(f"{path}: {error}") from error
+    issuer = certificates.issuer_identifier(certificate)
+    return Issued(
+        subject=subject,
+        serial=certificate.serial_number,
+        begins=certificate.not_valid_before_utc,
+        ends=certificate.not_valid_after_utc,
+        key_digest=certificates.key_digest(certificate.public_key()),
+        issuer=issuer,
+        revoked_at=revoked.get(certificate.serial_number),
+        current=issuer in authorities[:1],
+        trusted=issuer in authorities,
+    )
+
+
+def _revocation(found: Issued, at: dt.datetime) -> Revocation:
+    return Revocation(
+        found.serial, at, found.ends, found.subject.uri, found.key_digest, found.issuer
+    )
 
 
 def of_serial(found: Sequence[Issued], beginning: str) -> list[Issued]:

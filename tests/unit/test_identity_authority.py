@@ -368,6 +368,9 @@ def test_a_record_that_cannot_be_read_is_named(authority: Authority, tmp_path: P
     with pytest.raises(AuthorityError, match=f"{serial:x}.pem cannot be read"):
         authority.issued()
     record.write_bytes(whole)
-    record.with_suffix(".revoked").write_bytes(b"yesterday")
-    with pytest.raises(AuthorityError, match=f"{serial:x}.revoked cannot be read"):
-        authority.issued()
+    for text in (b"yesterday", b"{}", b"[{}]", b"[1]"):
+        (record.parent / "revoked.json").write_bytes(text)
+        with pytest.raises(AuthorityError, match=r"revoked.json cannot be read"):
+            authority.issued()
+        with pytest.raises(AuthorityError, match=r"revoked.json cannot be read"):
+            authority.revoke(CLIENT)
