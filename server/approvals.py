@@ -10,7 +10,6 @@ from typing import Final
 from sqlalchemy import Connection
 
 from fednot.errors import FednotError, Reason
-from server.audit import note_job_end
 from server.federation import Federation
 from server.records import (
     NOBODY,
@@ -102,17 +101,13 @@ def readmit(
 def expire(connection: Connection, now: float, *, job_deadline: float) -> tuple[str, ...]:
     """Ends what nobody decided in time, and returns a sentence for each.
 
-    A deletion whose approval expires is cancelled; one whose own deadline passes first has failed.
+    A deletion is cancelled then. It waits no longer than `job_deadline` seconds, whatever its
+    approval says: what nobody approved bars nobody for good.
     """
     told = []
-    for approval in approval_rows.overdue(connection, now):
+    for approval in approval_rows.overdue(connection, now, longest=job_deadline):
         _drop(connection, approval, ApprovalState.EXPIRED, NOBODY, "approval.expired", now)
         told.append(f"{approval.id} expired: nobody decided on the {approval.kind} in time")
-    for job in job_rows.awaiting_jobs(connection):
-        if job.created_at + job_deadline <= now:
-            deletion_rows.fail(connection, job, "its deadline passed before it was approved", now)
-            note_job_end(connection, job.id, JobPhase.FAILED, now)
-            told.append(f"{job.id} failed: its deadline passed before it was approved")
     return tuple(told)
 
 

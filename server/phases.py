@@ -7,7 +7,7 @@ from typing import Final
 from server.records import JobPhase
 
 MOVES: Final[dict[JobPhase, frozenset[JobPhase]]] = {
-    JobPhase.AWAITING: frozenset({JobPhase.QUEUED, JobPhase.CANCELLED, JobPhase.FAILED}),
+    JobPhase.AWAITING: frozenset({JobPhase.QUEUED, JobPhase.CANCELLED}),
     JobPhase.QUEUED: frozenset({JobPhase.NEGATING, JobPhase.CANCELLED, JobPhase.FAILED}),
     JobPhase.NEGATING: frozenset({JobPhase.RECOVERING, JobPhase.FAILED}),
     JobPhase.RECOVERING: frozenset({JobPhase.NEGATING, JobPhase.VERIFYING, JobPhase.FAILED}),

@@ -256,6 +256,12 @@ class Job:
     attempts: tuple[Attempt, ...] = ()
     destroyed: tuple[DestroyedVersion, ...] = ()
 
+    @property
+    def queued_at(self) -> float:
+        """Since when it may begin: when it was asked for, or approved if that was needed."""
+        queued = (at for phase, at in self.history if phase is JobPhase.QUEUED)
+        return next(queued, self.created_at)
+
 
 @dataclass(frozen=True)
 class Approval:

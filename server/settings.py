@@ -101,6 +101,11 @@ class ServerSettings(Settings):
             raise ValueError("--enrolment-address needs --authority DIR, which signs certificates")
         if bool(self.task) == bool(self.model):
             raise ValueError("give either --task or --model, the federation's model")
+        if self.require_approval and self.approval_expiry >= self.job_deadline:
+            raise ValueError(
+                f"--approval-expiry ({self.approval_expiry:g} s) must be below --job-deadline "
+                f"({self.job_deadline:g} s), the longest that a deletion waits for its approval"
+            )
         return self
 
     def _check_insecure(self) -> None:

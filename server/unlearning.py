@@ -270,7 +270,7 @@ class UnlearningDriver:
         return True
 
     def _time_left(self, job: Job) -> float:
-        return max(0.0, job.created_at + self._federation.defaults.job_deadline - time.time())
+        return max(0.0, job.queued_at + self._federation.defaults.job_deadline - time.time())
 
     async def _move(self, job: Job, to: JobPhase, **values: object) -> None:
         await self._federation.database.run(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, and_, insert, or_, select, update
 
 from fednot.errors import FednotError, Reason
 from server.records import Approval, ApprovalKind, ApprovalState
@@ -53,10 +53,16 @@ def list_approvals(
     return [(row.sequence, _approval(row)) for row in connection.execute(query)]
 
 
-def overdue(connection: Connection, now: float) -> Sequence[Approval]:
-    """Approvals that wait and whose time is up, oldest first."""
+def overdue(connection: Connection, now: float, *, longest: float) -> Sequence[Approval]:
+    """Approvals that wait and whose time is up, oldest first.
+
+    That of a deletion is up after `longest` seconds, even if it should last longer.
+    """
+    waited = and_(
+        approvals.c.kind == ApprovalKind.DELETION, approvals.c.requested_at <= now - longest
+    )
     query = select(approvals).where(
-        approvals.c.state == ApprovalState.WAITING, approvals.c.expires_at <= now
+        approvals.c.state == ApprovalState.WAITING, or_(approvals.c.expires_at <= now, waited)
     )
     return [_approval(row) for row in connection.execute(query.order_by(approvals.c.sequence))]
 

@@ -105,12 +105,11 @@ def drop(connection: Connection, job: Job, now: float) -> None:
 
 
 def fail(connection: Connection, job: Job, failure: str, now: float) -> None:
-    """Fails a job: its fence stands, nothing is released, and an approval is no longer wanted.
+    """Fails a job: its fence stands and nothing is released.
 
     Raises FencedError if the job is no longer in the phase in which the caller read it.
     """
     job_rows.move(connection, job, JobPhase.FAILED, now, failure=failure)
-    approval_rows.withdraw_of_job(connection, job.id, now)
 
 
 def count_by_phase(connection: Connection) -> dict[JobPhase, int]:

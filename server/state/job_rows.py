@@ -109,12 +109,6 @@ def first_ready(connection: Connection) -> Job | None:
     return get_job(connection, job_id) if job_id else None
 
 
-def awaiting_jobs(connection: Connection) -> Sequence[Job]:
-    """Jobs that wait for an approval, in the order in which they were asked for."""
-    query = select(jobs).where(jobs.c.phase == JobPhase.AWAITING).order_by(jobs.c.sequence)
-    return [_job(connection, row) for row in connection.execute(query).all()]
-
-
 def _note_phase(connection: Connection, job_id: str, phase: JobPhase, now: float) -> None:
     connection.execute(insert(phase_entries).values(job_id=job_id, phase=phase, at=now))
 

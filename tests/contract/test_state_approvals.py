@@ -53,6 +53,7 @@ UNTIL = 100.0
 APPROVED, REFUSED = ApprovalState.APPROVED, ApprovalState.REFUSED
 EXPIRED, WITHDRAWN = ApprovalState.EXPIRED, ApprovalState.WITHDRAWN
 WAITING = ApprovalState.WAITING
+CANCELLED = JobPhase.CANCELLED
 
 
 def awaited(run: Any, request_id: str = "r1", client: str = "c1") -> Deletion:
@@ -128,7 +129,6 @@ class TestDeletions:
         ready = run(lambda c: accepted(c, "r2", "c2"))
         assert run(job_rows.first_ready) == ready.job
         assert [job.phase for job in run(job_rows.open_jobs)] == [AWAITING, QUEUED]
-        assert [job.phase for job in run(job_rows.awaiting_jobs)] == [AWAITING]
 
     def test_approved_it_queues(self, run: Any) -> None:
         run(begun)
@@ -229,19 +229,36 @@ class TestDeletions:
             refusal = refusal_of(lambda decide=decide: decide(run, approval_id(found), now=UNTIL))
             assert refusal == (Reason.APPROVAL_ENDED, {"state": "expired"})
 
-    def test_a_job_whose_deadline_passes_first_has_failed(self, run: Any) -> None:
-        """Accepted at 10 with a deadline of 30 seconds: the fence stands, nothing is released."""
+    def test_a_job_whose_deadline_passes_before_anybody_approved_is_dropped(self, run: Any) -> None:
+        """Accepted at 10 with a deadline of 30 seconds: what nobody approved bars nobody."""
         run(begun)
         found = awaited(run)
         expire = approvals.expire
         assert run(lambda c: expire(c, 39.0, job_deadline=30.0)) == ()
         assert len(run(lambda c: expire(c, 40.0, job_deadline=30.0))) == 1
+        assert run(lambda c: expire(c, 41.0, job_deadline=30.0)) == ()
         after = run(lambda c: deletion_of(c, "r1", DORA))
-        assert (after.job.phase, state_of(run, approval_id(found))) == (FAILED, WITHDRAWN)
-        assert "deadline" in after.job.failure
-        assert run(client_rows.list_bars) == [Bar("c1", "r1", 10.0)]
-        assert run(released) == 0
-        assert actions(run) == ["job.failed"]
+        assert (after.job.phase, state_of(run, approval_id(found))) == (CANCELLED, EXPIRED)
+        assert run(client_rows.list_bars) == []
+        assert run(released) == 2
+        assert actions(run) == ["approval.expired"]
+
+    def test_the_deadline_of_a_job_says_nothing_of_a_readmission(self, run: Any) -> None:
+        run(begun)
+        forgotten(run)
+        wanted = readmit(run, UNTIL)
+        assert run(lambda c: approvals.expire(c, UNTIL - 1, job_deadline=1.0)) == ()
+        assert state_of(run, wanted.id) is WAITING
+
+    def test_a_job_counts_from_its_approval(self, run: Any) -> None:
+        run(begun)
+        assert run(lambda c: accepted(c, "r0", "c2")).job.queued_at == 10.0
+        found = awaited(run)
+        assert found.job.queued_at == 10.0
+        approve(run, approval_id(found), now=90.0)
+        assert run(lambda c: driven(c, "r0", NEGATING)).queued_at == 10.0
+        job = run(lambda c: deletion_of(c, "r1", DORA)).job
+        assert (job.created_at, job.queued_at) == (10.0, 90.0)
 
     def test_each_decision_is_in_the_audit_with_its_job_and_its_client(self, run: Any) -> None:
         run(begun)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from sqlalchemy import update
 from support.in_process import InProcessFederation, asked, in_process
 from support.small_digits import SmallDigits
 from support.state import DORA, EMIL, OLGA
@@ -28,6 +29,7 @@ from server.records import (
     RunState,
 )
 from server.state import audit_rows, deletion_rows, pseudonym_rows, round_rows, version_rows
+from server.state.schema import jobs
 
 TWICE = Defaults(require_approval=True)
 LONG = Run(0, 500, 0, RunState.ACTIVE, time.time(), RoundPolicy(), {})
@@ -246,16 +248,35 @@ async def test_a_restart_keeps_what_waits_and_expires_what_is_over(
         assert await is_released(federation)
 
 
-async def test_a_deadline_that_passes_first_fails_the_job(
+async def test_a_deadline_that_passes_before_the_approval_bars_nobody(
     tmp_path: Path, tasks: Mapping[str, SmallDigits]
 ) -> None:
-    defaults = Defaults(require_approval=True, job_deadline=0.5)
+    defaults = Defaults(require_approval=True, job_deadline=0.2)
     async with opened(tmp_path, tasks, defaults) as federation:
         await federation.coordinator.accept(asked("c0", caller=DORA))
-        found = await ended(federation, "forget-c0", JobPhase.FAILED)
+        found = await ended(federation, "forget-c0", JobPhase.CANCELLED)
         assert found.approval is not None
-        assert found.approval.state is ApprovalState.WITHDRAWN
-        assert federation.federation.fences.bar_of("c0") is not None
+        assert found.approval.state is ApprovalState.EXPIRED
+        await eventually(
+            "the fence is lifted", lambda: federation.federation.fences.bar_of("c0") is None, 5
+        )
+
+
+async def test_the_wait_for_an_approval_takes_nothing_from_the_time_of_the_job(
+    tmp_path: Path, tasks: Mapping[str, SmallDigits]
+) -> None:
+    """Approved an hour after its job was made, with a deadline of half an hour."""
+    defaults = Defaults(require_approval=True, job_deadline=1800.0)
+    async with opened(tmp_path, tasks, defaults) as federation:
+        await federation.train(2)
+        policy = RecoveryPolicy(max_rounds=2)
+        found = await federation.coordinator.accept(asked("c0", caller=DORA, policy=policy))
+        await federation.federation.database.run(
+            lambda c: c.execute(update(jobs).values(created_at=jobs.c.created_at - 3600.0))
+        )
+        assert found.approval is not None
+        await federation.coordinator.approve(found.approval.id, EMIL)
+        await ended(federation, "forget-c0", JobPhase.COMPLETED)
 
 
 async def test_another_deletion_does_not_wait_for_the_approval_of_the_first(

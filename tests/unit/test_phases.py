@@ -12,7 +12,6 @@ from server.records import JobPhase
 ALLOWED = {
     ("awaiting", "queued"),
     ("awaiting", "cancelled"),
-    ("awaiting", "failed"),
     ("queued", "negating"),
     ("queued", "cancelled"),
     ("queued", "failed"),
@@ -26,7 +25,7 @@ ALLOWED = {
     ("verifying", "failed"),
 }
 """DESIGN.md, section 1: in line, another attempt back to negating, cancelled before negating only,
-failed from wherever a job is open. Written out, so that a slip in the table shows."""
+failed from wherever it was let begin. Written out, so that a slip in the table shows."""
 
 
 @pytest.mark.parametrize(("phase", "to"), list(product(JobPhase, JobPhase)))

@@ -101,6 +101,17 @@ def test_enrolment_needs_an_authority() -> None:
     assert found.enrolment_address == "127.0.0.1:50052"
 
 
+@pytest.mark.parametrize(("expiry", "sound"), [("59", True), ("60", False), ("61", False)])
+def test_an_approval_ends_before_the_deletion_that_waits_for_it(expiry: str, sound: bool) -> None:
+    flags = (*SOUND[1:], "--identity=/id", "--job-deadline=60", f"--approval-expiry={expiry}")
+    assert read(*flags).approval_expiry == float(expiry), "without --require-approval it is unused"
+    if sound:
+        assert read(*flags, "--require-approval").require_approval
+    else:
+        with pytest.raises(SettingsError, match="--approval-expiry .* below --job-deadline"):
+            read(*flags, "--require-approval")
+
+
 def test_the_model_comes_from_a_task_or_a_file_and_not_from_both() -> None:
     with pytest.raises(SettingsError, match="either --task or --model"):
         read("--insecure")
@@ -207,7 +218,7 @@ def test_the_defaults_of_requests_are_the_settings() -> None:
         "--recovery-tolerance=0.03",
         "--plateau-rounds=6",
         "--chance-rounds=7",
-        "--job-deadline=13",
+        "--job-deadline=16",
         "--round-retries=8",
         "--retry-wait=14",
         "--keep-versions=9",
@@ -227,7 +238,7 @@ def test_the_defaults_of_requests_are_the_settings() -> None:
         rounds=RoundPolicy(0.25, 0.75, 11, 4, 12),
         recovery=recovery,
         recovery_rounds=17,
-        job_deadline=13,
+        job_deadline=16,
         round_retries=8,
         retry_wait=14,
         keep_versions=9,
