@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Final, Self
 
 from fednot.identity import certificates
 from fednot.identity.faults import AuthorityError
@@ -33,7 +33,7 @@ class Revocation:
     issuer: str
 
     @classmethod
-    def of_row(cls, row: dict[str, Any]) -> Self:
+    def of_row(cls, row: dict[str, str]) -> Self:
         """Reads what `row` made. Raises KeyError, TypeError or ValueError."""
         return cls(
             serial=int(row["serial"], 16),
@@ -65,9 +65,7 @@ class Revocations:
     def read(self) -> list[Revocation]:
         """All of them. Raises AuthorityError for a file that cannot be read."""
         try:
-            rows = json.loads(self._path.read_bytes())
-            if not isinstance(rows, list):
-                raise TypeError("it holds no list")
+            rows: list[dict[str, str]] = json.loads(self._path.read_bytes())["revoked"]
             return [Revocation.of_row(row) for row in rows]
         except FileNotFoundError:
             return []
@@ -77,7 +75,7 @@ class Revocations:
     def write(self, found: Sequence[Revocation]) -> None:
         """Writes all of them, durably."""
         rows = ",\n".join(json.dumps(each.row()) for each in found)
-        write_private(self._path, f"[{rows}]\n".encode())
+        write_private(self._path, f'{{"revoked": [\n{rows}\n]}}\n'.encode())
 
     def lists(self, signers: Sequence[Signer]) -> bytes:
         """One revocation list for each signer, as PEM. Raises AuthorityError."""

@@ -368,7 +368,7 @@ def test_a_record_that_cannot_be_read_is_named(authority: Authority, tmp_path: P
     with pytest.raises(AuthorityError, match=f"{serial:x}.pem cannot be read"):
         authority.issued()
     record.write_bytes(whole)
-    for text in (b"yesterday", b"{}", b"[{}]", b"[1]"):
+    for text in (b"yesterday", b"{}", b"[]", b'{"revoked": [1]}', b'{"revoked": [{}]}'):
         (record.parent / "revoked.json").write_bytes(text)
         with pytest.raises(AuthorityError, match=r"revoked.json cannot be read"):
             authority.issued()
