@@ -108,7 +108,7 @@ def test_an_approval_ends_before_the_deletion_that_waits_for_it(expiry: str, sou
     if sound:
         assert read(*flags, "--require-approval").require_approval
     else:
-        with pytest.raises(SettingsError, match="--approval-expiry .* below --job-deadline"):
+        with pytest.raises(SettingsError, match=r"--approval-expiry .* below --job-deadline"):
             read(*flags, "--require-approval")
 
 
