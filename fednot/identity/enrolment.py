@@ -92,8 +92,7 @@ class Renewal:
         """
         _check(signed, self.credentials.subject, self.key)
         folder, key = self.credentials.folder, certificates.key_pem(self.key)
-        replace(folder, chain=signed.chain, trust=signed.trust, key=key)
-        return read_credentials(folder)
+        return replace(folder, chain=signed.chain, trust=signed.trust, key=key)
 
 
 def _check(signed: identity_pb2.SignedCertificate, subject: Subject, key: PrivateKey) -> None:

@@ -1,4 +1,6 @@
-"""Replaces the files of an identity so that a crash loses neither the old pair nor the new one."""
+"""Replaces the files of an identity so that a crash loses neither the old pair nor the new one, and
+so that two programs that do it at once do not mix theirs.
+"""
 
 from __future__ import annotations
 
@@ -7,28 +9,49 @@ from pathlib import Path
 from typing import Final
 
 from fednot.errors import FednotError, Reason
-from fednot.identity.folder import read_credentials, write_credentials, write_private
+from fednot.identity.folder import (
+    Credentials,
+    read_credentials,
+    write_credentials,
+    write_private,
+)
+from fednot.identity.locking import holding
 
 REPLACEMENT: Final = ".replacement.json"
 """The new files of an identity while they take the place of the old ones, one after the other."""
+LOCK: Final = ".replacement.lock"
 
 
-def replace(folder: Path, *, chain: bytes, trust: bytes, key: bytes) -> None:
-    """Replaces an identity's files so that a process that dies half way loses neither pair.
+def replace(folder: Path, *, chain: bytes, trust: bytes, key: bytes) -> Credentials:
+    """Replaces an identity's files so that a process that dies half way loses neither pair; blocks.
 
-    Raises OSError.
+    Gives what is there then. Raises OSError, as TimeoutError if another program replaces them for
+    `locking.LOCK_SECONDS`, and FednotError (INVALID_IDENTITY) for what is no identity.
     """
     content = {"chain": chain.decode(), "trust": trust.decode(), "key": key.decode()}
-    write_private(folder / REPLACEMENT, json.dumps(content).encode())
-    write_credentials(folder, chain=chain, trust=trust, key=key)
-    (folder / REPLACEMENT).unlink(missing_ok=True)
+    with holding(folder / LOCK):
+        write_private(folder / REPLACEMENT, json.dumps(content).encode())
+        write_credentials(folder, chain=chain, trust=trust, key=key)
+        (folder / REPLACEMENT).unlink(missing_ok=True)
+        return read_credentials(folder)
 
 
 def finish_replacement(folder: Path) -> None:
     """Ends a replacement that was cut off, if one was; for the start of whoever uses the folder.
 
-    Raises FednotError (INVALID_IDENTITY) if it can be neither read nor written.
+    Waits for one that is under way. Raises FednotError (INVALID_IDENTITY) if it can be neither read
+    nor written.
     """
+    if not (folder / REPLACEMENT).exists():
+        return
+    try:
+        with holding(folder / LOCK):
+            _finish(folder)
+    except OSError as error:
+        raise _invalid(f"{folder / REPLACEMENT} cannot be put in place: {error}") from error
+
+
+def _finish(folder: Path) -> None:
     place = folder / REPLACEMENT
     try:
         content = json.loads(place.read_bytes())
@@ -41,7 +64,7 @@ def finish_replacement(folder: Path) -> None:
             new = {name: str(content[name]).encode() for name in ("chain", "trust", "key")}
             write_credentials(folder, **new)
         place.unlink(missing_ok=True)
-    except (OSError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise _invalid(f"the new files in {place} cannot be put in place: {error}") from error
 
 
