@@ -25,6 +25,7 @@ from client.worker import Worker
 from fednot.settings import USAGE_ERROR, load_or_exit
 
 REFUSED: Final = 3
+ONLY_THE_OWNER: Final = 0o077
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 _log = logging.getLogger("client")
@@ -32,6 +33,7 @@ _log = logging.getLogger("client")
 
 def main() -> int:
     """Runs the client of this command line until a signal; gives the exit code."""
+    os.umask(ONLY_THE_OWNER)
     settings = load_or_exit(ClientSettings, program=PROGRAM, prefix=PREFIX)
     for number in _SIGNALS:
         signal.signal(number, _stopped_early)

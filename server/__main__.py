@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import resource
 import sys
 
 from fednot.layer_map import LayerMapError
@@ -17,6 +19,7 @@ from server.state.database import StateError
 from server.state.model_store import ModelStoreError
 
 STATE_ERROR = 3
+ONLY_THE_OWNER = 0o077
 
 
 def main() -> None:
@@ -25,17 +28,28 @@ def main() -> None:
     Exits with 2 for bad settings, a bad Task or an identity it cannot start with, 3 for unusable
     state.
     """
+    os.umask(ONLY_THE_OWNER)
     settings = load_or_exit(ServerSettings, program="fednot-server", prefix=ENVIRONMENT_PREFIX)
     logging.basicConfig(
         level=settings.log_level.upper(),
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
+    _raise_the_limit_of_files()
     try:
         asyncio.run(serve(settings))
     except (TaskLoadError, IdentityError) as error:
         _exit(USAGE_ERROR, error)
     except (StateError, ModelStoreError, ModelFileError, LayerMapError) as error:
         _exit(STATE_ERROR, error)
+
+
+def _raise_the_limit_of_files() -> None:
+    """Each connection takes a file handle; the soft limit is often 1024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError) as error:
+        logging.getLogger("server").warning("the limit of open files stays: %s", error)
 
 
 def _exit(code: int, error: Exception) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import resource
 import socket
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +22,7 @@ from fednot.identity.authority import Authority
 from fednot.identity.folder import read_credentials, write_credentials
 from fednot.identity.keyring import Keyring
 from fednot.identity.subject import Role, Subject
+from fednot.locked_directory import LockedDirectory
 from fednot.task_loading import TaskLoadError, calling
 from server import initial_model
 from server.identity import IdentityError, open_identity
@@ -37,6 +40,8 @@ class Broken(fednot.Task):
         raise DataError("the disk is not mounted")
 """
 
+
+DIGITS = f"{Path(__file__).parents[1] / 'support' / 'small_digits.py'}:SmallDigits"
 
 SMALL = """
 import fednot
@@ -116,6 +121,49 @@ def ended_with_2(folder: Path, *flags: str) -> str:
     assert ended.returncode == 2, ended.stderr
     assert "Traceback" not in ended.stderr
     return ended.stderr
+
+
+@pytest.mark.parametrize("module", ["server", "client"])
+def test_what_a_process_writes_is_for_its_user_alone(tmp_path: Path, module: str) -> None:
+    """Whatever the umask says, and in a directory that others could enter before."""
+    state = tmp_path / "state"
+    state.mkdir()
+    state.chmod(0o755)
+    flags = ["--insecure", "--http-address", "", "--task", DIGITS, "--state-dir", str(state)]
+    own = {
+        "server": ["--address", "127.0.0.1:0"],
+        "client": ["--server", "127.0.0.1:1", "--name", "c1", "--task-arg", "client=1"],
+    }
+    started = subprocess.Popen(
+        [sys.executable, "-m", module, *flags, *own[module]],
+        umask=0,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert started.stderr is not None
+    try:
+        mark = "serving on" if module == "server" else "waiting for the server"
+        told = [next(line for line in started.stderr if mark in line)]
+        soft, hard = resource.prlimit(started.pid, resource.RLIMIT_NOFILE)
+        modes = {path: stat.S_IMODE(path.stat().st_mode) for path in (state, *state.rglob("*"))}
+    finally:
+        started.terminate()
+        started.communicate(timeout=30)
+    assert told
+    assert len(modes) > (4 if module == "server" else 1)
+    assert not {path: oct(mode) for path, mode in modes.items() if mode & 0o077}
+    assert soft == hard or module == "client", "each connection takes a file handle"
+
+
+def test_a_shared_directory_is_left_as_it_is_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tmp_path.chmod(0o1777)
+    LockedDirectory(tmp_path).close()
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o1777
+    assert "other users may enter the state directory" in caplog.text
+    assert stat.S_IMODE((tmp_path / "lock").stat().st_mode) == 0o600
 
 
 def run_server(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
