@@ -52,7 +52,7 @@ async def serve(settings: ServerSettings) -> None:
         coordinator = Coordinator(federation)
         await coordinator.recover_state()
         monitor = Monitor(federation, cohort, identity)
-        _start_status(settings, federation, monitor, stack)
+        _start_status(settings, federation, monitor, identity, stack)
         listeners = Listeners(settings, federation, coordinator, cohort, identity)
         stack.push_async_callback(listeners.stop)
         await listeners.start()
@@ -121,7 +121,11 @@ def _task_parts(settings: ServerSettings) -> tuple[InitialModel, ServerEvaluator
 
 
 def _start_status(
-    settings: ServerSettings, federation: Federation, monitor: Monitor, stack: AsyncExitStack
+    settings: ServerSettings,
+    federation: Federation,
+    monitor: Monitor,
+    identity: ServerIdentity | None,
+    stack: AsyncExitStack,
 ) -> None:
     if not settings.http_address:
         return
@@ -131,6 +135,8 @@ def _start_status(
             "version": str(federation.model.current.number),
             "waiting": "yes" if federation.activity.waiting_for else "no",
         }
+        if identity is not None:
+            detail["identity"] = identity.fault or "ok"
         return Health(ok=time.monotonic() - monitor.refreshed_at < STALE_AFTER, detail=detail)
 
     status = StatusServer(settings.http_address, federation.metrics.render, alive)
