@@ -38,7 +38,9 @@ SERVER_OPTIONS: Final[_Options] = [
     ("grpc.http2.max_ping_strikes", 3),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.so_reuseport", 0),
+    ("grpc.server_handshake_timeout_ms", 10_000),
 ]
+"""Who does not finish the TLS handshake in time is cut off, since each costs a file handle."""
 
 
 def open_channel(address: str, credentials: Credentials | None) -> grpc.Channel:

@@ -44,6 +44,7 @@ from server.services.guard import Guard
 from server.services.identity import IdentityServicer
 from server.services.operator import OperatorServicer
 from server.services.permissions import check_enrolment
+from server.services.signing import Signing
 from server.settings import ServerSettings
 from server.state.database import StateError
 
@@ -60,13 +61,16 @@ SERVICE_NAMES: Final = tuple(
 )
 """What the main listener serves, beside health and reflection."""
 
-ENROLMENTS_AT_ONCE: Final = 16
 ENROLMENT_OPTIONS: Final = [
     *(option for option in SERVER_OPTIONS if option[0] != "grpc.max_receive_message_length"),
     ("grpc.max_receive_message_length", 64 << 10),
-    ("grpc.server_handshake_timeout_ms", 10_000),
+    ("grpc.max_connection_idle_ms", 10_000),
+    ("grpc.max_connection_age_ms", 30_000),
+    ("grpc.max_connection_age_grace_ms", 10_000),
+    ("grpc.max_concurrent_streams", 4),
 ]
-"""Anybody may dial the enrolment listener: what it takes is bounded in size, number and time."""
+"""Anybody may dial the enrolment listener: what it takes is bounded in size, number and time. Age
+ends calls that never send their message, too; those are no enrolments yet and count as none."""
 
 
 class Listeners:
@@ -88,6 +92,7 @@ class Listeners:
         self._coordinator = coordinator
         self._cohort = cohort
         self._identity = identity
+        self._signing = Signing(identity)
         self._health = health.aio.HealthServicer()
         self._servers: list[aio.Server] = []
         self.ports: Final[list[int]] = []
@@ -99,7 +104,7 @@ class Listeners:
         credentials = identity.credentials() if identity else None
         await self._serve(self._main_server(), settings.address, credentials)
         if identity is not None and settings.enrolment_address:
-            server = self._enrolment_server(identity)
+            server = self._enrolment_server()
             await self._serve(server, settings.enrolment_address, identity.enrolment_credentials())
         for name in ("", *SERVICE_NAMES):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
@@ -112,6 +117,7 @@ class Listeners:
         """Gives calls the grace of the settings to end; then every refusal is in the audit."""
         grace = self._settings.stop_grace
         await asyncio.gather(*(server.stop(grace) for server in self._servers))
+        self._signing.close()
         await self.refusals.flush()
 
     async def _serve(
@@ -153,7 +159,7 @@ class Listeners:
         )
         audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditServicer(federation), server)
         identity_pb2_grpc.add_IdentityServiceServicer_to_server(
-            IdentityServicer(federation, identity), server
+            IdentityServicer(federation, identity, self._signing), server
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if self._settings.reflection:
@@ -161,14 +167,10 @@ class Listeners:
             reflection.enable_server_reflection(names, server)
         return server
 
-    def _enrolment_server(self, identity: ServerIdentity) -> aio.Server:
+    def _enrolment_server(self) -> aio.Server:
         guard = Guard(self._federation.metrics, refusals=self.refusals, may=check_enrolment)
-        server = aio.server(
-            interceptors=[guard],
-            options=ENROLMENT_OPTIONS,
-            maximum_concurrent_rpcs=ENROLMENTS_AT_ONCE,
-        )
+        server = aio.server(interceptors=[guard], options=ENROLMENT_OPTIONS)
         identity_pb2_grpc.add_EnrolmentServiceServicer_to_server(
-            EnrolmentServicer(self._federation, identity), server
+            EnrolmentServicer(self._federation, self._signing), server
         )
         return server

@@ -10,7 +10,8 @@ from sqlalchemy import Connection
 
 import fednot
 from fednot.errors import FednotError, Reason
-from fednot.identity.subject import Subject
+from fednot.identity.certificates import read_certificates
+from fednot.identity.subject import Role, Subject
 from fednot.identity.token import Token
 from fednot.v1 import identity_pb2, identity_pb2_grpc
 from server.federation import Federation
@@ -31,10 +32,12 @@ Context = aio.ServicerContext[Any, Any]
 class IdentityServicer(identity_pb2_grpc.IdentityServiceServicer):
     """Answers those who have a certificate; `identity` is None over plaintext."""
 
-    def __init__(self, federation: Federation, identity: ServerIdentity | None) -> None:
+    def __init__(
+        self, federation: Federation, identity: ServerIdentity | None, signing: Signing
+    ) -> None:
         self._database = federation.database
         self._identity = identity
-        self._signing = Signing(identity)
+        self._signing = signing
 
     async def GetIdentity(
         self, request: identity_pb2.GetIdentityRequest, context: Context
@@ -54,9 +57,10 @@ class IdentityServicer(identity_pb2_grpc.IdentityServiceServicer):
     async def CreateToken(
         self, request: identity_pb2.CreateTokenRequest, context: Context
     ) -> identity_pb2.CreateTokenResponse:
-        """Makes a one-time token for a client."""
+        """Makes a one-time token for a client that has no certificate."""
         authority = self._signing.authority
         check_client_name(request.client)
+        await self._signing.check_new(Subject(Role.CLIENT, request.client, authority.domain))
         now = time.time()
         expires_at = now + _seconds_valid(request)
         token = Token.fresh(request.client, authority.domain, authority.trust_pem)
@@ -83,7 +87,10 @@ class IdentityServicer(identity_pb2_grpc.IdentityServiceServicer):
         if caller.role is None:
             raise FednotError(Reason.NO_CERTIFICATE, "who has no certificate has none to renew")
         subject = Subject(caller.role, caller.name, domain)
-        signed = await self._signing.sign(request.certificate_request, subject)
+        shown = callers.certificate()
+        holder = read_certificates(shown)[0].serial_number if shown else None
+        with self._signing.turn(subject):
+            signed = await self._signing.sign(request.certificate_request, subject, holder=holder)
         event = AuditEvent(caller, "IdentityService.RenewCertificate", subject=subject.caller)
         await self._database.run(lambda c: audit_rows.append(c, event, time.time()))
         return identity_pb2.RenewCertificateResponse(certificate=signed)

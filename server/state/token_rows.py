@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
 
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
@@ -30,14 +31,19 @@ def create(
     )
 
 
-def client_of(connection: Connection, secret_sha256: str, now: float) -> str:
-    """The client that a token is for. Raises FednotError (INVALID_TOKEN, TOKEN_EXPIRED)."""
-    return str(_standing(connection, secret_sha256, now).client)
+@dataclass(frozen=True)
+class KeptToken:
+    """What is known of a token; `created_at` is in seconds since the epoch."""
+
+    client: str
+    created_at: float
+    used: bool
 
 
-def is_unused(connection: Connection, secret_sha256: str, now: float) -> bool:
-    """Whether a use would be the first. Raises FednotError (INVALID_TOKEN, TOKEN_EXPIRED)."""
-    return _standing(connection, secret_sha256, now).used_at is None
+def find(connection: Connection, secret_sha256: str, now: float) -> KeptToken:
+    """Looks at a token and does not use it. Raises FednotError (INVALID_TOKEN, TOKEN_EXPIRED)."""
+    row = _standing(connection, secret_sha256, now)
+    return KeptToken(row.client, row.created_at, used=row.used_at is not None)
 
 
 def use(connection: Connection, secret_sha256: str, key_digest: str, now: float) -> bool:
@@ -69,7 +75,7 @@ def _used(client: str, how: str) -> FednotError:
     )
 
 
-def _standing(connection: Connection, secret_sha256: str, now: float) -> Row[tuple[object, ...]]:
+def _standing(connection: Connection, secret_sha256: str, now: float) -> Row[Any]:
     query = select(enrolment_tokens).where(enrolment_tokens.c.secret_sha256 == secret_sha256)
     row = connection.execute(query).first()
     if row is None:

@@ -26,11 +26,10 @@ def made(c: Connection, secret: str = SECRET, *, now: float = 100.0, ends: float
 def test_a_token_names_its_client_and_is_not_used_by_a_look(run: Run[None]) -> None:
     def command(c: Connection) -> None:
         made(c)
-        assert token_rows.client_of(c, SECRET, 150.0) == "c1"
-        assert token_rows.client_of(c, SECRET, 150.0) == "c1"
-        assert token_rows.is_unused(c, SECRET, 150.0)
+        assert token_rows.find(c, SECRET, 150.0) == token_rows.KeptToken("c1", 100.0, used=False)
+        assert not token_rows.find(c, SECRET, 150.0).used
         assert token_rows.use(c, SECRET, "key", 150.0)
-        assert not token_rows.is_unused(c, SECRET, 150.0)
+        assert token_rows.find(c, SECRET, 150.0).used
 
     run(command)
 
@@ -84,7 +83,7 @@ def test_a_token_ends_with_its_time_for_every_key(run: Run[None]) -> None:
         for call in (
             lambda: token_rows.use(c, SECRET, "key", 200.1),
             lambda: token_rows.use(c, SECRET, "another key", 200.1),
-            lambda: token_rows.client_of(c, SECRET, 200.1),
+            lambda: token_rows.find(c, SECRET, 200.1),
         ):
             assert refusal_of(call) == (Reason.TOKEN_EXPIRED, {"client": "c1"})
 
@@ -96,7 +95,7 @@ def test_a_secret_that_was_never_given_out_is_invalid(run: Run[None]) -> None:
         made(c)
         told = refusal_of(lambda: token_rows.use(c, OTHER, "key", 150.0))
         assert told == (Reason.INVALID_TOKEN, {})
-        assert refusal_of(lambda: token_rows.client_of(c, OTHER, 150.0))[0] == Reason.INVALID_TOKEN
+        assert refusal_of(lambda: token_rows.find(c, OTHER, 150.0))[0] == Reason.INVALID_TOKEN
 
     run(command)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,12 +16,13 @@ from sqlalchemy import update
 from support.served import CALL, Served, refusal, served
 
 from fednot.errors import FednotError, Reason
-from fednot.identity import certificates
+from fednot.identity import certificates, locking
 from fednot.identity.certificates import PrivateKey
 from fednot.identity.folder import write_credentials
 from fednot.identity.subject import Role, Subject
 from fednot.identity.token import Token
 from fednot.v1 import identity_pb2, identity_pb2_grpc
+from server.services.enrolment import ENROLMENTS_AT_ONCE
 from server.services.signing import MOST_REQUEST_BYTES, MOST_SIGNED, Signing
 from server.state import schema
 
@@ -87,9 +90,8 @@ async def test_a_token_is_used_once_and_a_lost_reply_costs_nothing(server: Serve
     assert [row[2:] for row in await server.audited()] == [
         ("accepted", ""),
         ("accepted", ""),
-        ("accepted", ""),
         ("refused", "TOKEN_USED"),
-    ]
+    ], "a repeat is not told again"
 
 
 async def test_of_two_who_use_a_token_at_once_one_gets_a_certificate(server: Served) -> None:
@@ -252,13 +254,132 @@ async def test_the_caller_is_told_who_it_is(server: Served) -> None:
 async def test_one_name_cannot_have_certificates_signed_without_end(server: Served) -> None:
     now = 0.0
     signing = Signing(server.identity, clock=lambda: now)
-    for _ in range(MOST_SIGNED):
-        await signing.sign(request_for(C1), C1)
-    with pytest.raises(FednotError) as caught:
-        await signing.sign(request_for(C1), C1)
+    for number in range(MOST_SIGNED + 5):
+        wrong = number % 3 == 0
+        with suppress(FednotError), signing.turn(C1):
+            await signing.sign(b"wrong" if wrong else request_for(C1), C1)
+    assert len(server.identities.authority.issued()) == MOST_SIGNED + 1, "with the server's"
+    with pytest.raises(FednotError) as caught, signing.turn(C1):
+        pass
     assert (caught.value.reason, caught.value.retry_after) == (Reason.SERVER_BUSY, 3600.0)
     now = 3600.0
-    await signing.sign(request_for(C1), C1)
+    with signing.turn(C1):
+        await signing.sign(request_for(C1), C1)
+
+
+async def revoke(server: Served, subject: Subject) -> None:
+    """Revokes a subject; the server reads of it within a second."""
+    await asyncio.to_thread(lambda: server.identities.authority.revoke(subject))
+
+
+async def test_the_key_of_a_revoked_certificate_enrols_no_more(server: Served) -> None:
+    token, key = await token_for(server), certificates.new_key()
+    assert (await enrol(server, token.secret, request_for(C1, key))).chain
+    await revoke(server, C1)
+    told = await refusal(enrol(server, token.secret, request_for(C1, key)))
+    assert told.reason is Reason.CERTIFICATE_REVOKED
+    newer = await token_for(server)
+    told = await refusal(enrol(server, newer.secret, request_for(C1, key)))
+    assert told.reason is Reason.CERTIFICATE_REVOKED
+    assert (await refusal(enrol(server, newer.secret, request_for(C1)))).reason is Reason.TOKEN_USED
+
+
+async def test_a_token_from_before_a_revocation_is_worth_nothing(server: Served) -> None:
+    token = await token_for(server)
+    server.identities.of(Role.CLIENT, "c1")
+    await asyncio.sleep(1.1)
+    await revoke(server, C1)
+    told = await refusal(enrol(server, token.secret, request_for(C1)))
+    assert told.reason is Reason.CERTIFICATE_REVOKED
+    await asyncio.sleep(1.1)
+    newer = await token_for(server)
+    assert (await enrol(server, newer.secret, request_for(C1))).chain
+
+
+async def test_who_makes_tokens_does_not_become_a_client_that_is_there(server: Served) -> None:
+    token = await token_for(server)
+    server.identities.of(Role.CLIENT, "c1")
+    for call in (token_for(server), enrol(server, token.secret, request_for(C1))):
+        told = await refusal(call)
+        assert told.reason is Reason.CLIENT_HAS_CERTIFICATE
+        assert "client c1 has a certificate already" in told.message
+    assert ("", "EnrolmentService.Enroll", "refused", "CLIENT_HAS_CERTIFICATE") in (
+        await server.audited()
+    )
+    assert (await token_for(server, "c2")).client == "c2"
+
+
+async def test_a_newer_token_takes_the_place_of_the_older(server: Served) -> None:
+    older, newer = await token_for(server), await token_for(server)
+    told = await refusal(enrol(server, older.secret, request_for(C1)))
+    assert told.reason is Reason.INVALID_TOKEN
+    assert (await enrol(server, newer.secret, request_for(C1))).chain
+
+
+async def test_what_is_revoked_is_not_renewed_in_the_moment_after(server: Served) -> None:
+    """The guard knows within a second; the authority knows at once."""
+    stub = identity_of(server.dial(Role.CLIENT, "c1"))
+    await stub.GetIdentity(identity_pb2.GetIdentityRequest(), timeout=CALL)
+    await revoke(server, C1)
+    request = identity_pb2.RenewCertificateRequest(certificate_request=request_for(C1))
+    told = await refusal(stub.RenewCertificate(request, timeout=CALL))
+    assert told.reason is Reason.CERTIFICATE_REVOKED
+    assert server.identities.authority.usable_certificate(C1) is None
+
+
+async def test_a_busy_authority_holds_up_nothing_and_costs_no_turn(
+    server: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locking, "LOCK_SECONDS", 0.3)
+    stub = identity_of(server.dial(Role.CLIENT, "c1"))
+
+    async def renewed() -> FednotError:
+        request = identity_pb2.RenewCertificateRequest(certificate_request=request_for(C1))
+        return await refusal(stub.RenewCertificate(request, timeout=CALL))
+
+    with locking.locked(server.identities.authority.directory):
+        waiting = [asyncio.create_task(renewed()) for _ in range(MOST_SIGNED + 10)]
+        await asyncio.sleep(0.1)
+        began = time.monotonic()
+        await server.identity.refresh()
+        assert time.monotonic() - began < 0.2, "revocations are read meanwhile"
+        told = [await each for each in waiting]
+        assert {each.reason for each in told} == {Reason.SERVER_BUSY}
+        assert all(each.retry_after for each in told)
+        assert sum("many ask" in each.message for each in told) >= 5, "the queue is short"
+    request = identity_pb2.RenewCertificateRequest(certificate_request=request_for(C1))
+    assert (await stub.RenewCertificate(request, timeout=CALL)).certificate.chain
+
+
+async def test_calls_without_a_message_keep_nobody_out(server: Served) -> None:
+    """On eight connections, each with as many calls as it may have."""
+    channels = [server.dial_enrolment() for _ in range(8)]
+    await asyncio.gather(*(channel.channel_ready() for channel in channels))
+    method = "/fednot.v1.EnrolmentService/Enroll"
+    calls = [channel.stream_unary(method)(timeout=30) for channel in channels for _ in range(4)]
+    assert len(calls) > ENROLMENTS_AT_ONCE
+    await asyncio.gather(*(call.wait_for_connection() for call in calls))
+    told = await refusal(enrol(server, "x", request_for(C1)))
+    assert told.reason is Reason.INVALID_TOKEN
+    assert not any(call.done() for call in calls)
+    for call in calls:
+        call.cancel()
+
+
+async def test_connections_of_strangers_that_do_nothing_are_closed(server: Served) -> None:
+    """Idle after the handshake where no certificate is asked for; before it on both ports."""
+    enrolment, main = server.enrolment_address, server.address
+    silent = [await asyncio.open_connection(*at.split(":")) for at in (enrolment, main)]
+    tls = ssl.create_default_context(cadata=server.identities.authority.trust_pem.decode())
+    tls.set_alpn_protocols(["h2"])
+    idle = await asyncio.open_connection(*enrolment.split(":"), ssl=tls)
+    idle[1].write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0")
+    try:
+        async with asyncio.timeout(25):
+            await asyncio.gather(*(reader.read() for reader, _ in (*silent, idle)))
+    finally:
+        for _, writer in (*silent, idle):
+            writer.close()
 
 
 async def subject_of_last_entry(server: Served) -> str:
