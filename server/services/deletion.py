@@ -11,7 +11,7 @@ from grpc import aio
 
 from fednot.errors import FednotError, Reason
 from fednot.identity.subject import Role
-from fednot.naming import REQUEST_ID
+from fednot.naming import JOB_ID, REQUEST_ID
 from fednot.v1 import deletion_pb2, deletion_pb2_grpc
 from server.coordinator import Coordinator
 from server.federation import Federation
@@ -111,11 +111,7 @@ class DeletionServicer(deletion_pb2_grpc.DeletionServiceServicer):
                 f"{request.scope.client!r}",
                 metadata={"client": request.scope.client},
             )
-        if request.request_id and not REQUEST_ID.fullmatch(request.request_id):
-            raise FednotError(
-                Reason.INVALID_REQUEST,
-                "request_id: must be 1 to 128 printable ASCII characters without spaces",
-            )
+        _check_request_id(request.request_id)
         payload = deletion_pb2.UnlearnRequest()
         payload.CopyFrom(request)
         payload.ClearField("request_id")
@@ -161,6 +157,19 @@ class DeletionServicer(deletion_pb2_grpc.DeletionServiceServicer):
         if message is not None and _is_client():
             message.ClearField("missing")
         return message
+
+
+def _check_request_id(request_id: str) -> None:
+    if request_id and not REQUEST_ID.fullmatch(request_id):
+        raise FednotError(
+            Reason.INVALID_REQUEST,
+            "request_id: must be 1 to 128 printable ASCII characters without spaces",
+        )
+    if JOB_ID.fullmatch(request_id):
+        raise FednotError(
+            Reason.INVALID_REQUEST,
+            f"request_id: must not look like the id of a job, as {request_id} does",
+        )
 
 
 def _is_client() -> bool:

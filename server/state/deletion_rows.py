@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection, Row, Select, func, insert, select
 
@@ -21,7 +21,10 @@ from server.records import (
     JobPhase,
 )
 from server.state import approval_rows, client_rows, job_rows, round_rows, version_rows
-from server.state.schema import attempts, jobs, requests, tombstones, versions
+from server.state.schema import attempts, jobs, phase_entries, requests, tombstones, versions
+
+PAUSE_SECONDS: Final = 60.0
+"""A client whose own ask was cancelled waits so long: each ask interrupts everybody's training."""
 
 
 def repeated(connection: Connection, ask: DeletionAsk) -> Deletion | None:
@@ -47,11 +50,13 @@ def accept(
     """Accepts a new request: fence, withdrawn release, aborted rounds and queued job, together.
 
     With `approval_until` the job does not queue: it waits that long for a second identity. Raises
-    FednotError if the client is unknown, or is forgotten or being forgotten already.
+    FednotError if the client is unknown, or is forgotten or being forgotten already, or if it asks
+    again within PAUSE_SECONDS of a cancellation (SERVER_BUSY).
     """
     if not client_rows.client_exists(connection, ask.client):
         raise FednotError(Reason.UNKNOWN_CLIENT, f"no client {ask.client!r} has ever joined")
     _check_not_forgotten(connection, ask.client)
+    _check_pause(connection, ask.caller, now)
     phase = JobPhase.QUEUED if approval_until is None else JobPhase.AWAITING
     job_id = job_rows.insert_job(connection, ask, phase, now)
     sequence = _insert_request(connection, ask, job_id, now)
@@ -236,6 +241,25 @@ def _check_not_forgotten(connection: Connection, client: str) -> None:
                 f"client {client} was forgotten by deletion {request_id}",
                 metadata={"request_id": request_id},
             )
+
+
+def _check_pause(connection: Connection, caller: Caller, now: float) -> None:
+    if caller.role is not Role.CLIENT:
+        return
+    query = (
+        select(func.max(phase_entries.c.at))
+        .join(requests, requests.c.job_id == phase_entries.c.job_id)
+        .where(requests.c.caller == caller.key, phase_entries.c.phase == JobPhase.CANCELLED)
+    )
+    cancelled_at = connection.execute(query).scalar()
+    left = 0.0 if cancelled_at is None else cancelled_at + PAUSE_SECONDS - now
+    if 0 < left <= PAUSE_SECONDS:
+        raise FednotError(
+            Reason.SERVER_BUSY,
+            f"the last deletion that {caller.key} asked for was cancelled just now; "
+            f"it may ask again in {left:.0f} s",
+            retry_after=left,
+        )
 
 
 def _insert_request(connection: Connection, ask: DeletionAsk, job_id: str, now: float) -> int:

@@ -22,7 +22,7 @@ from support.state import (
     refusal_of,
 )
 
-from fednot.errors import Reason
+from fednot.errors import FednotError, Reason
 from fednot.identity.subject import Role
 from server.records import NOBODY, Bar, Caller, JobPhase
 from server.state import client_rows, deletion_rows
@@ -120,6 +120,38 @@ class TestCallers:
         assert run(lambda c: deletion_of(c, "r1", DORA)).job.phase is QUEUED
         run(lambda c: accepted(c, "r2", "c2", C2))
         assert run(lambda c: cancelled(c, "r2", C2)).job.phase is JobPhase.CANCELLED
+
+    def test_a_client_that_cancelled_waits_a_minute_before_it_asks_again(self, run: Any) -> None:
+        """Each ask aborts a round, withdraws the release and stays in the audit."""
+        run(begun)
+        again = ask("r2", "c1", caller=C1)
+        run(lambda c: accepted(c, "r1", "c1", C1))
+        run(lambda c: cancelled(c, "r1", C1))
+        for now, left in ((30.0, 60.0), (89.5, 0.5)):
+            with pytest.raises(FednotError, match="cancelled") as refusal:
+                run(lambda c, now=now: deletion_rows.accept(c, again, now))
+            assert (refusal.value.reason, refusal.value.retry_after) == (Reason.SERVER_BUSY, left)
+        assert run(client_rows.list_bars) == []
+        assert run(lambda c: deletion_rows.accept(c, again, 90.0)).job.phase is QUEUED
+
+    @pytest.mark.parametrize("caller", [DORA, NOBODY])
+    def test_others_may_ask_at_once_for_what_was_cancelled(self, run: Any, caller: Caller) -> None:
+        run(begun)
+        run(lambda c: accepted(c, "r1", "c1", C1))
+        run(lambda c: cancelled(c, "r1", C1))
+        first = run(lambda c: deletion_rows.accept(c, ask("r2", caller=caller), 31.0))
+        run(lambda c: deletion_rows.cancel(c, "r2", caller, 32.0))
+        second = run(lambda c: deletion_rows.accept(c, ask("r3", caller=caller), 33.0))
+        assert first.job.id != second.job.id
+        other = ask("r1", "c2", caller=C2)
+        assert run(lambda c: deletion_rows.accept(c, other, 34.0)).job.phase is QUEUED
+
+    def test_a_clock_that_was_set_back_makes_no_longer_wait(self, run: Any) -> None:
+        run(begun)
+        run(lambda c: accepted(c, "r1", "c1", C1))
+        run(lambda c: cancelled(c, "r1", C1))
+        again = ask("r2", "c1", caller=C1)
+        assert run(lambda c: deletion_rows.accept(c, again, 29.0)).job.phase is QUEUED
 
     def test_an_officer_cancels_anybodys_by_job_where_the_id_is_shared(self, run: Any) -> None:
         run(begun)

@@ -17,7 +17,7 @@ from fednot.errors import FednotError, Reason
 from fednot.identity.subject import Role
 from fednot.v1 import deletion_pb2, identity_pb2
 
-CLIENTS = ("c0", "c1", "c2", "c3", "c4", "c5")
+CLIENTS = ("c0", "c1", "c2", "c3", "c4", "c5", "c6", "c7")
 SAME = "same-id"
 
 
@@ -124,7 +124,7 @@ def test_an_id_of_one_caller_is_found_by_those_who_may_read_all(
 
 
 def test_a_client_asks_for_its_own_deletion_and_for_no_others(
-    federation: LocalFederation,
+    federation: LocalFederation, dora: Stubs
 ) -> None:
     itself = federation.stubs_for(Role.CLIENT, "c4")
 
@@ -140,6 +140,27 @@ def test_a_client_asks_for_its_own_deletion_and_for_no_others(
     assert get(itself, request_id="mine").job.id == made.job.id
     assert cancel(itself, "mine").job.phase == deletion_pb2.JOB_PHASE_CANCELLED
     assert federation.client_info("c4").barred_by == ""
+    assert unlearn(itself, "c4", "mine").job.id == made.job.id, "a repeat asks for nothing new"
+    soon = refusal(lambda: unlearn(itself, "c4", "mine-again"))
+    assert soon.reason is Reason.SERVER_BUSY
+    assert 50 < (soon.retry_after or 0) <= 60
+    assert unlearn(dora, "c4", "of-dora-about-c4").job.phase == deletion_pb2.JOB_PHASE_QUEUED
+
+
+def test_no_request_is_named_as_jobs_are(
+    federation: LocalFederation, dora: Stubs, emil: Stubs
+) -> None:
+    """Else a client could catch the cancellation of a job that is not about it."""
+    job = unlearn(dora, "c6", "about-c6").job
+    itself = federation.stubs_for(Role.CLIENT, "c7")
+
+    for name in (job.id, "job-0123456789ab"):
+        refused = refusal(lambda name=name: unlearn(itself, "c7", name))
+        assert refused.reason is Reason.INVALID_REQUEST
+        assert "request_id" in refused.message
+
+    assert cancel(emil, job.id).scope.client == "c6"
+    assert unlearn(itself, "c7", "job-of-c7").request_id == "job-of-c7"
 
 
 def test_a_client_sees_what_is_about_it_and_nothing_else(
