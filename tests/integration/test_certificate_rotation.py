@@ -216,7 +216,7 @@ def _retire(federation: LocalFederation) -> None:
     assert authority.trust_pem.count(b"BEGIN CERTIFICATE") == 2
     refused = _certs("retire", federation, code=1)
     assert "auditor of-the-first" in refused
-    assert "c0" not in refused
+    assert "client c" not in refused
     _certs("retire", federation, "--force")
     assert authority.trust_pem.count(b"BEGIN CERTIFICATE") == 1
 
