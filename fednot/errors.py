@@ -11,6 +11,8 @@ from enum import StrEnum, auto
 from typing import Final
 
 DOMAIN: Final = "fednot"
+REMEDY_KEY: Final = "remedy"
+"""The metadata of an error under which a remedy for the one case is, instead of the catalogue's."""
 
 
 class Code(StrEnum):
@@ -272,3 +274,14 @@ class FednotError(Exception):
     def code(self) -> Code:
         """The gRPC status code of the reason."""
         return CATALOGUE[self.reason].code
+
+    @property
+    def remedy(self) -> str:
+        """What to do about it: what `metadata` says of this case, else what the catalogue does."""
+        return self.metadata.get(REMEDY_KEY) or CATALOGUE[self.reason].remedy
+
+    @property
+    def advice(self) -> str:
+        """The message and the remedy, as sentences of which each has its full stop."""
+        end = "" if self.message.endswith((".", "!", "?")) else "."
+        return f"{self.message}{end} {self.remedy}"

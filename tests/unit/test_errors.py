@@ -193,3 +193,14 @@ def test_details_that_do_not_fit_the_call_are_none() -> None:
 async def test_a_call_that_met_no_server_is_none() -> None:
     async with aio.insecure_channel("127.0.0.1:1") as nobody:
         assert from_rpc_error(await failed_call(nobody)) is None
+
+
+@pytest.mark.parametrize("end", ["", ".", "!", "?"])
+def test_advice_is_message_and_remedy_each_a_sentence(end: str) -> None:
+    error = FednotError(Reason.NOT_YOUR_NAME, f"it is dora's{end}")
+    assert error.advice == f"it is dora's{end or '.'} {CATALOGUE[Reason.NOT_YOUR_NAME].remedy}"
+
+
+def test_a_remedy_for_the_one_case_goes_before_the_catalogues() -> None:
+    error = FednotError(Reason.INVALID_IDENTITY, "it is in use", metadata={"remedy": "Wait."})
+    assert (error.remedy, error.advice) == ("Wait.", "it is in use. Wait.")
