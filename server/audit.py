@@ -8,20 +8,23 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 
 from sqlalchemy import Connection
 
+from fednot.errors import FednotError, Reason
 from fednot.identity.subject import Role
 from fednot.naming import CLIENT_NAME
+from server.phases import ENDED
 from server.records import NOBODY, AuditEvent, AuditOutcome, Caller, JobPhase
-from server.state import audit_rows, deletion_rows, pseudonym_rows
+from server.state import audit_rows, client_rows, deletion_rows, pseudonym_rows
 from server.state.database import Database
 
 __all__ = ["AuditEvent", "AuditOutcome", "RefusalLog", "destroy_pseudonym", "note_job_end"]
 
 log = logging.getLogger("server.audit")
 
+T = TypeVar("T")
 WINDOW: Final = 60.0
 TICK: Final = 2.0
 MOST_KINDS: Final = 16
@@ -69,8 +72,9 @@ class RefusalLog:
     async def note(self, caller: Caller, action: str, reason: str, subject: str = "") -> None:
         """Notes a refusal: the first of its kind is written before this returns.
 
-        `subject` is a name such as `client/c3`; what is no name is left out. A fault is logged and
-        not raised, and what could not be written then is counted with the repeats.
+        `subject` is a name such as `client/c3`; what is no name, or that of nobody who is known, is
+        left out. A fault is logged and not raised, and what could not be written then is counted
+        with the repeats.
         """
         who = Caller(caller.role, caller.name)
         kind = self._kind(_Refusal(who, action, reason, subject if _is_name(subject) else ""))
@@ -94,14 +98,44 @@ class RefusalLog:
         await asyncio.gather(*self._writes)
         await self._close(float("inf"))
 
+    async def forget(self, name: str, destroy: Callable[[Connection], T]) -> T:
+        """Runs a command that destroys the pseudonym of a name, in one transaction with the
+        repeats that were counted of it, so that none of them brings the name back afterwards.
+
+        It ends even if whoever waits for it is cancelled. Raises what the command raises; the
+        repeats are kept then.
+        """
+        return await asyncio.shield(asyncio.create_task(self._forget(name, destroy)))
+
+    async def _forget(self, name: str, destroy: Callable[[Connection], T]) -> T:
+        await asyncio.gather(*self._writes)
+        about = [kind for kind in self._windows if name in (kind.caller.key, kind.subject)]
+        counted = {kind: self._windows.pop(kind) for kind in about}
+
+        def command(connection: Connection) -> T:
+            for kind, opened in counted.items():
+                if opened.repeats:
+                    _append(connection, kind, opened.repeats, opened.last_at)
+            return destroy(connection)
+
+        try:
+            return await self._database.run(command)
+        except BaseException:
+            for kind, opened in counted.items():
+                self._keep(kind, opened.repeats)
+            raise
+
     async def _close(self, now: float) -> None:
         for kind, opened in list(self._windows.items()):
             if opened.ends_at > now:
                 continue
             del self._windows[kind]
             if opened.repeats and not await self._written(kind, opened.repeats, opened.last_at):
-                again = self._windows.setdefault(kind, _Window(self._clock() + self._window))
-                again.repeats += opened.repeats
+                self._keep(kind, opened.repeats)
+
+    def _keep(self, kind: _Refusal, repeats: int) -> None:
+        again = self._windows.setdefault(kind, _Window(self._clock() + self._window))
+        again.repeats += repeats
 
     async def _written(self, kind: _Refusal, count: int, at: float) -> bool:
         """Writes an entry, to its end even if whoever waits for it is cancelled."""
@@ -111,16 +145,8 @@ class RefusalLog:
         return await asyncio.shield(write)
 
     async def _write(self, kind: _Refusal, count: int, at: float) -> bool:
-        event = AuditEvent(
-            caller=kind.caller,
-            action=kind.action,
-            subject=kind.subject,
-            outcome=AuditOutcome.REFUSED,
-            reason=kind.reason,
-            count=count,
-        )
         try:
-            await self._database.run(lambda c: audit_rows.append(c, event, at))
+            await self._database.run(lambda c: _append(c, kind, count, at))
         except Exception:
             log.exception("a refusal could not be written to the audit")
             return False
@@ -138,9 +164,11 @@ class RefusalLog:
 def destroy_pseudonym(connection: Connection, name: str, caller: Caller, now: float) -> str:
     """Destroys the key of a name such as `client/c3`, notes that, and returns the pseudonym.
 
-    The entry names the pseudonym alone. Raises FednotError (UNKNOWN_NAME).
+    The entry names the pseudonym alone. Raises FednotError (UNKNOWN_NAME, and DELETION_IN_PROGRESS
+    for a client whose deletion is open: the entry of its end would bring the name back).
     """
     pseudonym = pseudonym_rows.known_pseudonym(connection, name)
+    _check_no_deletion_is_open(connection, name)
     event = AuditEvent(caller, "AuditService.DestroyPseudonym", subject=pseudonym)
     audit_rows.append(connection, event, now)
     pseudonym_rows.destroy(connection, name)
@@ -152,6 +180,37 @@ def note_job_end(connection: Connection, job_id: str, phase: JobPhase, now: floa
     client = deletion_rows.get_deletion_of_job(connection, job_id).client
     event = AuditEvent(NOBODY, f"job.{phase}", subject=f"client/{client}", job_id=job_id)
     audit_rows.append(connection, event, now)
+
+
+def _append(connection: Connection, kind: _Refusal, count: int, at: float) -> None:
+    event = AuditEvent(
+        caller=kind.caller,
+        action=kind.action,
+        subject=kind.subject if _is_known(connection, kind.subject) else "",
+        outcome=AuditOutcome.REFUSED,
+        reason=kind.reason,
+        count=count,
+    )
+    audit_rows.append(connection, event, at)
+
+
+def _is_known(connection: Connection, subject: str) -> bool:
+    """Whether a subject is more than what a caller made up: it would stand here for ever."""
+    role, _, name = subject.partition("/")
+    has_joined = role == Role.CLIENT and client_rows.client_exists(connection, name)
+    return has_joined or pseudonym_rows.has_pseudonym(connection, subject)
+
+
+def _check_no_deletion_is_open(connection: Connection, name: str) -> None:
+    role, _, client = name.partition("/")
+    for request_id, phase in deletion_rows.standing_jobs(connection, client):
+        if role == Role.CLIENT and phase not in ENDED:
+            raise FednotError(
+                Reason.DELETION_IN_PROGRESS,
+                f"client {client} is being forgotten by deletion {request_id}, whose end the audit "
+                "will name; forget the name once the job has ended",
+                metadata={"request_id": request_id},
+            )
 
 
 def _is_name(text: str) -> bool:

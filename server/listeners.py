@@ -157,7 +157,9 @@ class Listeners:
         approval_pb2_grpc.add_ApprovalServiceServicer_to_server(
             ApprovalServicer(federation, coordinator), server
         )
-        audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditServicer(federation), server)
+        audit_pb2_grpc.add_AuditServiceServicer_to_server(
+            AuditServicer(federation, self.refusals), server
+        )
         identity_pb2_grpc.add_IdentityServiceServicer_to_server(
             IdentityServicer(federation, identity, self._signing), server
         )

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from fednot.audit_chain import Entry
 from fednot.errors import FednotError, Reason
 from fednot.v1 import audit_pb2, audit_pb2_grpc
-from server.audit import destroy_pseudonym
+from server.audit import RefusalLog, destroy_pseudonym
 from server.federation import Federation
 from server.services import callers
 from server.services.messages import audit_message
@@ -28,8 +28,9 @@ Context = aio.ServicerContext[Any, Any]
 class AuditServicer(audit_pb2_grpc.AuditServiceServicer):
     """Shows the audit, and unlinks names from it."""
 
-    def __init__(self, federation: Federation) -> None:
+    def __init__(self, federation: Federation, refusals: RefusalLog) -> None:
         self._database = federation.database
+        self._refusals = refusals
 
     async def ListAuditEntries(
         self, request: audit_pb2.ListAuditEntriesRequest, context: Context
@@ -54,8 +55,8 @@ class AuditServicer(audit_pb2_grpc.AuditServiceServicer):
         """Destroys the key of a name, and empties the log that might still hold it."""
         name, caller = request.name, callers.current()
         try:
-            pseudonym = await self._database.run(
-                lambda c: destroy_pseudonym(c, name, caller, time.time())
+            pseudonym = await self._refusals.forget(
+                name, lambda c: destroy_pseudonym(c, name, caller, time.time())
             )
         finally:
             emptied = await self._database.scrub()

@@ -40,6 +40,11 @@ def known_pseudonym(connection: Connection, name: str) -> str:
     return found
 
 
+def has_pseudonym(connection: Connection, name: str) -> bool:
+    """Whether a pseudonym stands for a name."""
+    return bool(_find(connection, name))
+
+
 def names_of(connection: Connection, found: Collection[str]) -> dict[str, str]:
     """The names behind pseudonyms; one whose key was destroyed is left out."""
     query = select(pseudonyms.c.pseudonym, pseudonyms.c.name)

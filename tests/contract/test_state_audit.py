@@ -12,7 +12,19 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, delete, insert, select, text, update
 from sqlalchemy.exc import DatabaseError
-from support.state import DORA, EMIL, accepted, begun, driven, refusal_of
+from support.state import (
+    AWAITING,
+    COMPLETED,
+    DORA,
+    EMIL,
+    FAILED,
+    QUEUED,
+    RECOVERING,
+    accepted,
+    begun,
+    driven,
+    refusal_of,
+)
 
 from fednot.audit_chain import BrokenChainError, Entry, Head, check
 from fednot.errors import Reason
@@ -240,6 +252,30 @@ class TestPseudonyms:
         refusal = refusal_of(lambda: run(lambda c: destroy_pseudonym(c, name, EMIL, 20.0)))
         assert refusal == (Reason.UNKNOWN_NAME, {})
         assert len(entries(run)) == 1
+
+    @pytest.mark.parametrize("phase", [AWAITING, QUEUED, RECOVERING])
+    def test_a_client_that_is_being_forgotten_keeps_its_name_until_then(
+        self, run: Any, phase: JobPhase
+    ) -> None:
+        """Else the entry of the job's end would bring it back."""
+        run(begun)
+        run(lambda c: accepted(c, until=99.0 if phase is AWAITING else None))
+        if phase is not AWAITING:
+            run(lambda c: driven(c, "r1", phase))
+        run(note)
+        refusal = refusal_of(lambda: run(lambda c: destroy_pseudonym(c, "client/c1", EMIL, 20.0)))
+        assert refusal == (Reason.DELETION_IN_PROGRESS, {"request_id": "r1"})
+        assert len(entries(run)) == 1
+        run(lambda c: destroy_pseudonym(c, "officer/dora", EMIL, 20.0))
+
+    @pytest.mark.parametrize("end", [COMPLETED, FAILED])
+    def test_once_the_deletion_has_ended_the_name_may_go(self, run: Any, end: JobPhase) -> None:
+        run(begun)
+        run(accepted)
+        run(note)
+        run(lambda c: driven(c, "r1", end))
+        run(lambda c: destroy_pseudonym(c, "client/c1", EMIL, 20.0))
+        assert run(lambda c: pseudonym_rows.names_of(c, [entries(run)[0].subject])) == {}
 
     async def test_no_byte_of_the_key_is_left_in_a_file(
         self, open_database: Callable[[], Database], tmp_path: Path

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support.state import DORA, EMIL
+from sqlalchemy import Connection, select
+from support.state import DORA, EMIL, client
 
 from fednot.audit_chain import Entry, check
-from fednot.errors import Reason
+from fednot.errors import FednotError, Reason
 from fednot.identity.subject import Role
-from server.audit import MOST_KINDS, SEVERAL, RefusalLog
-from server.records import NOBODY, Caller
-from server.state import audit_rows, pseudonym_rows
+from server.audit import MOST_KINDS, SEVERAL, RefusalLog, destroy_pseudonym
+from server.records import NOBODY, AuditEvent, Caller
+from server.state import audit_rows, client_rows, pseudonym_rows, schema
 from server.state.database import Database
 
 UNLEARN = "DeletionService.Unlearn"
 WINDOW = 60.0
+BY_EMIL = AuditEvent(EMIL, "OperatorService.StopTraining")
 
 
 class Clock:
@@ -52,6 +54,19 @@ async def entries(database: Database) -> list[Entry]:
     return list(await database.run(lambda c: audit_rows.list_entries(c, 0, 999)))
 
 
+async def names_in(database: Database) -> set[str]:
+    rows = await database.run(lambda c: c.execute(select(schema.pseudonyms.c.name)).all())
+    return {row.name for row in rows}
+
+
+async def joined(database: Database, name: str) -> None:
+    await database.run(lambda c: client_rows.record_join(c, client(name)))
+
+
+def forgetting(name: str) -> Callable[[Connection], str]:
+    return lambda c: destroy_pseudonym(c, name, EMIL, 20.0)
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Holds SQLite's write lock, so that the server's writer thread waits inside its command."""
@@ -65,6 +80,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 async def test_the_first_of_a_kind_is_written_at_once(database: Database, log: RefusalLog) -> None:
+    await joined(database, "c9")
     await log.note(DORA, UNLEARN, Reason.UNKNOWN_CLIENT, "client/c9")
     (found,) = await entries(database)
     assert (found.action, found.reason, found.outcome) == (UNLEARN, "UNKNOWN_CLIENT", "refused")
@@ -148,6 +164,18 @@ async def test_what_is_no_name_makes_no_pseudonym(
     assert [entry.subject for entry in await entries(database)] == [""]
 
 
+async def test_a_name_that_nobody_bears_is_left_out(database: Database, log: RefusalLog) -> None:
+    """A caller may make it up, and it would stand among the pseudonyms for ever."""
+    await joined(database, "c1")
+    await database.run(lambda c: pseudonym_rows.pseudonym_of(c, "client/enrolled"))
+    for subject in ("client/invented", "client/c1", "client/enrolled", "officer/c1"):
+        await log.note(EMIL, UNLEARN, Reason.UNKNOWN_CLIENT, subject)
+    found = await entries(database)
+    names = await names_in(database)
+    assert names == {"officer/emil", "client/c1", "client/enrolled"}
+    assert [bool(entry.subject) for entry in found] == [False, True, True, False]
+
+
 async def test_one_caller_cannot_fill_the_audit(database: Database, log: RefusalLog) -> None:
     """A thousand names: sixteen entries, one for the rest, and then their count."""
     c1 = Caller(Role.CLIENT, "c1")
@@ -202,3 +230,55 @@ async def test_a_count_that_is_being_written_when_the_server_stops_is_not_lost(
         await asyncio.gather(closing, busy, return_exceptions=True)
     await log.flush()
     assert [entry.count for entry in await entries(database)] == [1, 3]
+
+
+@pytest.mark.parametrize("name", ["officer/dora", "client/c1"])
+async def test_a_destroyed_name_does_not_come_back_with_what_was_counted_before(
+    database: Database, log: RefusalLog, name: str
+) -> None:
+    await joined(database, "c1")
+    for _ in range(5):
+        await log.note(DORA, UNLEARN, Reason.WRONG_ROLE, "client/c1")
+    await log.note(Caller(Role.CLIENT, "c2"), UNLEARN, Reason.WRONG_ROLE)
+
+    await log.forget(name, forgetting(name))
+
+    found = await entries(database)
+    assert [entry.count for entry in found] == [1, 1, 4, 1]
+    assert (found[2].actor, found[2].subject) == (found[0].actor, found[0].subject)
+    assert found[3].action == "AuditService.DestroyPseudonym"
+    await log.flush()
+    assert name not in await names_in(database)
+    assert len(await entries(database)) == 4
+    await log.note(DORA, UNLEARN, Reason.WRONG_ROLE, "client/c1")
+    assert name in await names_in(database), "what happens later is another matter"
+
+
+async def test_what_was_counted_is_kept_if_a_name_is_not_destroyed(
+    database: Database, log: RefusalLog
+) -> None:
+    for _ in range(3):
+        await log.note(DORA, UNLEARN, Reason.WRONG_ROLE)
+    with pytest.raises(FednotError):
+        await log.forget("officer/dora", forgetting("officer/nobody"))
+    await log.note(DORA, UNLEARN, Reason.WRONG_ROLE)
+    await log.flush()
+    assert [entry.count for entry in await entries(database)] == [1, 3]
+
+
+async def test_a_name_is_destroyed_though_its_caller_hung_up(
+    database: Database, log: RefusalLog, tmp_path: Path
+) -> None:
+    for _ in range(3):
+        await log.note(DORA, UNLEARN, Reason.WRONG_ROLE)
+    with locked(tmp_path / "state.sqlite3"):
+        busy = asyncio.create_task(database.run(lambda c: audit_rows.append(c, BY_EMIL, 1.0)))
+        await asyncio.sleep(0.05)
+        calling = asyncio.create_task(log.forget("officer/dora", forgetting("officer/dora")))
+        await asyncio.sleep(0.05)
+        calling.cancel()
+        await asyncio.gather(calling, return_exceptions=True)
+    await busy
+    await log.flush()
+    assert await names_in(database) == {"officer/emil"}
+    assert [entry.count for entry in await entries(database)] == [1, 1, 2, 1]
