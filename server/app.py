@@ -34,6 +34,7 @@ log = logging.getLogger("server")
 
 HEARTBEATS_TO_LAPSE: Final = 3
 STALE_AFTER: Final = 15.0
+_STALE_IDENTITY: Final = "its replaced files cannot be used, see the log; the ones before stay"
 
 
 async def serve(settings: ServerSettings) -> None:
@@ -131,12 +132,7 @@ def _start_status(
         return
 
     def alive() -> Health:
-        detail = {
-            "version": str(federation.model.current.number),
-            "waiting": "yes" if federation.activity.waiting_for else "no",
-        }
-        if identity is not None:
-            detail["identity"] = identity.fault or "ok"
+        detail = health_details(federation, identity)
         return Health(ok=time.monotonic() - monitor.refreshed_at < STALE_AFTER, detail=detail)
 
     status = StatusServer(settings.http_address, federation.metrics.render, alive)
@@ -145,6 +141,17 @@ def _start_status(
     except OSError as error:
         raise StateError(f"cannot serve HTTP on {settings.http_address}: {error}") from error
     stack.callback(status.stop)
+
+
+def health_details(federation: Federation, identity: ServerIdentity | None) -> dict[str, str]:
+    """What /healthz tells beside the health itself; no names, since it needs no certificate."""
+    detail = {
+        "version": str(federation.model.current.number),
+        "waiting": "yes" if federation.activity.waiting_for else "no",
+    }
+    if identity is not None:
+        detail["identity"] = _STALE_IDENTITY if identity.fault else "ok"
+    return detail
 
 
 def _locked(state_dir: Path) -> LockedDirectory:

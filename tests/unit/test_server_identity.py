@@ -23,6 +23,7 @@ from fednot.identity.locking import locked
 from fednot.identity.subject import Role, Subject
 from fednot.v1 import federation_pb2, federation_pb2_grpc, identity_pb2, identity_pb2_grpc
 from fednot.wire import manifest_message
+from server.app import health_details
 from server.identity import ServerIdentity, open_identity
 from server.monitor import Monitor
 
@@ -111,12 +112,15 @@ async def test_broken_files_leave_the_old_ones_in_force(
     folder = server.identities.server
     sound = {path: path.read_bytes() for path in folder.iterdir()}
     (folder / "cert.pem").write_text("no certificate")
+    assert health_details(server.federation, server.identity)["identity"] == "ok"
     await eventually("the fault is seen", lambda: server.identity.fault != "")
+    told = health_details(server.federation, server.identity)["identity"]
+    assert told.startswith("its replaced files cannot be used")
     assert f"{folder / 'cert.pem'} holds no certificate" in server.identity.fault
     assert await whoami(server.dial(Role.AUDITOR, "ada")) == "ada"
     await asyncio.sleep(2.2)
-    told = [row for row in caplog.records if "the ones before stay" in row.message]
-    assert len(told) == 1, "it is told once"
+    rows = [row for row in caplog.records if "the ones before stay" in row.message]
+    assert len(rows) == 1, "it is told once"
     for path, content in sound.items():
         path.write_bytes(content)
     await eventually("it is sound again", lambda: server.identity.fault == "")
