@@ -35,7 +35,7 @@ class ClientSettings(Settings):
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
     state_dir: Path = Field(
         default=Path(".fednot-client"),
-        description="directory of this client's identity; each client needs its own",
+        description="directory of what this client keeps (its name); each needs its own",
     )
     http_address: str = Field(
         default="127.0.0.1:9465", description="HOST:PORT of /metrics and /healthz; '' turns it off"

@@ -10,12 +10,12 @@ import torch
 
 from client.connection import Connection
 from client.device import Device, DeviceError, choose
-from client.identity import StateDirectory, StateError
 from client.metrics import ClientMetrics
 from client.settings import ClientSettings
+from client.state_directory import StateDirectory, StateError
 from client.trainer import Trainer
 from fednot import __version__
-from fednot.errors import CATALOGUE, FednotError
+from fednot.errors import FednotError
 from fednot.http_status import StatusServer
 from fednot.identity.diagnosis import check_dates_of, diagnose, file_of
 from fednot.identity.folder import CERTIFICATE, WatchedFolder
@@ -92,7 +92,7 @@ def _identity(folder: Path) -> WatchedFolder:
         finish_replacement(folder)
         found = WatchedFolder(folder)
     except FednotError as error:
-        raise StartError(_with_remedy(error)) from error
+        raise StartError(error.advice) from error
     if found.current.subject.role is not Role.CLIENT:
         raise StartError(
             f"{file_of(folder, CERTIFICATE)} is the certificate of {found.current.subject}; to "
@@ -101,7 +101,7 @@ def _identity(folder: Path) -> WatchedFolder:
     try:
         check_dates_of(found.current)
     except FednotError as error:
-        _log.warning("%s This client waits for new files in %s.", _with_remedy(error), folder)
+        _log.warning("%s This client waits for new files in %s.", error.advice, folder)
     return found
 
 
@@ -115,10 +115,6 @@ def _name(settings: ClientSettings, identity: WatchedFolder | None) -> str:
             f"that of client {certified}; leave --name out, or give that client's identity"
         )
     return certified
-
-
-def _with_remedy(error: FednotError) -> str:
-    return f"{error.message} {CATALOGUE[error.reason].remedy}"
 
 
 def _prepared(

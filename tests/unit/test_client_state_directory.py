@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from client.identity import IDENTITY_FILE, StateDirectory, StateError
+from client.state_directory import IDENTITY_FILE, StateDirectory, StateError
 
 
 def mode(path: Path) -> int:

@@ -1,4 +1,4 @@
-"""The client's state directory: who it is, and that only one process uses it."""
+"""The client's state directory: the name it keeps, and that only one process uses it."""
 
 from __future__ import annotations
 
