@@ -19,7 +19,7 @@ from grpc import aio
 from client.backoff import Backoff
 from client.metrics import ClientMetrics
 from client.worker import Worker, WorkFailedError
-from fednot.errors import CATALOGUE, FednotError, Reason
+from fednot.errors import FednotError, Reason
 from fednot.http_status import Health
 from fednot.rpc_errors import from_rpc_error
 from fednot.training import WorkCancelledError
@@ -221,8 +221,7 @@ class Connection:
         self._finding = finding
         if finding is not None and finding.reason not in self._told:
             self._told.add(finding.reason)
-            remedy = CATALOGUE[finding.reason].remedy
-            _log.warning("no way to %s: %s %s", self.address, finding.message, remedy)
+            _log.warning("no way to %s: %s", self.address, finding.advice)
 
 
 class _PassingError(Exception):
@@ -249,7 +248,7 @@ def _judged(refusal: FednotError) -> Exception:
 
 def final(refusal: FednotError) -> FinalRefusalError:
     """The refusal as one that ends the process, with what to do about it."""
-    return FinalRefusalError(f"{refusal.message} {CATALOGUE[refusal.reason].remedy}")
+    return FinalRefusalError(refusal.advice)
 
 
 def _reason(error: BaseException) -> str:

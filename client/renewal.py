@@ -15,7 +15,7 @@ from grpc import aio
 from client.connection import refusal_of
 from client.dialler import Dialler
 from client.metrics import ClientMetrics
-from fednot.errors import CATALOGUE, FednotError
+from fednot.errors import FednotError
 from fednot.identity import certificates, lifetime
 from fednot.identity.diagnosis import file_of
 from fednot.identity.enrolment import Renewal
@@ -110,7 +110,7 @@ class IdentityKeeper:
         try:
             read_credentials(self._watched.folder)
         except FednotError as error:
-            _log.warning("%s (the certificate in use stays)", _with_remedy(error))
+            _log.warning("%s (the certificate in use stays)", error.advice)
 
     def _use(self, credentials: Credentials) -> None:
         if credentials.subject != self.current.subject:
@@ -166,7 +166,7 @@ class IdentityKeeper:
             signed = await self._signed(renewal)
             await asyncio.to_thread(renewal.take, signed)
         except FednotError as error:
-            raise RenewalError(_with_remedy(error)) from error
+            raise RenewalError(error.advice) from error
         except OSError as error:
             raise RenewalError(f"{folder} cannot be written: {error.strerror}") from error
 
@@ -198,7 +198,3 @@ def _whose_end(credentials: Credentials) -> tuple[str, str]:
 
 def _end(credentials: Credentials) -> float:
     return credentials.certificate.not_valid_after_utc.timestamp()
-
-
-def _with_remedy(error: FednotError) -> str:
-    return f"{error.message} {CATALOGUE[error.reason].remedy}"

@@ -131,7 +131,7 @@ async def test_a_final_refusal_ends_the_process_with_the_servers_sentence(stage:
     stage.play.refuse_join = FednotError(Reason.MANIFEST_MISMATCH, "0.weight is missing")
     code, log = await ended(await stage.client())
     assert code == 3
-    assert "0.weight is missing Give server and client the same Task." in log
+    assert "0.weight is missing. Give server and client the same Task." in log
 
 
 async def test_a_stopped_client_without_a_server_ends_at_once(stage: Stage) -> None:

@@ -98,7 +98,7 @@ async def test_an_expired_certificate_is_told_once_and_mended_by_new_files(stage
     assert play.serials["UploadUpdate"] == [new]
     code, log = await terminated(process)
     assert code == 0, log
-    assert log.count("it expired on 2026-11-20 Have a new one issued") == 1, log
+    assert log.count("it expired on 2026-11-20. Have a new one issued") == 1, log
 
 
 async def test_a_revoked_certificate_ends_the_process(stage: Stage) -> None:
@@ -107,7 +107,7 @@ async def test_a_revoked_certificate_ends_the_process(stage: Stage) -> None:
     stage.play.refuse = FednotError(Reason.CERTIFICATE_REVOKED, "number 7 was revoked")
     code, log = await ended(process)
     assert code == 3
-    assert "number 7 was revoked Ask whoever keeps the authority" in log
+    assert "number 7 was revoked. Ask whoever keeps the authority" in log
 
 
 async def test_why_there_is_no_way_to_the_server_is_told_and_mended_by_new_files(

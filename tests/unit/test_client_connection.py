@@ -163,7 +163,7 @@ async def test_what_new_files_would_mend_is_waited_for(
     lines = [record.getMessage() for record in caplog.records]
     assert lines[:2] == [
         f"waiting for the server at h:1: {reason}",
-        f"no way to h:1: it is so {CATALOGUE[reason].remedy}",
+        f"no way to h:1: it is so. {CATALOGUE[reason].remedy}",
     ]
     assert len(lines) == 3
 
@@ -205,7 +205,7 @@ async def test_the_reason_of_an_outage_is_looked_for_and_told_once(
     await look.made(3)
     assert look.threads == 3 * ["fednot-work"]
     assert connection.health().detail["waiting_for"].endswith(": it expired on 2026-11-20")
-    assert caplog.text.count("no way to h:1: it expired on 2026-11-20 Renew the server's") == 1
+    assert caplog.text.count("no way to h:1: it expired on 2026-11-20. Renew the server's") == 1
     await connection.try_once(plays("there"))
     clock.now += 1
     await connection.try_once(plays(down))
