@@ -35,6 +35,12 @@ TWICE = Defaults(require_approval=True)
 LONG = Run(0, 500, 0, RunState.ACTIVE, time.time(), RoundPolicy(), {})
 
 
+@pytest.fixture(autouse=True)
+def quick_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What nobody decided in time is looked for more often than once a second."""
+    monkeypatch.setattr("server.approvals.TICK", 0.05)
+
+
 @pytest.fixture
 def tasks() -> Mapping[str, SmallDigits]:
     torch.set_num_threads(1)
@@ -226,7 +232,7 @@ async def test_expiry_is_noticed_in_the_middle_of_a_round(
 async def test_a_restart_keeps_what_waits_and_expires_what_is_over(
     tmp_path: Path, tasks: Mapping[str, SmallDigits]
 ) -> None:
-    soon = Defaults(require_approval=True, approval_expiry=2.0)
+    soon = Defaults(require_approval=True, approval_expiry=0.5)
     async with opened(tmp_path, tasks) as federation:
         await federation.train(2)
         await federation.coordinator.accept(asked("c0", caller=DORA))
@@ -236,7 +242,7 @@ async def test_a_restart_keeps_what_waits_and_expires_what_is_over(
         assert federation.federation.fences.bar_of("c0") is not None
         assert not await is_released(federation)
         await federation.coordinator.accept(asked("c1", caller=DORA))
-    await asyncio.sleep(2.0)
+    await asyncio.sleep(0.5)
     async with opened(tmp_path, tasks, Defaults()) as federation:
         assert (await ended(federation, "forget-c1", JobPhase.CANCELLED)).approval is not None
         await eventually(

@@ -19,7 +19,9 @@ from typing import Any
 import pytest
 from support.federation import CALL, ROOT, LocalFederation, eventually, refusal
 from support.raw_client import RawClient
+from typer.testing import CliRunner, Result
 
+from fednot.cli.main import app
 from fednot.errors import Reason
 from fednot.identity.subject import Role
 from fednot.v1 import audit_pb2, deletion_pb2, operator_pb2
@@ -29,7 +31,7 @@ OLGA, ANN = (Role.OPERATOR, "olga"), (Role.AUDITOR, "ann")
 CLIENTS = ("c0", "c1", "c2", "c3", "c4", "c5")
 PAGE = ROOT / "docs" / "audit.md"
 
-Fednot = Callable[..., subprocess.CompletedProcess[str]]
+Fednot = Callable[..., Result]
 
 
 @pytest.fixture(scope="module")
@@ -48,28 +50,18 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFedera
 
 @pytest.fixture
 def fednot(federation: LocalFederation) -> Fednot:
-    """Runs the command as somebody, and checks its exit code."""
+    """Runs the command as somebody, within this process, and checks its exit code."""
 
-    def run(
-        who: tuple[Role, str], *arguments: str, code: int = 0
-    ) -> subprocess.CompletedProcess[str]:
+    def run(who: tuple[Role, str], *arguments: str, code: int = 0) -> Result:
         options = ("--server", federation.address, "--identity", federation.identity_of(*who))
-        program = "from fednot.cli.main import main; main()"
-        ended = subprocess.run(
-            [sys.executable, "-c", program, *arguments, *map(str, options)],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
-        assert ended.returncode == code, ended.stderr
+        ended = CliRunner().invoke(app, [*arguments, *map(str, options)], catch_exceptions=False)
+        assert ended.exit_code == code, ended.stderr
         return ended
 
     return run
 
 
-def document(ended: subprocess.CompletedProcess[str]) -> Any:
+def document(ended: Result) -> Any:
     return json.loads(ended.stdout)
 
 
