@@ -21,6 +21,7 @@ MAX_CHARACTERS: Final = 16 << 10
 _FIELDS: Final = frozenset({"secret", "client", "domain", "trust"})
 _SECRET: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 _SECRET_BYTES: Final = 32
+_BYTE_ORDER_MARK: Final = "\ufeff"
 _BASE64URL: Final = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -48,8 +49,13 @@ class Token:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Reads a token. Raises FednotError (INVALID_TOKEN)."""
-        line = text.strip()
+        """Reads a token, whatever white space it caught on its way.
+
+        Raises FednotError (INVALID_TOKEN).
+        """
+        line = "".join(text.replace(_BYTE_ORDER_MARK, "").split())
+        if not line:
+            raise _invalid("there is no token, only empty text")
         if len(line) > MAX_CHARACTERS:
             raise _invalid(f"it has more than {MAX_CHARACTERS} characters")
         if not line.startswith(PREFIX):
