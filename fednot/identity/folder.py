@@ -22,6 +22,8 @@ TRUST: Final = ("ca.pem", "ca.crt")
 REQUEST: Final = "request.pem"
 DRAFT_SUFFIX: Final = ".draft"
 
+_MARKS: Final = {"a certificate": b" CERTIFICATE-----", "a private key": b"PRIVATE KEY-----"}
+
 Signature = tuple[tuple[str, int, int, int], ...]
 
 
@@ -190,10 +192,11 @@ def _target(folder: Path, names: tuple[str, str]) -> Path:
 
 
 def _key_digest(path: Path, pem: bytes | None = None) -> str:
+    pem = _bytes(path) if pem is None else pem
     try:
-        key = certificates.read_key(_bytes(path) if pem is None else pem)
+        key = certificates.read_key(pem)
     except ValueError as error:
-        raise _invalid(f"{path} holds no usable private key: {error}") from error
+        raise _invalid(_unusable(path, pem, "a private key", "a certificate", error)) from error
     return certificates.key_digest(key.public_key())
 
 
@@ -208,7 +211,16 @@ def _certificates(path: Path, pem: bytes) -> tuple[x509.Certificate, ...]:
     try:
         return certificates.read_certificates(pem)
     except ValueError as error:
-        raise _invalid(f"{path} holds no certificate in PEM form: {error}") from error
+        raise _invalid(_unusable(path, pem, "a certificate", "a private key", error)) from error
+
+
+def _unusable(path: Path, pem: bytes, wanted: str, other: str, error: ValueError) -> str:
+    if not pem.strip():
+        return f"{path} is empty; it has to hold {wanted} in PEM form"
+    if _MARKS[other] in pem and _MARKS[wanted] not in pem:
+        return f"{path} holds {other}, and has to hold {wanted}; are the two files swapped?"
+    said = "" if "cryptography.io" in str(error) else f": {error}"
+    return f"{path} holds no {wanted.removeprefix('a ')} in PEM form that can be used{said}"
 
 
 def _invalid(message: str) -> FednotError:

@@ -99,6 +99,28 @@ def test_each_fault_names_its_file(tmp_path: Path) -> None:
         assert f"{place / names[0]} cannot be read: Is a directory" in fault(place)
 
 
+def test_swapped_and_empty_files_are_called_that(tmp_path: Path) -> None:
+    place = identity(tmp_path / "c1")
+    certificate, key = place / "cert.pem", place / "key.pem"
+    whole = key.read_bytes()
+    key.write_bytes(certificate.read_bytes())
+    assert f"{key} holds a certificate, and has to hold a private key; are the" in fault(place)
+    certificate.write_bytes(whole)
+    assert f"{certificate} holds a private key, and has to hold a certificate" in fault(place)
+    for path in (certificate, key, place / "ca.pem"):
+        good = identity(tmp_path / path.stem)
+        (good / path.name).write_bytes(b" \n")
+        assert f"{good / path.name} is empty; it has to hold a" in fault(good)
+
+
+def test_what_is_cut_off_is_told_without_the_librarys_address(tmp_path: Path) -> None:
+    for name in ("cert.pem", "key.pem", "ca.pem"):
+        place = identity(tmp_path / name.removesuffix(".pem"))
+        (place / name).write_bytes((place / name).read_bytes()[:-40])
+        assert f"{place / name} holds no" in fault(place)
+        assert "http" not in fault(place)
+
+
 def test_a_key_of_another_certificate_is_seen(tmp_path: Path) -> None:
     place = identity(tmp_path / "c1")
     shutil.copy(identity(tmp_path / "c2") / "key.pem", place)
@@ -115,7 +137,7 @@ def test_a_certificate_of_something_else_is_seen(tmp_path: Path) -> None:
 def test_trust_is_read(tmp_path: Path) -> None:
     place = identity(tmp_path / "c1")
     assert read_trust(place / "ca.pem") == (ROOT,)
-    with pytest.raises(FednotError, match=r"key.pem holds no certificate in PEM form"):
+    with pytest.raises(FednotError, match=r"key.pem holds a private key"):
         read_trust(place / "key.pem")
 
 
