@@ -18,6 +18,7 @@ from fednot.identity.ledger import ISSUED, Ledger
 from fednot.identity.locking import LOCK_FILE, locked
 from fednot.identity.replacement import REPLACEMENT, finish_replacement, replace
 from fednot.identity.subject import Role, Subject, SubjectError
+from fednot.identity.trust import Trust
 
 CERTIFICATE_DAYS: Final = 365.0
 SERVER: Final = "server"
@@ -167,7 +168,18 @@ class AuthorityFiles:
     def _is_published(self, keys: Keyring) -> bool:
         present = self.trust.exists() and self.revocations.exists()
         cut_off = (self.server / REPLACEMENT).exists()
-        return present and not cut_off and self.trust.read_bytes() == keys.trust_pem
+        whole = present and not cut_off and self.trust.read_bytes() == keys.trust_pem
+        return whole and self._lists_hold_all(keys)
+
+    def _lists_hold_all(self, keys: Keyring) -> bool:
+        """Whether what was recorded as revoked is in the revocation lists; they may hold more, as
+        what ended long ago is dropped from the record first.
+        """
+        try:
+            lists = Trust.of_pem(keys.trust_pem, self.revocations.read_bytes())
+        except ValueError:
+            return False
+        return self.ledger.revocations.serials(keys.signers) <= lists.revoked
 
     def _refresh_server(self, keys: Keyring, present: x509.Certificate) -> None:
         if certificates.issued_by(present, keys.current.certificate):

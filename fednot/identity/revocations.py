@@ -77,6 +77,11 @@ class Revocations:
         rows = ",\n".join(json.dumps(each.row()) for each in found)
         write_private(self._path, f'{{"revoked": [\n{rows}\n]}}\n'.encode())
 
+    def serials(self, signers: Sequence[Signer]) -> set[int]:
+        """What certificates of some signers are revoked. Raises AuthorityError."""
+        issuers = {certificates.key_identifier(signer.certificate) for signer in signers}
+        return {each.serial for each in self.read() if each.issuer in issuers}
+
     def lists(self, signers: Sequence[Signer]) -> bytes:
         """One revocation list for each signer, as PEM. Raises AuthorityError."""
         found = self.read()

@@ -57,6 +57,23 @@ def test_trust_that_was_damaged_is_written_again(authority: Authority) -> None:
     assert Authority.open(authority.directory).trust_pem == whole
 
 
+def test_lists_that_were_damaged_are_written_again(authority: Authority, tmp_path: Path) -> None:
+    lost = authority.issue(CLIENT, tmp_path / "c1").certificate.serial_number
+    authority.revoke(CLIENT)
+    for content in (b"", authority.revocations.read_bytes()[:-40]):
+        authority.revocations.write_bytes(content)
+        assert trust(Authority.open(authority.directory)).revoked == {lost}
+
+
+def test_opening_rewrites_no_list_that_is_whole(authority: Authority, tmp_path: Path) -> None:
+    """Nor one that still holds what was dropped from the record, since it ended long ago."""
+    authority.issue(CLIENT, tmp_path / "c1")
+    authority.revoke(CLIENT)
+    before = authority.revocations.read_bytes()
+    (authority.directory / "issued" / "revoked.json").unlink()
+    assert Authority.open(authority.directory).revocations.read_bytes() == before
+
+
 def test_who_changes_it_too_long_is_told_of(
     authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

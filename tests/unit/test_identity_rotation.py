@@ -359,6 +359,21 @@ def test_a_crash_while_revoking_loses_no_revocation_that_is_repeated(tmp_path: P
 
 
 @pytest.mark.usefixtures("unsynced")
+def test_a_revocation_that_was_cut_off_is_published_when_the_authority_is_opened(
+    tmp_path: Path,
+) -> None:
+    """A server that opens it may change nothing for months."""
+    original = Authority.create(tmp_path / "authority", hosts=HOSTS)
+    stolen = original.issue(CLIENT, tmp_path / "c1").certificate.serial_number
+    recorded = []
+    for place in died(tmp_path, "revoke"):
+        authority = Authority.open(place)
+        recorded.append(State.REVOKED in states(authority, CLIENT))
+        assert trust(authority).revoked == ({stolen} if recorded[-1] else set())
+    assert set(recorded) == {True, False}
+
+
+@pytest.mark.usefixtures("unsynced")
 def test_after_a_crash_while_it_is_made_it_can_be_made_or_used(tmp_path: Path) -> None:
     outcomes = set()
     for place in died(tmp_path, "create"):
