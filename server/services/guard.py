@@ -45,6 +45,8 @@ COURSE_OF_THINGS: Final = frozenset(
 """What the audit leaves out: clients that lost a race against a round or a restart, a slow link, a
 busy or stopping server, a fault of the server itself. Nobody was denied anything; counters tell."""
 
+ASK_AGAIN_AFTER: Final = 0.2
+
 Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Any]]
 Context = aio.ServicerContext[Any, Any]
 Serve = Callable[[Any, Context], Any]
@@ -114,7 +116,7 @@ class Guard(aio.ServerInterceptor):
             try:
                 self._admit(method, context)
                 response = await serve(request, context)
-                self._caller(context)
+                self._judge_again(context)
             except Exception as error:
                 await self._abort(method, error, context)
             return response
@@ -142,6 +144,17 @@ class Guard(aio.ServerInterceptor):
         caller = self._caller(context)
         self._may(method, caller)
         callers.begin(caller, _certificate(context))
+
+    def _judge_again(self, context: Context) -> None:
+        """A caller that has a newer certificate by now may ask again; any other is refused then."""
+        try:
+            self._caller(context)
+        except FednotError as error:
+            raise FednotError(
+                Reason.SERVER_BUSY,
+                f"while the call was served: {error.message}; send it again",
+                retry_after=ASK_AGAIN_AFTER,
+            ) from error
 
     def _caller(self, context: Context) -> Caller:
         if self._identities is None:
