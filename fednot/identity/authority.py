@@ -166,7 +166,7 @@ class Authority:
                 _refuse_revoked(each, subject, digest, holder, granted_at)
             if folder is not None:
                 refuse_another(folder, subject, digest)
-            leaf = self._files.sign(keys, subject, key, days, hosts)
+            leaf = self._files.sign(keys, subject, key, days, hosts, folder)
             chain, trust = keys.chain_pem(leaf), keys.trust_pem
             if folder is not None:
                 write_credentials(folder, chain=chain, trust=trust)

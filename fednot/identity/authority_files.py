@@ -12,7 +12,13 @@ from cryptography import x509
 from fednot.errors import FednotError
 from fednot.identity import certificates, keyring
 from fednot.identity.faults import AuthorityError, told
-from fednot.identity.folder import DRAFT_SUFFIX, read_trust, write_credentials, write_private
+from fednot.identity.folder import (
+    DRAFT_SUFFIX,
+    make_writable,
+    read_trust,
+    write_credentials,
+    write_private,
+)
 from fednot.identity.keyring import Keyring, Signer
 from fednot.identity.ledger import ISSUED, Ledger
 from fednot.identity.locking import LOCK_FILE, locked
@@ -125,8 +131,13 @@ class AuthorityFiles:
         public_key: object,
         days: float | None,
         hosts: Sequence[str],
+        folder: Path | None,
     ) -> x509.Certificate:
-        """Signs a certificate and records it; once a day, old records go. Raises AuthorityError."""
+        """Signs a certificate and records it; once a day, old records go.
+
+        Before that, makes the folder in which it is to be written, if there is one. Raises
+        AuthorityError, or OSError if that folder cannot be written to.
+        """
         if subject.domain != keys.domain:
             raise AuthorityError(
                 f"{subject.uri} is of another trust domain; this authority signs for {keys.domain}"
@@ -138,7 +149,11 @@ class AuthorityFiles:
         wanted = CERTIFICATE_DAYS if days is None else days
         if not wanted > 0:
             raise AuthorityError(f"a certificate for {wanted:g} days is none; ask for more")
-        leaf = keys.signed(subject, public_key, wanted, checked_hosts(hosts))
+        names = checked_hosts(hosts)
+        keys.check_lasts()
+        if folder is not None:
+            make_writable(folder)
+        leaf = keys.signed(subject, public_key, wanted, names)
         self.ledger.record(leaf)
         self.ledger.prune(certificates.now())
         return leaf
@@ -153,7 +168,7 @@ class AuthorityFiles:
     ) -> None:
         """Makes a key, signs its certificate and writes both to a folder. Raises AuthorityError."""
         key = certificates.new_key()
-        leaf = self.sign(keys, subject, key.public_key(), days, hosts)
+        leaf = self.sign(keys, subject, key.public_key(), days, hosts, folder)
         chain, trust, secret = keys.chain_pem(leaf), keys.trust_pem, certificates.key_pem(key)
         write = replace if folder.is_dir() else write_credentials
         write(folder, chain=chain, trust=trust, key=secret)

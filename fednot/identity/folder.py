@@ -80,6 +80,16 @@ def write_credentials(
     write_private(_target(folder, CERTIFICATE), chain, mode=0o644)
 
 
+def make_writable(folder: Path) -> None:
+    """Makes a folder for an identity unless it is there, and proves that files can be written to
+    it. Raises OSError.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    proof = folder / f".{secrets.token_hex(4)}{DRAFT_SUFFIX}"
+    write_private(proof, b"")
+    proof.unlink()
+
+
 def write_request(folder: Path, subject: Subject) -> str:
     """Makes a key and a request for its certificate in a folder; gives the key's sha256.
 

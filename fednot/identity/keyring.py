@@ -130,15 +130,19 @@ class Keyring:
         """With the newest authority alone."""
         return Keyring(self.current)
 
-    def signed(
-        self, subject: Subject, public_key: object, days: float, hosts: tuple[str, ...]
-    ) -> x509.Certificate:
-        """A certificate by the newest authority. Raises AuthorityError."""
+    def check_lasts(self) -> None:
+        """Raises AuthorityError if the newest authority has ended, and can sign nothing."""
         ends = self.current.certificate.not_valid_after_utc
         if ends <= certificates.now():
             raise AuthorityError(
                 f"the authority ended on {ends:%Y-%m-%d}; make a new one by `fednot certs rotate`"
             )
+
+    def signed(
+        self, subject: Subject, public_key: object, days: float, hosts: tuple[str, ...]
+    ) -> x509.Certificate:
+        """A certificate by the newest authority. Raises AuthorityError."""
+        self.check_lasts()
         try:
             return certificates.leaf(
                 subject,

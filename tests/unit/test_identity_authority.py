@@ -209,6 +209,28 @@ def test_what_is_not_issued(
     assert authority.issued() == before
 
 
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("/sys", "^/sys cannot be used"),
+        ("file", "file cannot be used: File exists"),
+        ("file/below", "cannot be used: Not a directory"),
+    ],
+)
+def test_nothing_is_issued_or_signed_for_a_folder_that_cannot_be_written(
+    authority: Authority, tmp_path: Path, place: str, said: str
+) -> None:
+    """Nobody may make a file in /sys, not even root, for whom these tests may run."""
+    (tmp_path / "file").touch()
+    request = certificates.request_pem(certificates.request(CLIENT, certificates.new_key()))
+    before = authority.issued()
+    with pytest.raises(AuthorityError, match=said):
+        authority.issue(CLIENT, tmp_path / place)
+    with pytest.raises(AuthorityError, match=said):
+        authority.sign(request, CLIENT, folder=tmp_path / place)
+    assert authority.issued() == before
+
+
 def test_anothers_folder_is_not_overwritten(authority: Authority, tmp_path: Path) -> None:
     kept = authority.issue(CLIENT, tmp_path / "c1")
     with pytest.raises(AuthorityError, match="holds the identity of client c1"):
