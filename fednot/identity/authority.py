@@ -189,7 +189,7 @@ class Authority:
         """Revokes all usable certificates of a subject, or the one whose serial number, in
         hexadecimal, begins so; returns them.
 
-        Raises AuthorityError if there is none, or several begin so; it lists what there is.
+        Raises AuthorityError if there is none, or several begin so.
         """
         with self._files.changing() as keys:
             ledger, at = self._files.ledger, dt.datetime.now(dt.UTC)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import difflib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +27,10 @@ from fednot.identity.subject import Subject, SubjectError
 ISSUED: Final = "issued"
 KEPT: Final = dt.timedelta(days=30)
 """What ended is forgotten so long after."""
+FEW: Final = 3
+"""So many certificates are named where one was looked for."""
+SERIAL_DIGITS: Final = 40
+"""The most that a serial number has (RFC 5280, section 4.1.2.2), in hexadecimal."""
 PRUNED: Final = ".pruned"
 PRUNED_EVERY: Final = dt.timedelta(days=1)
 
@@ -190,24 +195,32 @@ def _revocation(found: Issued, at: dt.datetime) -> Revocation:
 def of_serial(found: Sequence[Issued], beginning: str) -> list[Issued]:
     """The certificate whose serial number, in hexadecimal, begins so; ":" between digits is fine.
 
-    Raises AuthorityError if there is none or if there are several; it lists what there is.
+    Raises AuthorityError if there is none, or if there are several, with a few of them.
     """
     wanted = beginning.lower().removeprefix("0x").replace(":", "").lstrip("0")
     chosen = [each for each in found if wanted and f"{each.serial:x}".startswith(wanted)]
     if len(chosen) > 1:
-        raise AuthorityError(f"several serial numbers begin with {beginning}: {listed(chosen)}")
+        raise AuthorityError(
+            f"several serial numbers begin with {beginning}: {listed(chosen, FEW)}"
+        )
     if not chosen:
-        raise AuthorityError(f"no certificate has the serial number {beginning}; {_there(found)}")
+        raise AuthorityError(
+            f"no certificate has the serial number {_shortened(beginning)}; {_there(found)}"
+        )
     return chosen
 
 
 def of_subject(found: Sequence[Issued], subject: Subject) -> list[Issued]:
-    """The usable certificates of a subject. Raises AuthorityError if there is none, with a list."""
+    """The usable certificates of a subject.
+
+    Raises AuthorityError if there is none, with the newest that it had, or the name next to its.
+    """
     at = certificates.now()
     chosen = [each for each in found if each.subject == subject and each.usable(at)]
     if not chosen:
         own = [each for each in found if each.subject == subject]
-        raise AuthorityError(f"{subject} has no certificate to revoke; {_there(own or found)}")
+        there = f"there is {listed(own[::-1], FEW)}" if own else _there(found, subject)
+        raise AuthorityError(f"{subject} has no certificate to revoke; {there}")
     return chosen
 
 
@@ -222,5 +235,14 @@ def listed(found: Sequence[Issued], most: int = 20) -> str:
     return ", ".join(rows) + (f" and {rest} more" if rest > 0 else "")
 
 
-def _there(found: Sequence[Issued]) -> str:
-    return f"there is {listed(found)}" if found else "none was issued yet"
+def _there(found: Sequence[Issued], wanted: Subject | None = None) -> str:
+    if not found:
+        return "none was issued yet"
+    names = {str(each.subject) for each in found}
+    near = difflib.get_close_matches(str(wanted), names, n=1) if wanted else []
+    meant = f"the nearest name is {near[0]}, and " if near else ""
+    return f"{meant}`fednot certs list` shows what there is"
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= SERIAL_DIGITS else text[:SERIAL_DIGITS] + "..."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 import shutil
 import stat
 import time
@@ -342,22 +343,41 @@ def test_a_revoked_name_can_have_a_new_certificate(authority: Authority, tmp_pat
     assert trust(authority).check(found, certificates.now()) == CLIENT
 
 
+def not_revoked(authority: Authority, who: Subject | str) -> str:
+    with pytest.raises(AuthorityError) as caught:
+        authority.revoke(who)
+    return str(caught.value)
+
+
 def test_what_is_not_there_cannot_be_revoked(authority: Authority, tmp_path: Path) -> None:
     authority.issue(CLIENT, tmp_path / "c1")
-    with pytest.raises(AuthorityError, match=r"officer dora has no .*there is client c1 \(valid, "):
-        authority.revoke(OFFICER)
-    with pytest.raises(
-        AuthorityError, match=r"has the serial number beefbeef.*; there is client c1"
-    ):
-        authority.revoke("beef" * 20)
-    with pytest.raises(AuthorityError, match="no certificate has the serial number"):
-        authority.revoke("")
-    authority.revoke(CLIENT)
-    with pytest.raises(AuthorityError, match=r"there is client c1 \(revoked, until"):
-        authority.revoke(CLIENT)
+    shows = "`fednot certs list` shows what there is"
+    assert not_revoked(authority, OFFICER) == f"{OFFICER} has no certificate to revoke; {shows}"
+    assert f"; {shows}" in not_revoked(authority, "beef" * 20)
+    assert "no certificate has the serial number" in not_revoked(authority, "")
     bare = Authority.create(tmp_path / "bare")
-    with pytest.raises(AuthorityError, match="none was issued yet"):
-        bare.revoke(CLIENT)
+    assert "none was issued yet" in not_revoked(bare, CLIENT)
+
+
+def test_a_name_that_was_mistyped_is_told_the_nearest(authority: Authority, tmp_path: Path) -> None:
+    for name in ("clinic-a", "hospital"):
+        authority.issue(Subject(Role.CLIENT, name), tmp_path / name)
+    said = not_revoked(authority, Subject(Role.CLIENT, "clinik-a"))
+    assert "the nearest name is client clinic-a, and `fednot certs list`" in said
+
+
+def test_what_was_revoked_is_told_by_its_newest_and_shortly(
+    authority: Authority, tmp_path: Path
+) -> None:
+    """However many there are: what is printed fits a screen."""
+    for days in range(1, 10):
+        authority.issue(CLIENT, tmp_path / "c1", days=days)
+    newest = authority.issue(CLIENT, tmp_path / "c1", days=20).certificate.serial_number
+    authority.revoke(CLIENT)
+    said = not_revoked(authority, CLIENT)
+    assert re.search(rf"there is client c1 \(revoked, until [0-9-]+, serial {newest:x}\)", said)
+    assert said.endswith(" and 7 more")
+    assert len(not_revoked(authority, "ab" * 4000)) < 200
 
 
 def test_a_beginning_of_two_serial_numbers_revokes_none(

@@ -54,5 +54,5 @@ def test_what_names_no_file_is_told_of_the_directory(tmp_path: Path) -> None:
 
 
 def test_another_fault_stays_what_it_is(tmp_path: Path) -> None:
-    with pytest.raises(AuthorityBusyError, match="^busy$"), told(tmp_path):
+    with pytest.raises(AuthorityBusyError, match=r"^busy$"), told(tmp_path):
         raise AuthorityBusyError("busy")
