@@ -192,7 +192,7 @@ CATALOGUE: Final[dict[Reason, Entry]] = {
     ),
     Reason.SHUTTING_DOWN: Entry(Code.UNAVAILABLE, "Reconnect after a short wait."),
     Reason.INVALID_IDENTITY: Entry(
-        _INVALID, "Give --identity a folder with cert.pem, key.pem and ca.pem (`fednot certs`)."
+        _INVALID, "Take a folder with cert.pem, key.pem and ca.pem of one identity (`fednot certs`)."
     ),
     Reason.NO_CERTIFICATE: Entry(_WHO, "Show a certificate: --identity FOLDER."),
     Reason.INVALID_CERTIFICATE: Entry(
@@ -222,7 +222,9 @@ CATALOGUE: Final[dict[Reason, Entry]] = {
         _STATE, "Start the server with its identity, or pass --insecure on loopback."
     ),
     Reason.SERVER_SPEAKS_TLS: Entry(_STATE, "Show a certificate: --identity FOLDER."),
-    Reason.TLS_FAILED: Entry(Code.UNAVAILABLE, "`fednot preflight` tells more."),
+    Reason.TLS_FAILED: Entry(
+        Code.UNAVAILABLE, "Check host and port, and what stands between: something else answers."
+    ),
     Reason.WRONG_ROLE: Entry(_DENIED, "Take an identity of a role that the message names."),
     Reason.NOT_YOUR_NAME: Entry(_DENIED, "Take the name of the certificate, or leave it out."),
     Reason.NOT_YOUR_DELETION: Entry(
