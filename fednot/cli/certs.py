@@ -28,10 +28,11 @@ from fednot.cli.output import Output
 from fednot.cli.session import local_verb
 from fednot.errors import FednotError
 from fednot.identity import certificates
-from fednot.identity.authority import AUTHORITY_DAYS, MAX_REQUEST_BYTES, Authority
+from fednot.identity.authority import AUTHORITY_DAYS, Authority
 from fednot.identity.authority_files import CERTIFICATE_DAYS
 from fednot.identity.description import Description
 from fednot.identity.folder import REQUEST, read_credentials, write_request
+from fednot.identity.signing_request import MAX_REQUEST_BYTES
 from fednot.identity.subject import DEFAULT_DOMAIN, Role, Subject
 
 app = typer.Typer(no_args_is_help=True, help="Make, sign, renew and revoke certificates.")

@@ -33,12 +33,12 @@ from fednot.identity.folder import (
 )
 from fednot.identity.ledger import Issued, State, listed, of_serial, of_subject
 from fednot.identity.revocations import Revocation
+from fednot.identity.signing_request import requested_key
 from fednot.identity.subject import DEFAULT_DOMAIN, Role, Subject
 
 __all__ = ["Authority", "AuthorityBusyError", "AuthorityError", "Issued", "Signed", "State"]
 
 AUTHORITY_DAYS: Final = 3650.0
-MAX_REQUEST_BYTES: Final = 16 << 10
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ class Authority:
         subject, (CERTIFICATE_REVOKED) if a certificate of that key was revoked, or that of the
         holder, or one of the subject since it was allowed to ask.
         """
-        key = _requested_key(request_pem, subject)
+        key = requested_key(request_pem, subject)
         digest = certificates.key_digest(key)
         with self._files.changing() as keys:
             for each in self._files.ledger.revocations.read():
@@ -240,18 +240,6 @@ class Authority:
             self._files.publish(retired)
 
 
-def _requested_key(request_pem: bytes, subject: Subject) -> object:
-    if len(request_pem) > MAX_REQUEST_BYTES:
-        raise _refused(f"it has {len(request_pem)} bytes; {MAX_REQUEST_BYTES} are the most")
-    try:
-        asked, key = certificates.read_request(request_pem)
-    except ValueError as error:
-        raise _refused(str(error)) from error
-    if asked != subject:
-        raise _refused(f"it asks for {asked.uri}, and was to be for {subject.uri}")
-    return key
-
-
 def _refuse_revoked(
     revoked: Revocation,
     subject: Subject,
@@ -271,10 +259,4 @@ def _refuse_revoked(
     raise FednotError(
         Reason.CERTIFICATE_REVOKED,
         f"the certificate {which} was revoked: {revoked.uri}, serial number {revoked.serial:x}",
-    )
-
-
-def _refused(why: str) -> FednotError:
-    return FednotError(
-        Reason.INVALID_CERTIFICATE_REQUEST, f"the certificate request is refused: {why}"
     )

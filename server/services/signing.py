@@ -17,7 +17,8 @@ from typing import Final, TypeVar
 
 from fednot.errors import FednotError, Reason
 from fednot.identity.authority import Authority, AuthorityBusyError, AuthorityError, Signed
-from fednot.identity.certificates import key_digest, read_request
+from fednot.identity.certificates import key_digest
+from fednot.identity.signing_request import MAX_REQUEST_BYTES, requested_key
 from fednot.identity.subject import Subject
 from fednot.v1 import identity_pb2
 from server.identity import ServerIdentity
@@ -25,7 +26,7 @@ from server.services.messages import timestamp
 
 log = logging.getLogger("server.services")
 
-MOST_REQUEST_BYTES: Final = 16 << 10
+MOST_REQUEST_BYTES: Final = MAX_REQUEST_BYTES
 MOST_SIGNED: Final = 10
 WINDOW: Final = 3600.0
 """So many certificates are signed for one name within so many seconds: each is kept on disk."""
@@ -159,17 +160,4 @@ def check_request(request_pem: bytes, subject: Subject) -> str:
 
     Raises FednotError (INVALID_CERTIFICATE_REQUEST) if it is bad or is for another subject.
     """
-    try:
-        if len(request_pem) > MOST_REQUEST_BYTES:
-            raise ValueError(f"it has more than {MOST_REQUEST_BYTES} bytes")  # noqa: TRY301
-        asked, key = read_request(request_pem)
-    except ValueError as error:
-        raise FednotError(
-            Reason.INVALID_CERTIFICATE_REQUEST, f"the certificate request is refused: {error}"
-        ) from error
-    if asked != subject:
-        raise FednotError(
-            Reason.INVALID_CERTIFICATE_REQUEST,
-            f"the certificate request is for {asked.uri}, and must be for {subject.uri}",
-        )
-    return key_digest(key)
+    return key_digest(requested_key(request_pem, subject))

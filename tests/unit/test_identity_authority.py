@@ -14,8 +14,9 @@ import pytest
 
 from fednot.errors import FednotError, Reason
 from fednot.identity import certificates
-from fednot.identity.authority import MAX_REQUEST_BYTES, Authority, AuthorityError, State
+from fednot.identity.authority import Authority, AuthorityError, State
 from fednot.identity.folder import read_credentials, write_request
+from fednot.identity.signing_request import MAX_REQUEST_BYTES
 from fednot.identity.subject import Role, Subject, SubjectError
 from fednot.identity.trust import Trust
 
