@@ -226,8 +226,7 @@ async def test_a_call_that_lasts_is_not_answered_once_the_certificate_is_revoked
     """
     stub, session = await joined(server, "c1")
     poll = stub.PollWork(poll_of(session), timeout=CALL)
-    await poll.wait_for_connection()
-    await asyncio.sleep(0.2)
+    await asyncio.sleep(0.5)
     await revoked(server, Subject(Role.CLIENT, "c1"))
     async with aclosing(server.cohort.work(plan(server, 2.0))) as answers:
         await anext(answers)
