@@ -192,7 +192,8 @@ CATALOGUE: Final[dict[Reason, Entry]] = {
     ),
     Reason.SHUTTING_DOWN: Entry(Code.UNAVAILABLE, "Reconnect after a short wait."),
     Reason.INVALID_IDENTITY: Entry(
-        _INVALID, "Take a folder with cert.pem, key.pem and ca.pem of one identity (`fednot certs`)."
+        _INVALID,
+        "Take a folder with cert.pem, key.pem and ca.pem of one identity (`fednot certs`).",
     ),
     Reason.NO_CERTIFICATE: Entry(_WHO, "Show a certificate: --identity FOLDER."),
     Reason.INVALID_CERTIFICATE: Entry(
