@@ -8,7 +8,7 @@ from typing import Final, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from fednot.address import is_loopback
+from fednot.address import is_loopback, split
 from fednot.channel import DEFAULT_ADDRESS
 from fednot.errors import CATALOGUE, Reason
 from fednot.naming import CLIENT_NAME
@@ -71,9 +71,8 @@ class ClientSettings(Settings):
     @field_validator("server", "http_address")
     @classmethod
     def _address(cls, address: str) -> str:
-        host, _, port = address.rpartition(":")
-        if address and (not host or not port.isdecimal() or int(port) > 65535):
-            raise ValueError(f"{address!r} is no address; write HOST:PORT")
+        if address:
+            split(address)
         return address
 
     @field_validator("server")

@@ -150,7 +150,8 @@ def _sentences(error: ValidationError) -> str:
     rows = []
     for detail in error.errors():
         place = ".".join(str(part) for part in detail["loc"])
-        rows.append(f"{place}: {detail['msg']}" if place else str(detail["msg"]))
+        said = str(detail.get("ctx", {}).get("error", detail["msg"]))
+        rows.append(f"{place}: {said}" if place else said)
     return "; ".join(rows)
 
 

@@ -68,6 +68,7 @@ def test_a_good_name_is_taken(name: str) -> None:
         ("server", ""),
         ("server", "localhost"),
         ("server", "h:99999"),
+        ("server", "https://h:50051"),
         ("http-address", "9465"),
         ("torch-threads", "0"),
         ("poll-wait", "31"),

@@ -1,9 +1,10 @@
 """Settings: flag over environment over file over default, and errors that name the nearest key."""
 
 from pathlib import Path
+from typing import Self
 
 import pytest
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from fednot.settings import Settings, SettingsError, load, load_or_exit
 
@@ -15,6 +16,26 @@ class Toy(Settings):
     port: int = Field(default=7, description="where, in 100 % of cases")
     loud: bool = Field(default=False, description="noise")
     tags: tuple[str, ...] = Field(default=(), description="marks")
+
+
+class Choosy(Settings):
+    """Says for itself what is wrong, of a field and of all together."""
+
+    name: str = Field(default="c7", description="who")
+    loud: bool = Field(default=False, description="noise")
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, name: str) -> str:
+        if name == "x":
+            raise ValueError("x is nobody; name somebody")
+        return name
+
+    @model_validator(mode="after")
+    def _quiet(self) -> Self:
+        if self.loud:
+            raise ValueError("give --quiet")
+        return self
 
 
 def read(*arguments: str, **environment: str) -> Toy:
@@ -69,6 +90,16 @@ def test_a_bad_value_a_missing_one_and_a_bad_file_are_named(tmp_path: Path) -> N
         read()
     with pytest.raises(SettingsError, match="cannot be read"):
         read("--config", str(tmp_path / "none.toml"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [(("--name=x",), "name: x is nobody; name somebody"), (("--loud",), "give --quiet")],
+)
+def test_own_sentences_are_told_as_they_are(arguments: tuple[str, ...], sentence: str) -> None:
+    with pytest.raises(SettingsError) as told:
+        load(Choosy, program="toy", prefix="TOY_", arguments=arguments, environment={})
+    assert str(told.value) == sentence
 
 
 def test_other_variables_are_left_alone() -> None:
