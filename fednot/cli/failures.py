@@ -7,12 +7,11 @@ from typing import Final
 import grpc
 
 from fednot.cli.exit_codes import ExitCode
-from fednot.errors import CATALOGUE, FednotError, Reason
+from fednot.errors import CATALOGUE, REMEDY_KEY, FednotError, Reason
 from fednot.rpc_errors import from_rpc_error
 
 TIMED_OUT: Final = "TIMED_OUT"
 UNREACHABLE: Final = "UNREACHABLE"
-REMEDY_KEY: Final = "remedy"
 _CUT: Final = frozenset(
     {
         grpc.StatusCode.ABORTED,
@@ -102,13 +101,12 @@ def from_rpc(error: grpc.RpcError, address: str, timeout: float) -> CliError:
 def of_refusal(refusal: FednotError) -> CliError:
     """The error that tells of a refusal."""
     closing = refusal.reason is Reason.SHUTTING_DOWN
-    metadata = dict(refusal.metadata)
     return CliError(
         refusal.message,
         ExitCode.UNREACHABLE if closing else ExitCode.REFUSED,
         reason=refusal.reason,
-        remedy=metadata.pop(REMEDY_KEY, "") or CATALOGUE[refusal.reason].remedy,
-        metadata=metadata,
+        remedy=refusal.remedy,
+        metadata={key: text for key, text in refusal.metadata.items() if key != REMEDY_KEY},
         lost=closing,
     )
 
@@ -120,7 +118,7 @@ def of_finding(finding: FednotError) -> CliError:
         finding.message,
         ExitCode.UNREACHABLE if broken else ExitCode.REFUSED,
         reason=finding.reason,
-        remedy=CATALOGUE[finding.reason].remedy,
+        remedy=finding.remedy,
         lost=broken,
     )
 
@@ -142,5 +140,9 @@ def unreachable(message: str, *, overdue: bool = False) -> CliError:
 
 def _remedy(code: grpc.StatusCode) -> str:
     if code is grpc.StatusCode.UNIMPLEMENTED:
-        return "The address is no fednot server, or one of another version; see `fednot --version`."
+        return (
+            "Dial the server's main port: this may be its enrolment port (usually 50052), which "
+            "only `fednot certs enroll` dials. Else the address is no fednot server, or one of "
+            "another version; see `fednot --version`."
+        )
     return CATALOGUE[Reason.INTERNAL].remedy

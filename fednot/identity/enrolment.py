@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from fednot.channel import open_enrolment_channel
-from fednot.errors import FednotError, Reason
+from fednot.errors import REMEDY_KEY, FednotError, Reason
 from fednot.identity import certificates
 from fednot.identity.certificates import PrivateKey
 from fednot.identity.folder import (
@@ -54,13 +54,18 @@ def enrolment_key(folder: Path) -> PrivateKey:
     """
     held = _present(folder, CERTIFICATE)
     if held is not None:
-        raise _invalid(f"{held} is there already; renew it, or name another folder")
+        raise _invalid(
+            f"{held} is there already", "Renew it by `fednot certs renew`, or name another folder."
+        )
     waiting = _present(folder, KEY)
     if waiting is not None:
         try:
             return certificates.read_key(waiting.read_bytes())
         except (OSError, ValueError) as error:
-            raise _invalid(f"{waiting} holds no usable private key: {error}") from error
+            raise _invalid(
+                f"{waiting} holds no usable private key: {error}",
+                "Name another folder, or remove that file if nothing uses it.",
+            ) from error
     key = certificates.new_key()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_private(folder / KEY[0], certificates.key_pem(key))
@@ -114,8 +119,8 @@ def _present(folder: Path, names: tuple[str, str]) -> Path | None:
     return next((folder / name for name in names if (folder / name).exists()), None)
 
 
-def _invalid(message: str) -> FednotError:
-    return FednotError(Reason.INVALID_IDENTITY, message)
+def _invalid(message: str, remedy: str) -> FednotError:
+    return FednotError(Reason.INVALID_IDENTITY, message, metadata={REMEDY_KEY: remedy})
 
 
 def _unfit(why: str) -> FednotError:

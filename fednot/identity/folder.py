@@ -11,7 +11,7 @@ from typing import Final
 
 from cryptography import x509
 
-from fednot.errors import FednotError, Reason
+from fednot.errors import REMEDY_KEY, FednotError, Reason
 from fednot.identity import certificates
 from fednot.identity.subject import Subject, SubjectError
 
@@ -98,8 +98,8 @@ def write_request(folder: Path, subject: Subject) -> str:
     for path in (folder / name for name in KEY):
         if path.exists():
             raise _invalid(
-                f"{path} exists and is not replaced; name another folder, or delete the key if "
-                "nothing uses it"
+                f"{path} exists and is not replaced",
+                "Name another folder, or delete the key if nothing uses it.",
             )
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     key = certificates.new_key()
@@ -193,6 +193,8 @@ def _present(folder: Path, names: tuple[str, str]) -> Path:
     for name in names:
         if (folder / name).exists():
             return folder / name
+    if folder.is_file():
+        raise _invalid(f"{folder} is a file", f"Give the folder that it is in: {folder.parent}")
     where = folder if folder.is_dir() else f"{folder}, which is not a folder"
     raise _invalid(f"there is no {names[0]} in {where}")
 
@@ -214,7 +216,10 @@ def _bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise _invalid(f"{path} cannot be read: {error.strerror}") from error
+        raise _invalid(
+            f"{path} cannot be read: {error.strerror}",
+            "Run this as the owner of that file, or let this user read it.",
+        ) from error
 
 
 def _certificates(path: Path, pem: bytes) -> tuple[x509.Certificate, ...]:
@@ -233,5 +238,6 @@ def _unusable(path: Path, pem: bytes, wanted: str, other: str, error: ValueError
     return f"{path} holds no {wanted.removeprefix('a ')} in PEM form that can be used{said}"
 
 
-def _invalid(message: str) -> FednotError:
-    return FednotError(Reason.INVALID_IDENTITY, message)
+def _invalid(message: str, remedy: str = "") -> FednotError:
+    metadata = {REMEDY_KEY: remedy} if remedy else {}
+    return FednotError(Reason.INVALID_IDENTITY, message, metadata=metadata)
