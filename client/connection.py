@@ -174,8 +174,8 @@ class Connection:
             return _judged(refusal)
         if refusal is None and isinstance(error, aio.AioRpcError) and error.code() not in _PASSING:
             return FinalRefusalError(
-                f"{error.details()} ({error.code().name}); check that {self.address} is a "
-                "fednot server of this version"
+                f"{error.details()} ({error.code().name}); check that {self.address} is the "
+                "main port of a fednot server of this version"
             )
         self._failed(_reason(error))
         if refusal is None:

@@ -17,7 +17,7 @@ from client.trainer import Trainer
 from fednot import __version__
 from fednot.errors import FednotError
 from fednot.http_status import StatusServer
-from fednot.identity.diagnosis import check_dates_of, diagnose, file_of
+from fednot.identity.diagnosis import check_dates_of, diagnose, exposed_key, file_of
 from fednot.identity.folder import CERTIFICATE, WatchedFolder
 from fednot.identity.replacement import finish_replacement
 from fednot.identity.subject import Role
@@ -98,6 +98,9 @@ def _identity(folder: Path) -> WatchedFolder:
             f"{file_of(folder, CERTIFICATE)} is the certificate of {found.current.subject}; to "
             "train takes one of a client (`fednot certs issue client NAME`)"
         )
+    exposed = exposed_key(folder)
+    if exposed:
+        _log.warning("%s; chmod 600 makes it this client's alone", exposed)
     try:
         check_dates_of(found.current)
     except FednotError as error:

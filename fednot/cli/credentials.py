@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import Final
 
 from fednot import address as addresses
 from fednot.cli.failures import of_finding, usage
 from fednot.cli.output import Output
 from fednot.errors import FednotError, Reason
 from fednot.identity import certificates, lifetime
-from fednot.identity.diagnosis import check_dates_of, file_of
+from fednot.identity.diagnosis import check_dates_of, exposed_key, file_of
 from fednot.identity.folder import CERTIFICATE, Credentials, read_credentials
 from fednot.identity.replacement import finish_replacement
 from fednot.identity.subject import Role
-
-_ADDRESS: Final = re.compile(r"unix:.+|.*[^:/]:\d{1,5}")
 
 
 def credentials_for(
     address: str, identity: Path | None, *, insecure: bool, output: Output
 ) -> Credentials | None:
-    """Whom to call as; None for plaintext. Warns if the certificate ends soon.
+    """Whom to call as; None for plaintext. Warns of an end that is near and a key that is open.
 
     Raises CliError if the options do not go together, or the identity cannot be used.
     """
@@ -34,6 +30,9 @@ def credentials_for(
         credentials = own_credentials(identity)
     except FednotError as error:
         raise of_finding(error) from error
+    exposed = exposed_key(identity)
+    if exposed:
+        output.note(f"warning: {exposed}; chmod 600 makes it yours alone")
     if lifetime.ends_soon(credentials.certificate, certificates.now()):
         output.note(f"warning: {ending(credentials)}; `fednot certs renew` renews it")
     return credentials
@@ -41,8 +40,14 @@ def credentials_for(
 
 def check_address(address: str) -> None:
     """Raises CliError (USAGE) for what is no address."""
-    if not _ADDRESS.fullmatch(address):
-        raise usage(f"--server {address!r} is not HOST:PORT", "Write it as in 127.0.0.1:50051.")
+    if address.startswith(addresses.UNIX) and address != addresses.UNIX:
+        return
+    try:
+        addresses.split(address)
+    except ValueError as error:
+        raise usage(
+            f"--server {address!r} is not HOST:PORT", "Write it as in 127.0.0.1:50051."
+        ) from error
 
 
 def check_choice(address: str, identity: Path | None, *, insecure: bool) -> None:
@@ -57,6 +62,11 @@ def check_choice(address: str, identity: Path | None, *, insecure: bool) -> None
             "who calls? There is no --identity (nor FEDNOT_IDENTITY)",
             "Give --identity FOLDER with a certificate by `fednot certs`, or --insecure for a "
             "plaintext server on this machine.",
+        )
+    if identity is not None and address.startswith(addresses.UNIX):
+        raise usage(
+            f"{address} has no host name, which the server's certificate would be checked for",
+            "Give HOST:PORT, or --insecure instead of --identity.",
         )
     if insecure and not addresses.is_loopback(address):
         raise usage(

@@ -12,6 +12,7 @@ from typing import Final
 
 import typer
 
+from fednot import address as addresses
 from fednot.cli import options
 from fednot.cli.certs_views import moment
 from fednot.cli.credentials import callers_credentials, check_address, check_choice, ending
@@ -21,7 +22,13 @@ from fednot.cli.output import Output
 from fednot.cli.session import Session, local_verb
 from fednot.errors import FednotError
 from fednot.identity import certificates, lifetime, probing
-from fednot.identity.diagnosis import DEFAULT_SECONDS, check_dates_of, diagnose, file_of
+from fednot.identity.diagnosis import (
+    DEFAULT_SECONDS,
+    check_dates_of,
+    diagnose,
+    exposed_key,
+    file_of,
+)
 from fednot.identity.folder import KEY, Credentials
 from fednot.identity.probing import Deadline
 from fednot.v1 import identity_pb2
@@ -139,10 +146,9 @@ class Preflight:
 
     def _key(self) -> Check:
         place = file_of(self._own.folder, KEY)
-        mode = place.stat().st_mode & 0o777
-        if mode & 0o077:
-            told = f"others than its owner can read or write {place} (mode {mode:04o})"
-            return Check("key", Outcome.WARNING, told, f"chmod 600 {place}")
+        exposed = exposed_key(self._own.folder)
+        if exposed:
+            return Check("key", Outcome.WARNING, exposed, f"chmod 600 {place}")
         return _ok("key", f"{place} is its owner's alone")
 
     def _dates(self) -> Check:
@@ -152,7 +158,7 @@ class Preflight:
         return _ok("dates", f"valid from {begins} to {ends}")
 
     def _resolved(self) -> Check:
-        if self._address.startswith("unix:"):
+        if self._address.startswith(addresses.UNIX):
             return _ok("address", self._address)
         try:
             rows = probing.resolve(self._address, self._deadline())
@@ -162,7 +168,7 @@ class Preflight:
         return _ok("address", f"{self._address} is {', '.join(found)}")
 
     def _reached(self) -> Check:
-        if self._address.startswith("unix:"):
+        if self._address.startswith(addresses.UNIX):
             return _ok("port", "a socket of this machine")
         try:
             probing.connect(self._address, self._deadline()).close()
@@ -178,9 +184,9 @@ class Preflight:
             return _ok("tls", "plaintext, on this machine")
         shown = probing.certificate_at(self._address, self._deadline())
         if shown is None:
-            raise unreachable(f"{self._address} shows no certificate any more")
+            raise unreachable(f"{self._address} did not show its certificate a second time")
         end = lifetime.remaining(shown, certificates.now())
-        told = f"the server's certificate is trusted and takes yours; it ends {end}"
+        told = f"the server's certificate is trusted, and yours is not refused; it ends {end}"
         if lifetime.ends_soon(shown, certificates.now()):
             return Check("tls", Outcome.WARNING, told, "Tell whoever runs the server.")
         return _ok("tls", told)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import ssl
+import stat
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from fednot.identity.trust import check_dates, described
 
 DEFAULT_SECONDS: Final = 5.0
 _AGAIN_SECONDS: Final = 0.3
+_OF_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 # X509_V_ERR_* of OpenSSL's x509_vfy.h
 _NOT_YET_VALID: Final = 9
@@ -74,6 +76,15 @@ def check_dates_of(credentials: Credentials) -> None:
     """Raises FednotError (CERTIFICATE_EXPIRED, CERTIFICATE_NOT_YET_VALID) with file and date."""
     place = file_of(credentials.folder, CERTIFICATE)
     check_dates(credentials.certificate, certificates.now(), str(place))
+
+
+def exposed_key(folder: Path) -> str:
+    """Says that others than its owner can get at an identity's key; "" if they cannot."""
+    place = file_of(folder, KEY)
+    mode = stat.S_IMODE(place.stat().st_mode)
+    if not mode & _OF_OTHERS:
+        return ""
+    return f"others than its owner can read or write {place} (mode {mode:04o})"
 
 
 def file_of(folder: Path, names: Sequence[str]) -> Path:
@@ -129,7 +140,8 @@ class _Look:
         if isinstance(seen.fault, ssl.SSLCertVerificationError):
             return self._of_server(seen.fault)
         if isinstance(seen.fault, TimeoutError):
-            return None
+            within = f"within {self._deadline.seconds:g} s"
+            return self._failed(f"it did not answer the TLS handshake {within}")
         if seen.fault is not None:
             return self._of_broken_handshake(seen.fault)
         if not _is_server(seen.certificate):

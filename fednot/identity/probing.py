@@ -27,6 +27,7 @@ class Deadline:
     """A moment by which a look must have ended."""
 
     def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
         self._end = time.monotonic() + seconds
 
     def left(self) -> float:

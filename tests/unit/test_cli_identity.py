@@ -103,6 +103,29 @@ def test_an_identity_that_is_not_there_is_told_before_dialling(tmp_path: Path) -
     assert f"cert.pem in {tmp_path}/nowhere, which is not a folder" in error["error"]
 
 
+def test_a_file_in_the_place_of_the_folder_is_told_with_its_folder(operator: Credentials) -> None:
+    file = operator.folder / "cert.pem"
+    error = error_of(clients("127.0.0.1:1", "--identity", str(file)), 3)
+    assert error["error"] == f"{file} is a file"
+    assert error["remedy"] == f"Give the folder that it is in: {operator.folder}"
+    assert error["metadata"] == {}
+
+
+def test_a_key_that_others_can_read_is_warned_of(
+    server: Credentials, operator: Credentials
+) -> None:
+    key = operator.folder / "key.pem"
+    with serving(server, Callers()) as address:
+        for mode in (0o640, 0o604):
+            key.chmod(mode)
+            result = clients(address, "--identity", str(operator.folder))
+            assert result.exit_code == 0
+            [warning] = result.stderr.splitlines()
+            assert f"warning: others than its owner can read or write {key} (mode 0" in warning
+        key.chmod(0o400)
+        assert clients(address, "--identity", str(operator.folder)).stderr == ""
+
+
 def test_an_expired_identity_is_told_before_dialling(
     authority: HandMadeAuthority, tmp_path: Path
 ) -> None:

@@ -119,6 +119,7 @@ def test_a_server_of_another_kind_is_named_as_such() -> None:
     error = json.loads(result.stderr)
     assert error["reason"] == "UNIMPLEMENTED"
     assert "is no fednot server" in error["remedy"]
+    assert "may be its enrolment port" in error["remedy"]
 
 
 @pytest.mark.parametrize(
@@ -127,6 +128,10 @@ def test_a_server_of_another_kind_is_named_as_such() -> None:
         ["nonsense"],
         ["status", "--nonsense"],
         ["status", "--insecure", "--server", "no-port"],
+        ["status", "--insecure", "--server", "localhost:99999"],
+        ["status", "--insecure", "--server", "https://localhost:50051"],
+        ["status", "--identity", "i", "--server", "https://localhost:50051"],
+        ["status", "--insecure", "--server", "unix:"],
         ["status", "--timeout", "nan"],
         ["train"],
         ["train", "--rounds", "0"],

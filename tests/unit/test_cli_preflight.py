@@ -16,6 +16,7 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc_status import rpc_status
 from support.handmade_authority import HandMadeAuthority, days_from_now
+from support.handmade_authority import serving as bare_serving
 from typer.testing import CliRunner
 
 from fednot.cli.main import app
@@ -54,17 +55,19 @@ class Desk(identity_pb2_grpc.IdentityServiceServicer):
 
 
 @contextmanager
-def serving(credentials: Credentials | None, desk: Desk) -> Iterator[str]:
+def serving(
+    credentials: Credentials | None, desk: Desk, address: str = "127.0.0.1:0"
+) -> Iterator[str]:
     server = grpc.server(futures.ThreadPoolExecutor(2))
     identity_pb2_grpc.add_IdentityServiceServicer_to_server(desk, server)
     if credentials is None:
-        port = server.add_insecure_port("127.0.0.1:0")
+        port = server.add_insecure_port(address)
     else:
         pair = [(credentials.private_key, credentials.chain)]
         tls = grpc.ssl_server_credentials(pair, credentials.trust, require_client_auth=True)
-        port = server.add_secure_port("127.0.0.1:0", tls)
+        port = server.add_secure_port(address, tls)
     server.start()
-    yield f"127.0.0.1:{port}"
+    yield address.removesuffix(":0") + (f":{port}" if address.endswith(":0") else "")
     server.stop(None).wait()
 
 
@@ -188,6 +191,40 @@ def test_a_port_on_which_nobody_listens(officer: Credentials) -> None:
     assert address in found["port"]["message"]
     assert found["port"]["remedy"]
     assert found["caller"]["message"] == "not tried, since tls failed"
+
+
+def test_a_port_that_is_silent_is_told_once_its_time_is_up(officer: Credentials) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        begun = time.monotonic()
+        where = ("--identity", str(officer.folder), "--timeout", "0.6")
+        found = checks(address, *where, code=4)
+        assert time.monotonic() - begun < 5
+    assert found["tls"]["reason"] == "TLS_FAILED"
+    assert found["tls"]["message"].endswith("it did not answer the TLS handshake within 0.6 s")
+    assert "preflight" not in found["tls"]["remedy"]
+
+
+def test_a_socket_of_this_machine_is_for_plaintext(officer: Credentials, tmp_path: Path) -> None:
+    """gRPC would look for the socket's path among the names of the server's certificate."""
+    address = f"unix:{tmp_path}/socket"
+    refused = run("--server", address, "--identity", str(officer.folder))
+    assert refused.exit_code == 2
+    assert f"{address} has no host name" in refused.stderr
+    with serving(None, Desk(), address):
+        found = checks(address, "--insecure", code=0)
+    assert outcomes(found) == {"ok": IN_PLAINTEXT}
+
+
+def test_the_enrolment_port_is_named_as_what_it_may_be(
+    authority: HandMadeAuthority, server: Credentials, officer: Credentials
+) -> None:
+    """It asks for no certificate and serves no other call."""
+    with bare_serving(server) as address:
+        found = checks(address, "--identity", str(officer.folder), code=3)
+    assert "takes yours" not in found["tls"]["message"]
+    assert found["caller"]["reason"] == "UNIMPLEMENTED"
+    assert "may be its enrolment port" in found["caller"]["remedy"]
 
 
 def test_a_server_of_another_authority(officer: Credentials, tmp_path: Path) -> None:
