@@ -36,7 +36,7 @@ ValidFor = Annotated[
     float | None,
     typer.Option(
         metavar="SECONDS",
-        callback=options.seconds,
+        callback=options.token_seconds,
         help="How long the token is good for, up to 30 days.",
         show_default="the server's: an hour",
     ),
@@ -78,7 +78,7 @@ def token(
 ) -> ExitCode:
     """Make a one-time token with which a client's machine gets its certificate."""
     if out is not None:
-        options.writable(out, force=False)
+        options.writable(out, force=False, otherwise="name another file")
     request = identity_pb2.CreateTokenRequest(client=client, valid_for=options.duration(valid_for))
     made = session.call(session.identity.CreateToken, request)
     until = str(document(made)["expires_at"])

@@ -14,6 +14,8 @@ from fednot.channel import DEFAULT_ADDRESS
 from fednot.cli.output import Format
 
 LONGEST_SECONDS: Final = 365 * 24 * 3600.0
+LONGEST_TOKEN_SECONDS: Final = 30 * 24 * 3600.0
+"""The server refuses to make tokens that are good for longer."""
 DEFAULT_TIMEOUT: Final = 30.0
 DEFAULT_WAIT: Final = 3600.0
 DEFAULT_LIMIT: Final = 20
@@ -25,6 +27,13 @@ def seconds(value: float | None) -> float | None:
     """Checks a duration. Raises BadParameter unless it is above 0 and at most a year."""
     if value is not None and not 0 < value <= LONGEST_SECONDS:
         raise typer.BadParameter("give seconds, above 0 and at most a year")
+    return value
+
+
+def token_seconds(value: float | None) -> float | None:
+    """Checks how long a token is to be good. Raises BadParameter unless the server allows it."""
+    if value is not None and not 0 < value <= LONGEST_TOKEN_SECONDS:
+        raise typer.BadParameter("give seconds, above 0 and at most 30 days (2592000)")
     return value
 
 
@@ -68,12 +77,15 @@ def duration(seconds: float | None) -> Duration | None:
     return message
 
 
-def writable(path: Path, *, force: bool) -> Path:
-    """Checks where a file is to be written. Raises BadParameter if that cannot or must not be."""
+def writable(path: Path, *, force: bool, otherwise: str = "--force overwrites it") -> Path:
+    """Checks where a file is to be written. Raises BadParameter if that cannot or must not be.
+
+    `otherwise` is what to do about a file that is there already.
+    """
     if path.is_dir() or not path.parent.is_dir():
         raise typer.BadParameter(f"{path} is no place for a file")
     if path.exists() and not force:
-        raise typer.BadParameter(f"{path} exists; --force overwrites it")
+        raise typer.BadParameter(f"{path} exists; {otherwise}")
     if not os.access(path.parent, os.W_OK):
         raise typer.BadParameter(f"{path.parent} is not writable")
     return path

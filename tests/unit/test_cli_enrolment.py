@@ -42,6 +42,8 @@ class Signer(services.EnrolmentServiceServicer, services.IdentityServiceServicer
     lose: int = 0
     valid_for: float | None = None
     subject: Subject | None = None
+    another: bytes | None = None
+    """A request that is signed instead of the one that came."""
 
     def Enroll(self, request: pb.EnrollRequest, context: Any) -> pb.EnrollResponse:
         token = self.tokens.get(request.secret)
@@ -73,7 +75,7 @@ class Signer(services.EnrolmentServiceServicer, services.IdentityServiceServicer
         return pb.RenewCertificateResponse(certificate=signed)
 
     def signed(self, request: bytes, subject: Subject) -> pb.SignedCertificate:
-        found = self.authority.sign(request, subject)
+        found = self.authority.sign(self.another or request, subject)
         return pb.SignedCertificate(chain=found.chain, trust=found.trust)
 
 
@@ -152,7 +154,10 @@ def test_a_token_goes_into_a_private_file(place: Place) -> None:
     assert target.stat().st_mode & 0o777 == 0o600
     assert Token.parse(target.read_text()).client == "clinic-a"
     tokens = len(place.signer.tokens)
-    assert run(*arguments).exit_code == 2
+    again = run(*arguments)
+    assert again.exit_code == 2
+    assert "name another file" in again.stderr.replace("\n", " ")
+    assert "--force" not in again.stderr
     assert len(place.signer.tokens) == tokens
 
 
@@ -203,6 +208,9 @@ def test_a_folder_with_a_certificate_is_left_alone(place: Place) -> None:
     before = read_credentials(folder)
     refused = failure(place.enroll(folder, "--format", "json", given=place.token()), 3)
     assert f"{folder}/cert.pem is there already" in refused["error"]
+    assert "or name another folder" in refused["remedy"]
+    assert "--identity" not in refused["remedy"]
+    assert refused["metadata"] == {}
     assert read_credentials(folder) == before
 
 
@@ -214,6 +222,32 @@ def test_a_token_that_is_none_is_told_without_a_call(place: Place) -> None:
     missing = place.enroll(place.folder / "new", "--token-file", str(place.folder / "none"))
     assert missing.exit_code == 2
     assert not (place.folder / "new").exists()
+
+
+def test_a_certificate_for_another_key_is_not_taken(place: Place) -> None:
+    """What a server signs is written over an identity only if it is for this machine's key."""
+    subject, folder = Subject(Role.CLIENT, "clinic-a"), place.folder / "new"
+    token = place.token()
+    asked = certificates.request(subject, certificates.new_key())
+    place.signer.another = certificates.request_pem(asked)
+    refused = failure(place.enroll(folder, "--format", "json", given=token), 3)
+    assert refused["reason"] == "INVALID_CERTIFICATE"
+    assert refused["error"].endswith("it is for another key")
+    assert not (folder / "cert.pem").exists()
+
+    before = place.signer.authority.issue(subject, place.folder / "i")
+    where = ("--server", place.address, "--identity", str(before.folder), "--format", "json")
+    assert "it is for another key" in failure(run("certs", "renew", *where), 3)["error"]
+    assert read_credentials(before.folder) == before
+
+
+def test_a_token_is_good_for_a_month_at_the_most(place: Place) -> None:
+    month = 30 * 24 * 3600
+    for seconds, code in ((month, 0), (month + 1, 2), (99999999, 2), (0, 2)):
+        result = run("certs", "token", "c1", *place.operator, "--valid-for", str(seconds))
+        assert result.exit_code == code, result.output
+        assert code == 0 or "30 days" in result.stderr
+    assert place.signer.valid_for == month
 
 
 def test_the_server_must_be_of_the_tokens_authority(place: Place) -> None:
