@@ -58,9 +58,9 @@ def report(session: Session, deletion: deletion_pb2.Deletion) -> ExitCode:
         session.output.line(progress.of_deletion(response).headline)
         if deletion.job.phase == deletion_pb2.JOB_PHASE_AWAITING:
             session.output.line(deletion.job.waiting_for)
-        session.output.line(
-            f"job {deletion.job.id}; `fednot watch {deletion.request_id}` follows it"
-        )
+        follow = f"; `fednot watch {deletion.request_id}` follows it"
+        ended = deletion.job.phase in JOB_ENDS
+        session.output.line(f"job {deletion.job.id}{'' if ended else follow}")
     return JOB_ENDS.get(deletion.job.phase, ExitCode.DONE)
 
 

@@ -98,7 +98,8 @@ def approval(value: approval_pb2.Approval) -> str:
         text += f" by {caller(value.decided_by)}"
     text += f", the {approval_kind(value.kind)} of client {value.client}"
     if value.state == approval_pb2.APPROVAL_STATE_WAITING:
-        text += f", until {moment(value.expires_at)}; `fednot approve {value.id}`"
+        text += f", until {moment(value.expires_at)}"
+        text += f"; an officer approves it by `fednot approve {value.id}`"
     return text
 
 

@@ -112,7 +112,8 @@ def test_approvals(capsys: pytest.CaptureFixture[str]) -> None:
     ]
     assert sentences.approval(decided) == ("a1: refused by officer/dora, the deletion of client c1")
     assert sentences.approval(waiting) == (
-        "a2: waiting, the readmission of client c3, until 1970-01-01 00:01:00Z; `fednot approve a2`"
+        "a2: waiting, the readmission of client c3, until 1970-01-01 00:01:00Z; an officer "
+        "approves it by `fednot approve a2`"
     )
 
 
