@@ -11,13 +11,13 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from fednot.cli.exit_codes import ExitCode
-from fednot.cli.failures import CliError, local, usage
+from fednot.cli.failures import local, of_finding, usage
 from fednot.cli.output import printable
-from fednot.errors import CATALOGUE, FednotError
+from fednot.errors import FednotError
 from fednot.identity import certificates
 from fednot.identity.authority import Authority, AuthorityError, Issued
 from fednot.identity.description import Description
+from fednot.identity.faults import file_fault
 from fednot.identity.folder import Credentials
 from fednot.identity.subject import Subject, SubjectError
 
@@ -28,7 +28,7 @@ SERIAL_DIGITS = 12
 @contextmanager
 def faults_told() -> Iterator[None]:
     """Turns faults of certificates and their files into CliError: a wrong name is a wrong command
-    line, everything else failed work on this machine.
+    line, a bad identity or request is refused, everything else is failed work on this machine.
     """
     try:
         yield
@@ -37,12 +37,9 @@ def faults_told() -> Iterator[None]:
     except AuthorityError as error:
         raise local(str(error)) from error
     except FednotError as error:
-        remedy = CATALOGUE[error.reason].remedy
-        raise CliError(
-            error.message, ExitCode.FAILED, reason=error.reason, remedy=remedy
-        ) from error
+        raise of_finding(error) from error
     except OSError as error:
-        raise local(f"{error.filename} cannot be used: {error.strerror or error}") from error
+        raise local(file_fault(error, Path())) from error
 
 
 def identity_document(subject: Subject, found: Description) -> Document:

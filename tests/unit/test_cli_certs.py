@@ -180,8 +180,9 @@ def test_request_and_sign_as_documents() -> None:
 def test_a_request_replaces_no_key() -> None:
     done("request", "client", "c1", "--out", "site")
     before = Path("site/key.pem").read_bytes()
-    said = refused(1, "request", "client", "c1", "--out", "site")
+    said = refused(3, "request", "client", "c1", "--out", "site")
     assert "site/key.pem exists and is not replaced" in said
+    assert "remedy: Name another folder, or delete the key" in said
     assert Path("site/key.pem").read_bytes() == before
 
 
@@ -197,7 +198,7 @@ def test_a_request_replaces_no_key() -> None:
 def test_a_request_of_another_is_not_signed(arguments: tuple[str, ...], said: str) -> None:
     done("init")
     done("request", "client", "c1", "--out", "site")
-    stderr = refused(1, "sign", *arguments, "--out", "back")
+    stderr = refused(3, "sign", *arguments, "--out", "back")
     assert said in stderr
     assert "reason: INVALID_CERTIFICATE_REQUEST" in stderr
     assert not Path("back").exists()
@@ -208,6 +209,19 @@ def test_a_request_that_is_not_there_is_named() -> None:
     assert "nowhere.pem cannot be used: No such file" in refused(
         1, "sign", "client", "c1", "nowhere.pem"
     )
+
+
+def test_a_folder_that_cannot_be_written_is_named() -> None:
+    """Nobody may make a file in /sys, not even root. The draft's name would tell nobody anything."""
+    done("init")
+    done("request", "client", "c1", "--out", "site")
+    for arguments in (
+        ("request", "client", "c2"),
+        ("issue", "client", "c2"),
+        ("sign", "client", "c1", "site/request.pem"),
+    ):
+        assert "error: /sys cannot be used" in refused(1, *arguments, "--out", "/sys")
+    assert [each["name"] for each in document("list")["certificates"]] == ["server"]
 
 
 def test_what_was_issued_is_listed_with_its_state() -> None:
@@ -253,11 +267,11 @@ def test_revoking_a_server_warns_that_clients_do_not_look() -> None:
     assert "warning: clients read no revocation list" in result.stderr
 
 
-def test_revoking_what_is_not_there_lists_what_is() -> None:
+def test_revoking_what_is_not_there_tells_what_may_be_meant() -> None:
     done("init")
     done("issue", "client", "c1")
     said = refused(1, "revoke", "client", "c9")
-    assert "client c9 has no certificate to revoke; there is client c1 (valid, until" in said
+    assert "client c9 has no certificate to revoke; the nearest name is client c1, and " in said
     assert "no certificate has the serial number abcd" in refused(1, "revoke", "--serial", "abcd")
 
 
@@ -327,7 +341,7 @@ def test_show_tells_what_is_wrong() -> None:
 
 
 def test_files_that_cannot_be_used_are_named() -> None:
-    assert "there is no cert.pem in nowhere" in refused(1, "show", "nowhere")
+    assert "there is no cert.pem in nowhere" in refused(3, "show", "nowhere")
     assert "there is no authority in nowhere" in refused(1, "list", "--authority", "nowhere")
     said = refused(1, "issue", "client", "c1")
     assert "there is no authority in .fednot-authority; `fednot certs init` makes one" in said
