@@ -212,7 +212,7 @@ def test_a_request_that_is_not_there_is_named() -> None:
 
 
 def test_a_folder_that_cannot_be_written_is_named() -> None:
-    """Nobody may make a file in /sys, not even root. The draft's name would tell nobody anything."""
+    """And not its draft. Nobody may make a file in /sys, not even root."""
     done("init")
     done("request", "client", "c1", "--out", "site")
     for arguments in (
