@@ -26,7 +26,7 @@ from fednot.v1 import identity_pb2, operator_pb2
 FEDNOT = (sys.executable, "-c", "from fednot.cli.main import main; main()")
 INDICES = (0, 1, 2)
 CLIENTS = [f"c{index}" for index in INDICES]
-ENDS = 'fednot_certificate_expiry_timestamp_seconds{certificate="server"}'
+ENDS = 'fednot_certificate_expiry_timestamp_seconds{certificate="%s"}'
 SENT = 'fednot_transfer_bytes_total{direction="sent"}'
 
 
@@ -96,17 +96,25 @@ def test_clients_certificates_are_replaced_while_one_polls_and_one_trains(
     for name in ("c0", "c1"):
         folder = federation.identity_of(Role.CLIENT, name)
         before = shutil.copytree(folder, federation.folder / f"{name}-before")
-        said = len(federation.whole_log(name))
-        federation.identities.issue(Role.CLIENT, name)
+        federation.identities.issue(Role.CLIENT, name, days=200)
         assert serial_of(folder) != serial_of(before)
-        eventually(
-            f"{name} takes it up",
-            lambda name=name, said=said: "new certificate" in federation.whole_log(name)[said:],
-        )
+        eventually(f"{name} shows it", lambda name=name: _is_shown(federation, name))
         federation.identities.authority.revoke(f"{serial_of(before):x}")
         eventually(f"{name}'s old one is revoked", lambda old=before: _is_refused(federation, old))
 
     held.end()
+    ends = _end(federation.identity_of(Role.CLIENT, "c0"))
+    eventually("the metric says so", lambda: federation.metrics()[ENDS % "clients"] == ends)
+
+
+def _end(identity: Path) -> float:
+    return read_credentials(identity).certificate.not_valid_after_utc.timestamp()
+
+
+def _is_shown(federation: LocalFederation, name: str) -> bool:
+    """Whether a client makes its calls with what its folder holds now."""
+    shown = federation.client_info(name).certificate_expires_at
+    return shown.ToSeconds() == _end(federation.identity_of(Role.CLIENT, name))
 
 
 def _is_refused(federation: LocalFederation, identity: Path) -> bool:
@@ -135,7 +143,7 @@ def test_the_servers_certificate_is_replaced_in_mid_round(federation: LocalFeder
     held.end()
     ends = new.not_valid_after_utc.timestamp()
     assert ends < old.not_valid_after_utc.timestamp()
-    eventually("the metric says so", lambda: federation.metrics()[ENDS] == ends)
+    eventually("the metric says so", lambda: federation.metrics()[ENDS % "server"] == ends)
 
 
 def test_the_authority_is_rotated_and_the_old_one_retired(federation: LocalFederation) -> None:

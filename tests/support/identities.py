@@ -47,10 +47,10 @@ class Identities:
             self.issue(role, name)
         return place
 
-    def issue(self, role: Role, name: str) -> Path:
+    def issue(self, role: Role, name: str, *, days: float | None = None) -> Path:
         """Issues an identity anew, over the files that may be there."""
         place = self._folder / f"{role}-{name}"
-        self.authority.issue(Subject(role, name, self.authority.domain), place)
+        self.authority.issue(Subject(role, name, self.authority.domain), place, days=days)
         return place
 
     def by_hand(self) -> HandMadeAuthority:
