@@ -167,10 +167,10 @@ class AuthorityFiles:
         hosts: Sequence[str],
     ) -> None:
         """Makes a key, signs its certificate and writes both to a folder. Raises AuthorityError."""
+        write = replace if folder.is_dir() else write_credentials
         key = certificates.new_key()
         leaf = self.sign(keys, subject, key.public_key(), days, hosts, folder)
         chain, trust, secret = keys.chain_pem(leaf), keys.trust_pem, certificates.key_pem(key)
-        write = replace if folder.is_dir() else write_credentials
         write(folder, chain=chain, trust=trust, key=secret)
 
     def _published(self) -> set[x509.Certificate]:
