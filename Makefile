@@ -7,6 +7,7 @@ SEED ?= 0
 ROUNDS ?= 12
 CLIENTS ?= 5
 OUT ?= demo-out
+WORKERS ?= 2
 
 .PHONY: demo test lint protos bench clean
 
@@ -19,7 +20,7 @@ demo: $(STAMP)
 	$(BIN)/fednot demo --seed $(SEED) --rounds $(ROUNDS) --clients $(CLIENTS) --out $(OUT)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -9,9 +9,9 @@ from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import pytest
-from support.federation import free_port
 from support.handmade_authority import HandMadeAuthority, days_from_now
 from support.played_server import WAIT, Stage, ended, terminated, until
+from support.ports import free_port
 
 from fednot.errors import FednotError, Reason
 from fednot.identity.folder import read_credentials

@@ -6,7 +6,8 @@ import signal
 from collections.abc import Iterator
 
 import pytest
-from support.federation import TASK, LocalFederation, eventually, free_port, run_server
+from support.federation import TASK, LocalFederation, eventually, run_server
+from support.ports import free_port
 from support.replay import assert_negated_exactly, stored
 
 from fednot.v1 import deletion_pb2, model_pb2, operator_pb2

@@ -12,7 +12,8 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
-from support.federation import CALL, LocalFederation, free_port
+from support.federation import CALL, LocalFederation
+from support.ports import free_port
 
 from fednot.channel import open_channel, open_enrolment_channel
 from fednot.errors import CATALOGUE, Code, Reason

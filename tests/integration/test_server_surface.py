@@ -12,15 +12,8 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from support.federation import (
-    CALL,
-    TASK,
-    LocalFederation,
-    eventually,
-    free_port,
-    refusal,
-    run_server,
-)
+from support.federation import CALL, TASK, LocalFederation, eventually, refusal, run_server
+from support.ports import free_port
 from support.raw_client import RawClient
 from support.replay import MANIFEST
 from support.small_digits import SmallDigits

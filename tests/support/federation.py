@@ -16,6 +16,7 @@ from urllib.request import urlopen
 import grpc
 import pytest
 from support.identities import Identities, Stubs
+from support.ports import free_port
 
 from fednot.errors import FednotError
 from fednot.identity.subject import Role
@@ -32,12 +33,6 @@ ENDED = (
     deletion_pb2.JOB_PHASE_FAILED,
     deletion_pb2.JOB_PHASE_CANCELLED,
 )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def eventually(what: str, condition: Callable[[], Any], seconds: float = 30.0) -> Any:

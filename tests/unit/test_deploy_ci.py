@@ -24,7 +24,9 @@ EXPECTED_FAILURE = "import pytest\n@pytest.mark.xfail\ndef test_sum():\n    asse
 FAILED = "def test_sum():\n    assert 1 + 1 == 3\n"
 
 
-def run_pytest(folder: Path, text: str, allowed: str = "") -> tuple[int, str]:
+def run_pytest(
+    folder: Path, text: str, allowed: str = "", workers: tuple[str, ...] = ()
+) -> tuple[int, str]:
     (folder / "cuda").mkdir()
     (folder / "cuda" / "test_made.py").write_text(text)
     (folder / "test_passes.py").write_text(PASSED)
@@ -34,7 +36,10 @@ def run_pytest(folder: Path, text: str, allowed: str = "") -> tuple[int, str]:
         "FEDNOT_CI_ALLOWED_SKIPS": allowed,
     }
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no_skips", "--rootdir", folder, folder],
+        [
+            *(sys.executable, "-m", "pytest", "-q", "-p", "no_skips", "--rootdir", folder),
+            *(*workers, folder),
+        ],
         capture_output=True,
         text=True,
         timeout=60,
@@ -44,10 +49,13 @@ def run_pytest(folder: Path, text: str, allowed: str = "") -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
+@pytest.mark.parametrize("workers", [(), ("-n", "1")], ids=["alone", "worker"])
 @pytest.mark.parametrize("text", [SKIPPED, SKIPPED_MODULE, SKIPPED_INSIDE])
-def test_a_skip_fails_the_run_and_is_named(tmp_path: Path, text: str) -> None:
-    code, said = run_pytest(tmp_path, text)
-    assert code == 1
+def test_a_skip_fails_the_run_and_is_named(
+    tmp_path: Path, text: str, workers: tuple[str, ...]
+) -> None:
+    code, said = run_pytest(tmp_path, text, workers=workers)
+    assert code != 0
     assert "CI allows no skip: cuda/test_made.py" in said
 
 
