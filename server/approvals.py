@@ -20,6 +20,7 @@ from server.records import (
     Caller,
     JobPhase,
 )
+from server.refusals import about
 from server.state import approval_rows, audit_rows, client_rows, deletion_rows, job_rows
 
 log = logging.getLogger("server.approvals")
@@ -38,19 +39,13 @@ def approve(
     approval = approval_rows.get_approval(connection, approval_id)
     if _is_repeated(approval, caller, ApprovalState.APPROVED):
         return approval, False
-    _check_waits(approval, now)
-    if caller.name == Caller.of_key(approval.requested_by).name:
-        raise FednotError(
-            Reason.SECOND_PERSON_NEEDED,
-            f"{approval.id} was asked for by {approval.requested_by or 'nobody in particular'}; "
-            "nobody approves what they asked for themselves",
-        )
+    with about(approval.client, approval.job_id):
+        _check_decidable(connection, approval, caller, now)
     ended = approval_rows.end(connection, approval, ApprovalState.APPROVED, caller.key, now)
     if approval.kind is ApprovalKind.DELETION:
         job = job_rows.get_job(connection, approval.job_id)
         job_rows.move(connection, job, JobPhase.QUEUED, now)
     else:
-        _check_readmissible(connection, approval.client)
         client_rows.lift_bars_of_client(connection, approval.client, now)
     _note(connection, approval, caller, "ApprovalService.Approve", now)
     return ended, True
@@ -64,7 +59,8 @@ def refuse(connection: Connection, approval_id: str, caller: Caller, now: float)
     approval = approval_rows.get_approval(connection, approval_id)
     if _is_repeated(approval, caller, ApprovalState.REFUSED):
         return approval
-    _check_waits(approval, now)
+    with about(approval.client, approval.job_id):
+        _check_waits(approval, now)
     return _drop(connection, approval, ApprovalState.REFUSED, caller, "ApprovalService.Refuse", now)
 
 
@@ -162,6 +158,20 @@ def _note(
 def _is_repeated(approval: Approval, caller: Caller, state: ApprovalState) -> bool:
     """Whether the caller has decided so already: a lost reply costs nothing."""
     return approval.state is state and approval.decided_by == caller.key
+
+
+def _check_decidable(
+    connection: Connection, approval: Approval, caller: Caller, now: float
+) -> None:
+    _check_waits(approval, now)
+    if caller.name == Caller.of_key(approval.requested_by).name:
+        raise FednotError(
+            Reason.SECOND_PERSON_NEEDED,
+            f"{approval.id} was asked for by {approval.requested_by or 'nobody in particular'}; "
+            "nobody approves what they asked for themselves",
+        )
+    if approval.kind is ApprovalKind.READMISSION:
+        _check_readmissible(connection, approval.client)
 
 
 def _check_waits(approval: Approval, now: float) -> None:

@@ -14,9 +14,10 @@ from sqlalchemy import Connection
 
 from fednot.errors import FednotError, Reason
 from fednot.identity.subject import Role
-from fednot.naming import CLIENT_NAME
+from fednot.naming import CLIENT_NAME, JOB_ID
 from server.phases import ENDED
 from server.records import NOBODY, AuditEvent, AuditOutcome, Caller, JobPhase
+from server.refusals import CLIENT_KEY
 from server.state import audit_rows, client_rows, deletion_rows, pseudonym_rows
 from server.state.database import Database
 
@@ -38,6 +39,7 @@ class _Refusal:
     action: str
     reason: str
     subject: str
+    job_id: str = ""
 
 
 @dataclass
@@ -69,15 +71,19 @@ class RefusalLog:
         self._windows: dict[_Refusal, _Window] = {}
         self._writes: set[asyncio.Task[bool]] = set()
 
-    async def note(self, caller: Caller, action: str, reason: str, subject: str = "") -> None:
+    async def note(
+        self, caller: Caller, action: str, reason: str, subject: str = "", job_id: str = ""
+    ) -> None:
         """Notes a refusal: the first of its kind is written before this returns.
 
         `subject` is a name such as `client/c3`; what is no name, or that of nobody who is known, is
-        left out. A fault is logged and not raised, and what could not be written then is counted
-        with the repeats.
+        left out, and so is what is no id of a job. A fault is logged and not raised, and what could
+        not be written then is counted with the repeats.
         """
         who = Caller(caller.role, caller.name)
-        kind = self._kind(_Refusal(who, action, reason, subject if _is_name(subject) else ""))
+        about = subject if _is_name(subject) else ""
+        job = job_id if JOB_ID.fullmatch(job_id) else ""
+        kind = self._kind(_Refusal(who, action, reason, about, job))
         opened = self._windows.get(kind)
         if opened is not None:
             opened.repeats += 1
@@ -189,6 +195,7 @@ def _append(connection: Connection, kind: _Refusal, count: int, at: float) -> No
         subject=kind.subject if _is_known(connection, kind.subject) else "",
         outcome=AuditOutcome.REFUSED,
         reason=kind.reason,
+        job_id=kind.job_id,
         count=count,
     )
     audit_rows.append(connection, event, at)
@@ -203,13 +210,13 @@ def _is_known(connection: Connection, subject: str) -> bool:
 
 def _check_no_deletion_is_open(connection: Connection, name: str) -> None:
     role, _, client = name.partition("/")
-    for request_id, phase in deletion_rows.standing_jobs(connection, client):
-        if role == Role.CLIENT and phase not in ENDED:
+    for standing in deletion_rows.standing_jobs(connection, client):
+        if role == Role.CLIENT and standing.phase not in ENDED:
             raise FednotError(
                 Reason.DELETION_IN_PROGRESS,
-                f"client {client} is being forgotten by deletion {request_id}, whose end the audit "
-                "will name; forget the name once the job has ended",
-                metadata={"request_id": request_id},
+                f"client {client} is being forgotten by deletion {standing.request_id}, whose end "
+                "the audit will name; forget the name once the job has ended",
+                metadata=standing.metadata | {CLIENT_KEY: client},
             )
 
 

@@ -17,6 +17,7 @@ from server.coordinator import Coordinator
 from server.federation import Federation
 from server.phases import ENDED
 from server.records import Deletion, DeletionAsk
+from server.refusals import about
 from server.services import callers
 from server.services.messages import (
     deletion_message,
@@ -45,7 +46,8 @@ class DeletionServicer(deletion_pb2_grpc.DeletionServiceServicer):
         self, request: deletion_pb2.UnlearnRequest, context: Context
     ) -> deletion_pb2.UnlearnResponse:
         """Accepts a deletion; its scope is fenced when this returns."""
-        deletion = await self._coordinator.accept(self._ask(request))
+        with about(request.scope.client):
+            deletion = await self._coordinator.accept(self._ask(request))
         return deletion_pb2.UnlearnResponse(deletion=await self._message(deletion))
 
     async def GetDeletion(
@@ -109,7 +111,6 @@ class DeletionServicer(deletion_pb2_grpc.DeletionServiceServicer):
                 Reason.NOT_YOUR_DELETION,
                 f"{caller.key} may ask for its own deletion, not for that of "
                 f"{request.scope.client!r}",
-                metadata={"client": request.scope.client},
             )
         _check_request_id(request.request_id)
         payload = deletion_pb2.UnlearnRequest()

@@ -23,6 +23,7 @@ from fednot.errors import FednotError, Reason
 from fednot.rpc_errors import to_status
 from server.metrics import Metrics
 from server.records import Caller
+from server.refusals import CLIENT_KEY, JOB_KEY
 from server.services import callers
 from server.services.permissions import check, method_name
 
@@ -67,7 +68,9 @@ class CallerSource(Protocol):
 class Refusals(Protocol):
     """Keeps what was refused; `server.audit.RefusalLog` does."""
 
-    async def note(self, caller: Caller, action: str, reason: Reason, subject: str = "") -> None:
+    async def note(
+        self, caller: Caller, action: str, reason: Reason, subject: str = "", job_id: str = ""
+    ) -> None:
         """Notes one refusal."""
         ...
 
@@ -183,10 +186,11 @@ class Guard(aio.ServerInterceptor):
             return
         pem = _certificate(context) if self._identities else None
         caller = self._identities.holder_of(pem) if self._identities and pem else callers.NOBODY
-        client = error.metadata.get("client", "")
+        client = error.metadata.get(CLIENT_KEY, "")
         subject = f"client/{client}" if client else ""
+        job_id = error.metadata.get(JOB_KEY, "")
         try:
-            await self._refusals.note(caller, method_name(method), error.reason, subject)
+            await self._refusals.note(caller, method_name(method), error.reason, subject, job_id)
         except Exception:
             log.exception("a refusal could not be noted in the audit")
 

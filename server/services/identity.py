@@ -17,6 +17,7 @@ from fednot.v1 import identity_pb2, identity_pb2_grpc
 from server.federation import Federation
 from server.identity import ServerIdentity
 from server.records import AuditEvent
+from server.refusals import about
 from server.services import callers, permissions
 from server.services.admission import check_client_name
 from server.services.messages import caller_message, timestamp
@@ -60,9 +61,11 @@ class IdentityServicer(identity_pb2_grpc.IdentityServiceServicer):
         """Makes a one-time token for a client that has no certificate."""
         authority = self._signing.authority
         check_client_name(request.client)
-        await self._signing.check_new(Subject(Role.CLIENT, request.client, authority.domain))
+        with about(request.client):
+            await self._signing.check_new(Subject(Role.CLIENT, request.client, authority.domain))
+            seconds = _seconds_valid(request)
         now = time.time()
-        expires_at = now + _seconds_valid(request)
+        expires_at = now + seconds
         token = Token.fresh(request.client, authority.domain, authority.trust_pem)
         event = AuditEvent(
             callers.current(), "IdentityService.CreateToken", subject=token.subject.caller

@@ -22,6 +22,7 @@ from server.cohorts.remote import RemoteCohort, Session
 from server.coordinator import Coordinator, released
 from server.federation import Federation
 from server.records import AuditEvent, ClientRecord, Deletion, Run, RunState, Version
+from server.refusals import about
 from server.services import callers
 from server.services.messages import (
     approval_message,
@@ -130,7 +131,8 @@ class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
     ) -> operator_pb2.ReadmitClientResponse:
         """Lifts a client's bar, or asks for the second approval that it takes."""
         name = request.client
-        approval = await self._coordinator.readmit(name, callers.current())
+        with about(name):
+            approval = await self._coordinator.readmit(name, callers.current())
         known = await self._federation.database.run(client_rows.list_clients)
         client = next(found for found in known if found.name == name)
         sessions, working = self._cohort.sessions(), self._cohort.working()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, Row, Select, func, insert, select
 
@@ -20,6 +20,7 @@ from server.records import (
     Job,
     JobPhase,
 )
+from server.refusals import JOB_KEY, about
 from server.state import approval_rows, client_rows, job_rows, round_rows, version_rows
 from server.state.schema import attempts, jobs, phase_entries, requests, tombstones, versions
 
@@ -78,19 +79,8 @@ def cancel(connection: Connection, request_id: str, caller: Caller, now: float) 
     whose deletion somebody else asked for.
     """
     deletion = _named(connection, request_id, caller)
-    if caller.role is Role.CLIENT and deletion.requested_by != caller.key:
-        raise FednotError(
-            Reason.NOT_YOUR_DELETION,
-            f"{caller.key} did not ask for deletion {request_id} and may not cancel it",
-            metadata={"client": deletion.client},
-        )
-    if deletion.job.phase not in CANCELLABLE:
-        raise FednotError(
-            Reason.NOT_CANCELLABLE,
-            f"deletion {request_id} is {deletion.job.phase}; the model was changed already"
-            if deletion.job.phase not in ENDED
-            else f"deletion {request_id} has ended: {deletion.job.phase}",
-        )
+    with about(deletion.client, deletion.job.id):
+        _check_cancellable(deletion, request_id, caller)
     drop(connection, deletion.job, now)
     return get_deletion_of_job(connection, deletion.job.id)
 
@@ -198,26 +188,40 @@ def list_deletions(
     return [(row.sequence, _deletion(connection, row)) for row in rows]
 
 
-def standing_jobs(connection: Connection, client: str) -> Sequence[tuple[str, JobPhase]]:
-    """The requests whose tombstones bar a client, newest first, with their jobs' phases."""
+class Standing(NamedTuple):
+    """A request whose tombstone bars a client, with its job."""
+
+    request_id: str
+    job_id: str
+    phase: JobPhase
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What an error that names this request carries."""
+        return {"request_id": self.request_id, JOB_KEY: self.job_id}
+
+
+def standing_jobs(connection: Connection, client: str) -> Sequence[Standing]:
+    """The requests whose tombstones bar a client, newest first, with their jobs."""
     query = (
-        select(requests.c.request_id, jobs.c.phase)
+        select(requests.c.request_id, requests.c.job_id, jobs.c.phase)
         .join(tombstones, tombstones.c.request == requests.c.sequence)
         .join(jobs, jobs.c.id == requests.c.job_id)
         .where(tombstones.c.client == client, tombstones.c.lifted_at.is_(None))
         .order_by(requests.c.sequence.desc())
     )
-    return [(row.request_id, JobPhase(row.phase)) for row in connection.execute(query)]
+    found = connection.execute(query)
+    return [Standing(row.request_id, row.job_id, JobPhase(row.phase)) for row in found]
 
 
-def check_no_deletion_is_open(standing: Sequence[tuple[str, JobPhase]], client: str) -> None:
+def check_no_deletion_is_open(standing: Sequence[Standing], client: str) -> None:
     """Raises FednotError (DELETION_IN_PROGRESS) if one of these has not ended."""
-    for request_id, phase in standing:
-        if phase not in ENDED:
+    for each in standing:
+        if each.phase not in ENDED:
             raise FednotError(
                 Reason.DELETION_IN_PROGRESS,
-                f"client {client} is being forgotten by deletion {request_id}",
-                metadata={"request_id": request_id},
+                f"client {client} is being forgotten by deletion {each.request_id}",
+                metadata=each.metadata,
             )
 
 
@@ -231,15 +235,30 @@ def _named(connection: Connection, name: str, caller: Caller) -> Deletion:
     return get_deletion(connection, name, caller)
 
 
+def _check_cancellable(deletion: Deletion, request_id: str, caller: Caller) -> None:
+    if caller.role is Role.CLIENT and deletion.requested_by != caller.key:
+        raise FednotError(
+            Reason.NOT_YOUR_DELETION,
+            f"{caller.key} did not ask for deletion {request_id} and may not cancel it",
+        )
+    if deletion.job.phase not in CANCELLABLE:
+        raise FednotError(
+            Reason.NOT_CANCELLABLE,
+            f"deletion {request_id} is {deletion.job.phase}; the model was changed already"
+            if deletion.job.phase not in ENDED
+            else f"deletion {request_id} has ended: {deletion.job.phase}",
+        )
+
+
 def _check_not_forgotten(connection: Connection, client: str) -> None:
     standing = standing_jobs(connection, client)
     check_no_deletion_is_open(standing, client)
-    for request_id, phase in standing:
-        if phase is JobPhase.COMPLETED:
+    for each in standing:
+        if each.phase is JobPhase.COMPLETED:
             raise FednotError(
                 Reason.CLIENT_ALREADY_FORGOTTEN,
-                f"client {client} was forgotten by deletion {request_id}",
-                metadata={"request_id": request_id},
+                f"client {client} was forgotten by deletion {each.request_id}",
+                metadata=each.metadata,
             )
 
 

@@ -66,6 +66,11 @@ def approval_id(deletion: Deletion) -> str:
     return deletion.approval.id
 
 
+def about(deletion: Deletion, **more: str) -> dict[str, str]:
+    """What a refusal that is about a deletion carries."""
+    return {"client": deletion.client, "job_id": deletion.job.id} | more
+
+
 def approve(run: Any, name: str, caller: Caller = EMIL, now: float = 20.0) -> Any:
     return run(lambda c: approvals.approve(c, name, caller, now))
 
@@ -167,7 +172,7 @@ class TestDeletions:
         asker = NOBODY if caller == NOBODY else DORA
         found = run(lambda c: accepted(c, "r1", "c1", asker, UNTIL))
         refusal = refusal_of(lambda: approve(run, approval_id(found), caller))
-        assert refusal == (Reason.SECOND_PERSON_NEEDED, {})
+        assert refusal == (Reason.SECOND_PERSON_NEEDED, about(found))
         assert state_of(run, approval_id(found)) is WAITING
         assert run(job_rows.first_ready) is None
         assert refuse(run, approval_id(found), caller).state is REFUSED
@@ -177,7 +182,8 @@ class TestDeletions:
         self, run: Any, decide: Any
     ) -> None:
         run(begun)
-        name = approval_id(awaited(run))
+        found = awaited(run)
+        name = approval_id(found)
         decide(run, name)
         before = run(lambda c: approval_rows.get_approval(c, name))
         decide(run, name, now=30.0)
@@ -186,7 +192,8 @@ class TestDeletions:
         other = refuse if decide is approve else approve
         fred = Caller(Role.OFFICER, "fred")
         for call in (lambda: decide(run, name, fred), lambda: other(run, name)):
-            assert refusal_of(call) == (Reason.APPROVAL_ENDED, {"state": before.state})
+            ended = (Reason.APPROVAL_ENDED, about(found, state=before.state))
+            assert refusal_of(call) == ended
 
     def test_an_unknown_one_cannot_be_decided(self, run: Any) -> None:
         for decide in (approve, refuse):
@@ -200,7 +207,7 @@ class TestDeletions:
         assert after.approval is not None
         assert (after.approval.state, after.approval.decided_at) == (WITHDRAWN, 30.0)
         refusal = refusal_of(lambda: approve(run, approval_id(found)))
-        assert refusal == (Reason.APPROVAL_ENDED, {"state": "withdrawn"})
+        assert refusal == (Reason.APPROVAL_ENDED, about(found, state="withdrawn"))
 
     def test_an_approved_one_stays_approved_when_its_job_is_cancelled(self, run: Any) -> None:
         run(begun)
@@ -227,7 +234,7 @@ class TestDeletions:
         found = awaited(run)
         for decide in (approve, refuse):
             refusal = refusal_of(lambda decide=decide: decide(run, approval_id(found), now=UNTIL))
-            assert refusal == (Reason.APPROVAL_ENDED, {"state": "expired"})
+            assert refusal == (Reason.APPROVAL_ENDED, about(found, state="expired"))
 
     def test_a_job_whose_deadline_passes_before_anybody_approved_is_dropped(self, run: Any) -> None:
         """Accepted at 10 with a deadline of 30 seconds: what nobody approved bars nobody."""
@@ -320,14 +327,13 @@ class TestReadmissions:
 
     def test_what_cannot_be_readmitted_is_told_apart(self, run: Any) -> None:
         run(begun)
-        run(accepted)
-        awaited(run, "r2", "c2")
+        jobs = [run(accepted).job.id, awaited(run, "r2", "c2").job.id]
         reasons = {}
         for name in ("c1", "c2", "c3", "nobody"):
             reasons[name] = refusal_of(lambda name=name: readmit(run, client=name))
         assert reasons == {
-            "c1": (Reason.DELETION_IN_PROGRESS, {"request_id": "r1"}),
-            "c2": (Reason.DELETION_IN_PROGRESS, {"request_id": "r2"}),
+            "c1": (Reason.DELETION_IN_PROGRESS, {"request_id": "r1", "job_id": jobs[0]}),
+            "c2": (Reason.DELETION_IN_PROGRESS, {"request_id": "r2", "job_id": jobs[1]}),
             "c3": (Reason.CLIENT_NOT_BARRED, {}),
             "nobody": (Reason.UNKNOWN_CLIENT, {}),
         }

@@ -259,12 +259,13 @@ class TestPseudonyms:
     ) -> None:
         """Else the entry of the job's end would bring it back."""
         run(begun)
-        run(lambda c: accepted(c, until=99.0 if phase is AWAITING else None))
+        job = run(lambda c: accepted(c, until=99.0 if phase is AWAITING else None)).job
         if phase is not AWAITING:
             run(lambda c: driven(c, "r1", phase))
         run(note)
         refusal = refusal_of(lambda: run(lambda c: destroy_pseudonym(c, "client/c1", EMIL, 20.0)))
-        assert refusal == (Reason.DELETION_IN_PROGRESS, {"request_id": "r1"})
+        about = {"request_id": "r1", "job_id": job.id, "client": "c1"}
+        assert refusal == (Reason.DELETION_IN_PROGRESS, about)
         assert len(entries(run)) == 1
         run(lambda c: destroy_pseudonym(c, "officer/dora", EMIL, 20.0))
 

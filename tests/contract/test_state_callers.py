@@ -114,9 +114,9 @@ class TestCallers:
     def test_a_client_cancels_what_it_asked_for_and_not_what_an_officer_did(self, run: Any) -> None:
         """Else a client that an officer removes because it poisons the model could stay."""
         run(begun)
-        run(lambda c: accepted(c, "r1", "c1", DORA))
+        job = run(lambda c: accepted(c, "r1", "c1", DORA)).job
         refusal = refusal_of(lambda: run(lambda c: cancelled(c, "r1", C1)))
-        assert refusal == (Reason.NOT_YOUR_DELETION, {"client": "c1"})
+        assert refusal == (Reason.NOT_YOUR_DELETION, {"client": "c1", "job_id": job.id})
         assert run(lambda c: deletion_of(c, "r1", DORA)).job.phase is QUEUED
         run(lambda c: accepted(c, "r2", "c2", C2))
         assert run(lambda c: cancelled(c, "r2", C2)).job.phase is JobPhase.CANCELLED
@@ -182,9 +182,9 @@ class TestCallers:
         run(lambda c: client_rows.lift_bars_of_client(c, "c1", 40.0))
         assert run(client_rows.list_bars) == []
         run(lambda c: accepted(c, "r2"))
-        run(lambda c: driven(c, "r2", phase))
+        job = run(lambda c: driven(c, "r2", phase))
         refusal = refusal_of(lambda: run(lambda c: accepted(c, "r3")))
-        assert refusal == (reason, {"request_id": "r2"})
+        assert refusal == (reason, {"request_id": "r2", "job_id": job.id})
 
     def test_a_client_is_barred_by_each_of_its_requests(self, run: Any) -> None:
         """After a failure it is asked for again: both tombstones stand, and both are lifted."""
@@ -193,7 +193,8 @@ class TestCallers:
         run(lambda c: driven(c, "r1", FAILED))
         run(lambda c: accepted(c, "r2"))
         run(lambda c: driven(c, "r2", COMPLETED))
+        first, second = (run(lambda c, r=r: deletion_of(c, r)).job.id for r in ("r1", "r2"))
         standing = run(lambda c: deletion_rows.standing_jobs(c, "c1"))
-        assert standing == [("r2", COMPLETED), ("r1", FAILED)]
+        assert standing == [("r2", second, COMPLETED), ("r1", first, FAILED)]
         run(lambda c: client_rows.lift_bars_of_client(c, "c1", 40.0))
         assert run(lambda c: deletion_rows.standing_jobs(c, "c1")) == []

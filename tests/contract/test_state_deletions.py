@@ -102,9 +102,9 @@ class TestDeletions:
     ) -> None:
         run(begun)
         run(accepted)
-        run(lambda c: driven(c, "r1", phase))
+        job = run(lambda c: driven(c, "r1", phase))
         refusal = refusal_of(lambda: run(lambda c: accepted(c, "r2")))
-        assert refusal == (reason, {"request_id": "r1"})
+        assert refusal == (reason, {"request_id": "r1", "job_id": job.id})
         assert len(run(client_rows.list_bars)) == 1
 
     def test_a_client_that_never_joined_cannot_be_forgotten(self, run: Any) -> None:
@@ -170,9 +170,9 @@ class TestDeletions:
     def test_a_job_that_does_not_wait_cannot_be_cancelled(self, run: Any, phase: JobPhase) -> None:
         run(begun)
         run(accepted)
-        run(lambda c: driven(c, "r1", phase))
+        job = run(lambda c: driven(c, "r1", phase))
         refusal = refusal_of(lambda: run(lambda c: cancelled(c, "r1")))
-        assert refusal == (Reason.NOT_CANCELLABLE, {})
+        assert refusal == (Reason.NOT_CANCELLABLE, {"client": "c1", "job_id": job.id})
         assert run(lambda c: deletion_of(c, "r1")).job.phase is phase
         assert len(run(client_rows.list_bars)) == 1
 

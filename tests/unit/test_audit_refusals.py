@@ -21,6 +21,7 @@ from server.state import audit_rows, client_rows, pseudonym_rows, schema
 from server.state.database import Database
 
 UNLEARN = "DeletionService.Unlearn"
+JOB = "job-0123456789ab"
 WINDOW = 60.0
 BY_EMIL = AuditEvent(EMIL, "OperatorService.StopTraining")
 
@@ -122,11 +123,12 @@ async def test_kinds_are_told_apart(database: Database, log: RefusalLog) -> None
         (DORA, "AuditService.ListAuditEntries", Reason.WRONG_ROLE, ""),
         (DORA, UNLEARN, Reason.UNKNOWN_CLIENT, ""),
         (DORA, UNLEARN, Reason.WRONG_ROLE, "client/c1"),
+        (DORA, UNLEARN, Reason.WRONG_ROLE, "client/c1", JOB),
         (NOBODY, UNLEARN, Reason.NO_CERTIFICATE, ""),
     ]
     for kind in kinds * 2:
         await log.note(*kind)
-    assert len(await entries(database)) == len(kinds)
+    assert [entry.job_id for entry in await entries(database)] == ["", "", "", "", "", JOB, ""]
     await log.flush()
     assert sum(entry.count for entry in await entries(database)) == 2 * len(kinds)
 
@@ -162,6 +164,11 @@ async def test_what_is_no_name_makes_no_pseudonym(
     """A caller writes it, and it may be of any length."""
     await log.note(DORA, UNLEARN, Reason.NOT_YOUR_DELETION, subject)
     assert [entry.subject for entry in await entries(database)] == [""]
+
+
+async def test_what_is_no_job_is_left_out(database: Database, log: RefusalLog) -> None:
+    await log.note(DORA, UNLEARN, Reason.NOT_CANCELLABLE, job_id='job-"')
+    assert [entry.job_id for entry in await entries(database)] == [""]
 
 
 async def test_a_name_that_nobody_bears_is_left_out(database: Database, log: RefusalLog) -> None:

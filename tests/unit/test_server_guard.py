@@ -20,7 +20,9 @@ from server.services.guard import Guard
 SERVICE = "fednot.test.Faults"
 REFUSAL = FednotError(Reason.ROUND_OVER, "the round has ended", retry_after=2.0)
 DENIAL = FednotError(
-    Reason.NOT_YOUR_DELETION, "c2 is not yours to forget", metadata={"client": "c2"}
+    Reason.NOT_YOUR_DELETION,
+    "c2 is not yours to forget",
+    metadata={"client": "c2", "job_id": "job-2"},
 )
 SECRET = "password=hunter2"
 
@@ -86,10 +88,12 @@ class NotedRefusals:
     """Keeps what the guard notes for the audit."""
 
     def __init__(self) -> None:
-        self.noted: list[tuple[str, str, str, str]] = []
+        self.noted: list[tuple[str, str, str, str, str]] = []
 
-    async def note(self, caller: Caller, action: str, reason: Reason, subject: str = "") -> None:
-        self.noted.append((caller.key, action, reason, subject))
+    async def note(
+        self, caller: Caller, action: str, reason: Reason, subject: str = "", job_id: str = ""
+    ) -> None:
+        self.noted.append((caller.key, action, reason, subject, job_id))
 
 
 class Rig:
@@ -176,7 +180,7 @@ async def test_a_denial_is_noted_with_whom_it_is_about(rig: Rig, kind: str) -> N
     with pytest.raises(aio.AioRpcError, match="not yours"):
         await rig.kind(kind)(b"deny")
     action = f"Faults.{kind.title().replace('_', '')}"
-    assert rig.noted == [("", action, "NOT_YOUR_DELETION", "client/c2")]
+    assert rig.noted == [("", action, "NOT_YOUR_DELETION", "client/c2", "job-2")]
 
 
 async def test_the_course_of_things_is_not_noted(rig: Rig) -> None:
