@@ -61,7 +61,10 @@ def refuse(connection: Connection, approval_id: str, caller: Caller, now: float)
         return approval
     with about(approval.client, approval.job_id):
         _check_waits(approval, now)
-    return _drop(connection, approval, ApprovalState.REFUSED, caller, "ApprovalService.Refuse", now)
+    ended = approval_rows.end(connection, approval, ApprovalState.REFUSED, caller.key, now)
+    _drop(connection, approval, f"refused by {caller.who}", now)
+    _note(connection, approval, caller, "ApprovalService.Refuse", now)
+    return ended
 
 
 def readmit(
@@ -102,7 +105,9 @@ def expire(connection: Connection, now: float, *, job_deadline: float) -> tuple[
     """
     told = []
     for approval in approval_rows.overdue(connection, now, longest=job_deadline):
-        _drop(connection, approval, ApprovalState.EXPIRED, NOBODY, "approval.expired", now)
+        approval_rows.end(connection, approval, ApprovalState.EXPIRED, NOBODY.key, now)
+        _drop(connection, approval, "nobody approved it in time", now)
+        _note(connection, approval, NOBODY, "approval.expired", now)
         told.append(f"{approval.id} expired: nobody decided on the {approval.kind} in time")
     return tuple(told)
 
@@ -132,19 +137,9 @@ class ApprovalClock:
             await self._federation.reload_fences()
 
 
-def _drop(
-    connection: Connection,
-    approval: Approval,
-    state: ApprovalState,
-    caller: Caller,
-    action: str,
-    now: float,
-) -> Approval:
-    ended = approval_rows.end(connection, approval, state, caller.key, now)
+def _drop(connection: Connection, approval: Approval, why: str, now: float) -> None:
     if approval.kind is ApprovalKind.DELETION:
-        deletion_rows.drop(connection, job_rows.get_job(connection, approval.job_id), now)
-    _note(connection, approval, caller, action, now)
-    return ended
+        deletion_rows.drop(connection, job_rows.get_job(connection, approval.job_id), why, now)
 
 
 def _note(

@@ -117,6 +117,11 @@ class Caller:
         """Role and name, such as `officer/dora`; "" without a certificate."""
         return f"{self.role}/{self.name}" if self.role else ""
 
+    @property
+    def who(self) -> str:
+        """The key for a sentence, which somebody without a certificate has as well."""
+        return self.key or "somebody without a certificate"
+
     @classmethod
     def of_key(cls, key: str) -> Self:
         """The caller of a key. Raises ValueError if it has no known role."""

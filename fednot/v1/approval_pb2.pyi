@@ -62,7 +62,9 @@ class _ApprovalStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Approva
     APPROVAL_STATE_EXPIRED: _ApprovalState.ValueType  # 4
     """Nobody decided in time."""
     APPROVAL_STATE_WITHDRAWN: _ApprovalState.ValueType  # 5
-    """The deletion was cancelled, or has failed, before anybody decided."""
+    """Nothing was left to decide: the deletion was cancelled; or the client that was to be readmitted
+    was readmitted without approval, or is to be forgotten by a new deletion.
+    """
 
 class ApprovalState(_ApprovalState, metaclass=_ApprovalStateEnumTypeWrapper):
     """The states of an approval."""
@@ -78,7 +80,9 @@ APPROVAL_STATE_REFUSED: ApprovalState.ValueType  # 3
 APPROVAL_STATE_EXPIRED: ApprovalState.ValueType  # 4
 """Nobody decided in time."""
 APPROVAL_STATE_WITHDRAWN: ApprovalState.ValueType  # 5
-"""The deletion was cancelled, or has failed, before anybody decided."""
+"""Nothing was left to decide: the deletion was cancelled; or the client that was to be readmitted
+was readmitted without approval, or is to be forgotten by a new deletion.
+"""
 Global___ApprovalState: _TypeAlias = ApprovalState  # noqa: Y015
 
 @_typing.final

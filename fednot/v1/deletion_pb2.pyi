@@ -481,7 +481,7 @@ class Job(_message.Message):
     released_version: _builtins.int
     """The version that was released at its end; 0 before, and if another deletion was open then."""
     failure: _builtins.str
-    """Why it failed; empty otherwise."""
+    """Why it failed or was cancelled; empty otherwise. A client reads it without the names of others."""
     @_builtins.property
     def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Attempt]:
         """Its attempts."""

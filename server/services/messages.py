@@ -211,9 +211,20 @@ def hide_others(message: deletion_pb2.Deletion) -> deletion_pb2.Deletion:
     job = message.job
     if job.waiting_for and job.phase != deletion_pb2.JOB_PHASE_AWAITING:
         job.waiting_for = "waiting for other clients or deletions"
-    if job.failure:
+    if job.phase == deletion_pb2.JOB_PHASE_CANCELLED:
+        job.failure = _without_name(job.failure, f"{Role.CLIENT}/{message.scope.client}")
+    elif job.failure:
         job.failure = "it failed; whoever runs the federation sees why"
     return message
+
+
+def _without_name(why: str, own: str) -> str:
+    """Leaves of who cancelled the role alone, unless it is the reader itself."""
+    what, _, who = why.rpartition(" by ")
+    role, is_name, _ = who.partition("/")
+    if not is_name or who == own:
+        return why
+    return f"{what} by {'another' if role == Role.CLIENT else 'an'} {role}"
 
 
 def _role(role: str) -> identity_pb2.Role.ValueType:

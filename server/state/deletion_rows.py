@@ -81,16 +81,17 @@ def cancel(connection: Connection, request_id: str, caller: Caller, now: float) 
     deletion = _named(connection, request_id, caller)
     with about(deletion.client, deletion.job.id):
         _check_cancellable(deletion, request_id, caller)
-    drop(connection, deletion.job, now)
+    drop(connection, deletion.job, f"cancelled by {caller.who}", now)
     return get_deletion_of_job(connection, deletion.job.id)
 
 
-def drop(connection: Connection, job: Job, now: float) -> None:
+def drop(connection: Connection, job: Job, why: str, now: float) -> None:
     """Cancels a job, lifts its fence, withdraws its approval, and restores the release if it may.
 
-    Raises FencedError if the job is no longer in the phase in which the caller read it.
+    `why` is for whoever follows the job; a name in it stands at its end, after "by". Raises
+    FencedError if the job is no longer in the phase in which the caller read it.
     """
-    job_rows.move(connection, job, JobPhase.CANCELLED, now)
+    job_rows.move(connection, job, JobPhase.CANCELLED, now, failure=why)
     client_rows.lift_bars_of_job(connection, job.id, now)
     approval_rows.withdraw_of_job(connection, job.id, now)
     if may_release(connection):

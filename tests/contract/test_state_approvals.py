@@ -152,7 +152,8 @@ class TestDeletions:
         found = awaited(run)
         ended = refuse(run, approval_id(found))
         assert (ended.state, ended.decided_by) == (REFUSED, "officer/emil")
-        assert run(lambda c: deletion_of(c, "r1", DORA)).job.phase is JobPhase.CANCELLED
+        job = run(lambda c: deletion_of(c, "r1", DORA)).job
+        assert (job.phase, job.failure) == (CANCELLED, "refused by officer/emil")
         assert run(client_rows.list_bars) == []
         assert run(released) == 2
         assert run(lambda c: accepted(c, "r2")).job.phase is QUEUED
@@ -204,6 +205,7 @@ class TestDeletions:
         run(begun)
         found = awaited(run)
         after = run(lambda c: cancelled(c, "r1", DORA))
+        assert after.job.failure == "cancelled by officer/dora"
         assert after.approval is not None
         assert (after.approval.state, after.approval.decided_at) == (WITHDRAWN, 30.0)
         refusal = refusal_of(lambda: approve(run, approval_id(found)))
@@ -224,7 +226,8 @@ class TestDeletions:
         assert len(run(lambda c: expire(c, UNTIL, job_deadline=1e9))) == 1
         assert run(lambda c: expire(c, UNTIL, job_deadline=1e9)) == ()
         assert state_of(run, approval_id(found)) is EXPIRED
-        assert run(lambda c: deletion_of(c, "r1", DORA)).job.phase is JobPhase.CANCELLED
+        job = run(lambda c: deletion_of(c, "r1", DORA)).job
+        assert (job.phase, job.failure) == (CANCELLED, "nobody approved it in time")
         assert run(client_rows.list_bars) == []
         assert run(released) == 2
         assert actions(run) == ["approval.expired"]
@@ -404,5 +407,5 @@ def test_a_moved_job_is_not_cancelled_by_a_stale_reading(run: Any) -> None:
     approve(run, approval_id(run(lambda c: deletion_of(c, "r1", DORA))))
     run(lambda c: job_rows.move(c, deletion_of(c, "r1", DORA).job, NEGATING, 25.0))
     with pytest.raises(FencedError, match="no longer awaiting"):
-        run(lambda c: deletion_rows.drop(c, stale, 30.0))
+        run(lambda c: deletion_rows.drop(c, stale, "too late", 30.0))
     assert len(run(client_rows.list_bars)) == 1

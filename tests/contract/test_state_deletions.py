@@ -129,6 +129,7 @@ class TestDeletions:
         run(accepted)
         found = run(lambda c: cancelled(c, "r1"))
         assert found.job.phase is JobPhase.CANCELLED
+        assert found.job.failure == "cancelled by somebody without a certificate"
         assert found.job.history == ((QUEUED, 10.0), (JobPhase.CANCELLED, 30.0))
         assert not run(client_rows.list_bars)
         assert run(released) == 2

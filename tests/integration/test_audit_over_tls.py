@@ -132,6 +132,10 @@ def test_refused_its_client_is_free_again(federation: LocalFederation, fednot: F
     assert "refused by officer/emil" in fednot(EMIL, "refuse", name).stdout
 
     assert phase(federation, "second") == "JOB_PHASE_CANCELLED"
+    assert "refused by officer/emil" in fednot(DORA, "jobs").stdout
+    to_itself = fednot((Role.CLIENT, "c1"), "watch", "second", code=1).stdout
+    assert "cancelled: refused by an officer" in to_itself
+    assert "emil" not in to_itself
     assert federation.client_info("c1").barred_by == ""
 
 

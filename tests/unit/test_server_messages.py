@@ -390,6 +390,22 @@ def test_a_client_does_not_read_who_else_takes_part() -> None:
     assert awaiting.job.waiting_for == "for c2"
 
 
+@pytest.mark.parametrize(
+    ("why", "told"),
+    [
+        ("refused by officer/otto", "refused by an officer"),
+        ("cancelled by officer/dora", "cancelled by an officer"),
+        ("cancelled by client/c1", "cancelled by client/c1"),
+        ("cancelled by client/c10", "cancelled by another client"),
+        ("cancelled by somebody without a certificate",) * 2,
+        ("nobody approved it in time",) * 2,
+    ],
+)
+def test_a_client_reads_why_its_deletion_was_cancelled_and_not_by_whom(why: str, told: str) -> None:
+    message = deletion(job(JobPhase.CANCELLED, failure=why))
+    assert messages.hide_others(message).job.failure == told
+
+
 def test_a_target_of_zero_is_not_the_same_as_none() -> None:
     assert not deletion(job()).job.HasField("target_accuracy")
     assert deletion(job(target_accuracy=0.0)).job.HasField("target_accuracy")
