@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.played_server import WAIT, Stage, ended, terminated, until
+from support.played_server import Stage, terminated, until
 
 from fednot.errors import FednotError, Reason
 from fednot.tensors import difference, flatten_module, load_into, views
@@ -91,7 +91,7 @@ async def test_an_unknown_session_and_a_restarted_server_are_survived(stage: Sta
 
     await stage.server.stop(None)
     play.known.clear()
-    await asyncio.sleep(1)
+    await process.said("waiting for the server at")
     await stage.open()
     assert (await play.next(pb.JoinRequest)).client == "c7"
     await play.train("w1")
@@ -129,7 +129,7 @@ async def test_a_signal_ends_even_work_that_ignores_it(stage: Stage) -> None:
 
 async def test_a_final_refusal_ends_the_process_with_the_servers_sentence(stage: Stage) -> None:
     stage.play.refuse_join = FednotError(Reason.MANIFEST_MISMATCH, "0.weight is missing")
-    code, log = await ended(await stage.client())
+    code, log = await (await stage.client()).ended()
     assert code == 3
     assert "0.weight is missing. Give server and client the same Task." in log
 
@@ -139,8 +139,6 @@ async def test_a_stopped_client_without_a_server_ends_at_once(stage: Stage) -> N
         probe.bind(("127.0.0.1", 0))
         free = probe.getsockname()[1]
     process = await stage.client("--server", f"127.0.0.1:{free}")
-    assert process.stderr is not None
-    line = (await asyncio.wait_for(process.stderr.readline(), WAIT)).decode()
-    assert f"waiting for the server at 127.0.0.1:{free}" in line
+    await process.said(f"waiting for the server at 127.0.0.1:{free}")
     code, log = await terminated(process)
     assert code == 0, log

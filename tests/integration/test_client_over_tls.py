@@ -10,7 +10,7 @@ from urllib.request import urlopen
 
 import pytest
 from support.handmade_authority import HandMadeAuthority, days_from_now
-from support.played_server import WAIT, Stage, ended, terminated, until
+from support.played_server import WAIT, Stage, terminated, until
 from support.ports import free_port
 
 from fednot.errors import FednotError, Reason
@@ -105,7 +105,7 @@ async def test_a_revoked_certificate_ends_the_process(stage: Stage) -> None:
     process = await stage.client()
     await stage.play.next(pb.JoinRequest)
     stage.play.refuse = FednotError(Reason.CERTIFICATE_REVOKED, "number 7 was revoked")
-    code, log = await ended(process)
+    code, log = await process.ended()
     assert code == 3
     assert "number 7 was revoked. Ask whoever keeps the authority" in log
 
@@ -150,10 +150,8 @@ def waiting_for(port: int) -> str:
 async def test_a_client_whose_certificate_has_expired_waits_for_another(stage: Stage) -> None:
     stage.issue(begins=days_from_now(-3), days=1)
     process = await stage.client()
-    assert process.stderr is not None
-    line = (await asyncio.wait_for(process.stderr.readline(), WAIT)).decode()
-    assert f"{stage.identity}/cert.pem expired on {days_from_now(-2):%Y-%m-%d}" in line
-    await asyncio.sleep(1)
+    await process.said(f"{stage.identity}/cert.pem expired on {days_from_now(-2):%Y-%m-%d}")
+    await process.said("waiting for the server at")
     assert stage.play.sessions == []
     stage.issue()
     await stage.play.next(pb.JoinRequest)

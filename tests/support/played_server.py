@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +13,7 @@ import torch
 from cryptography import x509
 from google.protobuf import duration_pb2
 from grpc import aio
+from support.client_process import WAIT, ClientProcess
 from support.handmade_authority import HandMadeAuthority
 
 from fednot.errors import FednotError, Reason
@@ -36,7 +34,7 @@ from fednot.v1.identity_pb2_grpc import (
 )
 from fednot.wire import Receiver, checksum, chunks
 
-WAIT = 30.0
+ENDING = 8.0
 
 TASK = """
 import time
@@ -222,7 +220,7 @@ class Stage:
         self.manifest = Manifest.of(model)
         flat = flatten_module(model, self.manifest)
         self.play = Play(flat, self.manifest, self.authority)
-        self.processes: list[asyncio.subprocess.Process] = []
+        self.processes: list[ClientProcess] = []
         self.port = 0
 
     async def open(self) -> None:
@@ -247,7 +245,8 @@ class Stage:
         """Writes a new identity of c7; gives its serial number."""
         return self.authority.identity(self.identity, **more).certificate.serial_number
 
-    async def client(self, *more: str) -> asyncio.subprocess.Process:
+    async def client(self, *more: str) -> ClientProcess:
+        """Starts the client c7."""
         arguments = ["--server", f"127.0.0.1:{self.port}", "--poll-wait", "0.3"]
         if self.credentials is None:
             arguments += ["--insecure", "--name", "c7"]
@@ -255,32 +254,21 @@ class Stage:
             arguments += ["--identity", str(self.identity)]
         arguments += ["--task", f"{self.task_file}:TinyTask", "--http-address", ""]
         arguments += ["--state-dir", str(self.path / "state"), "--device", "cpu", *more]
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-m", "client", *arguments),
-            stderr=asyncio.subprocess.PIPE,
-            env={key: value for key, value in os.environ.items() if "FEDNOT" not in key},
-        )
+        log = self.path / f"client-{len(self.processes)}.log"
+        process = await asyncio.to_thread(ClientProcess, arguments, log)
         self.processes.append(process)
         return process
 
     async def close(self) -> None:
         for process in self.processes:
-            if process.returncode is None:
-                process.kill()
-                await asyncio.wait_for(process.communicate(), WAIT)
+            await asyncio.to_thread(process.kill)
         await self.server.stop(None)
 
 
-async def ended(process: asyncio.subprocess.Process) -> tuple[int | None, str]:
-    _, log = await asyncio.wait_for(process.communicate(), WAIT)
-    return process.returncode, log.decode()
-
-
-async def terminated(process: asyncio.subprocess.Process) -> tuple[int | None, str]:
-    process.send_signal(signal.SIGTERM)
-    _, log = await asyncio.wait_for(process.communicate(), 8)
-    return process.returncode, log.decode()
+async def terminated(process: ClientProcess) -> tuple[int | None, str]:
+    """Sends SIGTERM, and waits less long than any work or poll of a test would last."""
+    process.terminate()
+    return await process.ended(ENDING)
 
 
 async def until(holds: Callable[[], bool], pause: Callable[[float], Awaitable[None]]) -> None:
