@@ -7,9 +7,10 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from threading import Timer
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -31,6 +32,7 @@ PROGRAM = (
     "import sys\nfrom fednot.cli.main import main\n"
     "try: main()\nfinally: assert 'torch' not in sys.modules",
 )
+WAIT = 60.0
 Serve = Callable[..., ScriptedServer]
 
 
@@ -139,20 +141,25 @@ def test_train_detached_and_stop_print_the_run(serve: Serve) -> None:
 def test_waiting_times_out_and_says_for_what(serve: Serve) -> None:
     waiting = status(0, waiting_for="waiting for 2 of 3 clients: c7")
     server = serve(StartTraining=[STARTED], GetStatus=[waiting], ListRounds=[rounds()])
-    result = server.run("train", "--rounds", "2", "--wait-timeout", "0.7")
+    result = server.run("train", "--rounds", "2", "--wait-timeout", "1.5")
     assert result.exit_code == 5
-    assert "run 3 has not ended after 0.7 s: waiting for 2 of 3 clients: c7" in result.stderr
+    assert "run 3 has not ended after 1.5 s: waiting for 2 of 3 clients: c7" in result.stderr
 
 
 def test_waiting_survives_a_restart_of_the_server(serve: Serve) -> None:
     first = serve(StartTraining=[STARTED], GetStatus=[status(0)], ListRounds=[rounds()])
 
     def restart() -> None:
+        by = time.monotonic() + WAIT
+        while "GetStatus" not in first.script.requests and time.monotonic() < by:
+            time.sleep(0.02)
         first.stop()
         serve(first.port, GetStatus=[status(2, "COMPLETED")], ListRounds=[rounds(ended(7, 0.5))])
 
-    Timer(0.5, restart).start()
+    restarting = Thread(target=restart)
+    restarting.start()
     result = first.run("train", "--rounds", "2", "--wait-timeout", "60")
+    restarting.join()
     assert result.exit_code == 0, result.output
     assert result.stdout.endswith("run 3: completed\n")
 
@@ -271,7 +278,7 @@ def test_watch_takes_a_job_id_and_ends_with_its_job(serve: Serve) -> None:
 def test_watch_asks_anew_when_a_stream_is_silent(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deletion_following, "WATCH_SECONDS", 0.3)
+    monkeypatch.setattr(deletion_following, "WATCH_SECONDS", 0.8)
     quiet = [seen("AWAITING", waiting_for="waiting for an approval"), SILENCE]
     server = serve(GetDeletion=[FOUND], WatchDeletion=[quiet, quiet, [seen("CANCELLED")]])
     lines = server.lines("watch", "r1", code=1)
@@ -282,7 +289,7 @@ def test_watch_asks_anew_when_a_stream_is_silent(
 def test_watch_times_out(serve: Serve) -> None:
     quiet = [seen("AWAITING", waiting_for="waiting for an approval"), SILENCE]
     server = serve(GetDeletion=[FOUND], WatchDeletion=[quiet])
-    result = server.run("watch", "r1", "--wait-timeout", "0.5")
+    result = server.run("watch", "r1", "--wait-timeout", "1.5")
     assert result.exit_code == 5
     assert "waiting for an approval" in result.stderr
 
@@ -361,7 +368,7 @@ def test_an_interrupt_is_exit_code_130_and_the_run_goes_on(serve: Serve) -> None
     assert process.stdout is not None
     assert process.stdout.readline() == "run 3: active\n"
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=WAIT)
     assert process.returncode == 130
     assert "run 3 goes on" in errors
 
@@ -372,7 +379,7 @@ def test_a_status_table_needs_no_torch(serve: Serve) -> None:
     )
     server = serve(GetStatus=[status(1, round=progress, waiting_for="waiting for c2")])
     done = subprocess.run(
-        [*PROGRAM, "status", *server.where], capture_output=True, text=True, timeout=20
+        [*PROGRAM, "status", *server.where], capture_output=True, text=True, timeout=WAIT
     )
     assert done.returncode == 0, done.stderr
     assert "round 8: 1 of 2 updates, missing c2 (recovery)" in done.stdout
