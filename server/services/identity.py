@@ -85,7 +85,10 @@ class IdentityServicer(identity_pb2_grpc.IdentityServiceServicer):
     async def RenewCertificate(
         self, request: identity_pb2.RenewCertificateRequest, context: Context
     ) -> identity_pb2.RenewCertificateResponse:
-        """Signs a new certificate for the caller's own role and name."""
+        """Signs a new certificate for the caller's own role and name.
+
+        It is handed out only once the audit has its entry.
+        """
         domain, caller = self._signing.authority.domain, callers.current()
         if caller.role is None:
             raise FednotError(Reason.NO_CERTIFICATE, "who has no certificate has none to renew")

@@ -207,6 +207,27 @@ async def test_a_certificate_is_renewed_for_the_same_name_only(
     ]
 
 
+async def test_without_its_entry_in_the_audit_no_certificate_is_handed_out(
+    server: Served,
+) -> None:
+    """What was signed for it stays in the authority's list, and nobody has it."""
+    stub, run = identity_of(server.dial(Role.CLIENT, "c1")), server.federation.database.run
+    request = identity_pb2.RenewCertificateRequest(certificate_request=request_for(C1))
+    fault = "CREATE TRIGGER full BEFORE INSERT ON audit BEGIN SELECT raise(ABORT, 'full'); END"
+    before = len(server.identities.authority.issued())
+    await run(lambda c: c.exec_driver_sql(fault))
+
+    told = await refusal(stub.RenewCertificate(request, timeout=CALL))
+
+    assert told.reason is Reason.INTERNAL
+    assert len(server.identities.authority.issued()) == before + 1
+    await run(lambda c: c.exec_driver_sql("DROP TRIGGER full"))
+    assert await server.audited() == []
+    assert (await stub.RenewCertificate(request, timeout=CALL)).certificate.chain
+    renewed = ("client", "IdentityService.RenewCertificate", "accepted", "")
+    assert await server.audited() == [renewed]
+
+
 async def test_what_a_rotated_authority_signs_is_trusted_at_once(
     server: Served, tmp_path: Path
 ) -> None:
