@@ -142,6 +142,25 @@ def test_an_expired_certificate_is_told_and_waits(
     assert f"waits for new files in {tmp_path}/i" in caplog.text
 
 
+def test_a_key_that_others_can_read_is_told_at_the_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    HandMadeAuthority().identity(tmp_path / "i")
+    prepared_with(tmp_path / "i").close()
+    assert "others than its owner" not in caplog.text
+    (tmp_path / "i" / "key.pem").chmod(0o644)
+    prepared_with(tmp_path / "i").close()
+    assert caplog.text.count(f"can read or write {tmp_path}/i/key.pem (mode 0644)") == 1
+
+
+def test_an_identity_that_is_a_file_is_told_with_its_folder(tmp_path: Path) -> None:
+    HandMadeAuthority().identity(tmp_path / "i")
+    with pytest.raises(StartError) as told:
+        prepared_with(tmp_path / "i" / "cert.pem")
+    place = tmp_path / "i"
+    assert str(told.value) == f"{place}/cert.pem is a file. Give the folder that it is in: {place}"
+
+
 def test_a_replacement_that_was_cut_off_is_finished_at_the_start(tmp_path: Path) -> None:
     """The process died with the new key in place and the old certificate beside it."""
     authority = HandMadeAuthority()
