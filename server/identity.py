@@ -45,7 +45,7 @@ def open_identity(folder: Path, revocations: Path | None, authority: Path | None
         lists = revocations or (signing.revocations if signing else None)
         return ServerIdentity(folder, lists, signing)
     except FednotError as error:
-        raise IdentityError(f"{error.message}. {CATALOGUE[error.reason].remedy}") from error
+        raise IdentityError(error.advice) from error
     except AuthorityError as error:
         raise IdentityError(str(error)) from error
 

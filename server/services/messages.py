@@ -185,7 +185,8 @@ def waiting_sentence(deletion: Deletion, first_ready: str, waiting_for: str) -> 
         return ""
     if job.phase is JobPhase.AWAITING and approval is not None:
         until = datetime.fromtimestamp(approval.expires_at, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
-        return f"waiting for a second approval until {until}; `fednot approve {approval.id}`"
+        how = f"an officer approves it by `fednot approve {approval.id}`"
+        return f"waiting for a second approval until {until}; {how}"
     if first_ready and first_ready != job.id:
         return f"waiting for {first_ready}, which goes first"
     return waiting_for

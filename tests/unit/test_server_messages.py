@@ -368,7 +368,8 @@ def test_a_caller_is_told_by_role_and_nobody_by_none(role: str) -> None:
         (
             JobPhase.AWAITING,
             "job-0",
-            "waiting for a second approval until 2023-11-14 22:13:20Z; `fednot approve approval-1`",
+            "waiting for a second approval until 2023-11-14 22:13:20Z; an officer approves it by "
+            "`fednot approve approval-1`",
         ),
     ],
 )
