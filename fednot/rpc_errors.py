@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from fednot.errors import CATALOGUE, DOMAIN, FednotError, Reason
+from fednot.errors import DOMAIN, REMEDY_KEY, FednotError, Reason
 
 MAX_MESSAGE_SIZE: Final = 3000
 """A message travels twice, percent-encoded and as base64, in 8 KiB of trailing metadata."""
@@ -26,7 +26,7 @@ def to_status(error: FednotError) -> status_pb2.Status:
     info = error_details_pb2.ErrorInfo(
         reason=error.reason,
         domain=DOMAIN,
-        metadata={**error.metadata, "remedy": CATALOGUE[error.reason].remedy},
+        metadata={**error.metadata, REMEDY_KEY: error.remedy},
     )
     details = [_packed(info)]
     if error.retry_after is not None:

@@ -17,6 +17,7 @@ import grpc
 from fednot.errors import CATALOGUE, FednotError, Reason
 from fednot.identity.authority import Authority, AuthorityError
 from fednot.identity.certificates import hosts_of
+from fednot.identity.diagnosis import exposed_key
 from fednot.identity.folder import Credentials, Signature, read_credentials
 from fednot.identity.holders import Certificate
 from fednot.identity.subject import Subject
@@ -43,11 +44,15 @@ def open_identity(folder: Path, revocations: Path | None, authority: Path | None
     try:
         signing = Authority.open(authority) if authority else None
         lists = revocations or (signing.revocations if signing else None)
-        return ServerIdentity(folder, lists, signing)
+        opened = ServerIdentity(folder, lists, signing)
     except FednotError as error:
         raise IdentityError(error.advice) from error
     except AuthorityError as error:
         raise IdentityError(str(error)) from error
+    exposed = exposed_key(folder)
+    if exposed:
+        log.warning("%s; chmod 600 makes it this server's alone", exposed)
+    return opened
 
 
 class ServerIdentity:

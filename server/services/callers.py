@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Final
 
@@ -31,16 +29,6 @@ def begin(caller: Caller, certificate: bytes | None = None) -> None:
     """Says who makes the call that the running task serves; grpc.aio gives each call its own."""
     _CALLER.set(caller)
     _CERTIFICATE.set(certificate)
-
-
-@contextmanager
-def acting_as(caller: Caller) -> Iterator[None]:
-    """Serves what is within as a call of this caller."""
-    token = _CALLER.set(caller)
-    try:
-        yield
-    finally:
-        _CALLER.reset(token)
 
 
 def client_name(claimed: str) -> str:

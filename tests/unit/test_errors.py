@@ -204,3 +204,10 @@ def test_advice_is_message_and_remedy_each_a_sentence(end: str) -> None:
 def test_a_remedy_for_the_one_case_goes_before_the_catalogues() -> None:
     error = FednotError(Reason.INVALID_IDENTITY, "it is in use", metadata={"remedy": "Wait."})
     assert (error.remedy, error.advice) == ("Wait.", "it is in use. Wait.")
+
+
+def test_the_remedy_of_a_case_travels_in_place_of_the_catalogues() -> None:
+    error = FednotError(Reason.INVALID_REQUEST, "no", metadata={"remedy": "Do this."})
+    info = error_details_pb2.ErrorInfo()
+    assert to_status(error).details[0].Unpack(info)
+    assert info.metadata["remedy"] == error.remedy == "Do this."

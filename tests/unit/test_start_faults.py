@@ -235,6 +235,17 @@ def test_revocations_that_are_missing_or_anothers_are_named(stage: Stage) -> Non
     assert open_identity(stage.identity, lists, None).subject.name == "server"
 
 
+def test_a_key_that_others_can_read_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    authority = Authority.create(tmp_path / "authority", hosts=["127.0.0.1"])
+    open_identity(authority.server_folder, None, None)
+    assert "others than its owner" not in caplog.text
+    (authority.server_folder / "key.pem").chmod(0o644)
+    open_identity(authority.server_folder, None, None)
+    assert f"can read or write {authority.server_folder}/key.pem (mode 0644)" in caplog.text
+
+
 def test_an_authority_that_is_not_there_or_of_another_domain_is_named(stage: Stage) -> None:
     stage.maker.server(stage.identity)
     directory = stage.folder / "authority"
