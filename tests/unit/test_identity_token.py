@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import json
 import textwrap
 from contextlib import suppress
@@ -100,6 +101,7 @@ def test_the_server_keeps_the_digest_only() -> None:
         (encoded(VALUES | {"domain": ""}), "is no trust domain"),
         (PREFIX + "A" * MAX_CHARACTERS, "more than 16384 characters"),
     ],
+    ids=itertools.count(1),
 )
 def test_what_is_no_token_is_refused(text: str, said: str) -> None:
     assert said in refusal(text)
