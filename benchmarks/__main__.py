@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from benchmarks import aggregation, negation
+from benchmarks import aggregation, calls, negation
 
 
 def main() -> None:
     """Runs the benchmarks one after another."""
-    for benchmark in (aggregation, negation):
+    for benchmark in (aggregation, negation, calls):
         for line in benchmark.figures():
             print(line)
 
