@@ -172,6 +172,9 @@ class Guard(aio.ServerInterceptor):
             raise error
         if isinstance(error, asyncio.InvalidStateError) and context.done():
             raise error
+        if isinstance(error, NotImplementedError):  # a call that gRPC's own servicers leave out
+            told = f"{method_name(method)} is not implemented here"
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, told)
         if not isinstance(error, FednotError):
             log.exception("a call failed", exc_info=error)
             error = FednotError(Reason.INTERNAL, "the server met an unexpected fault")

@@ -41,6 +41,8 @@ class Faults:
             raise REFUSAL
         if request == b"deny":
             raise DENIAL
+        if request == b"leave out":
+            raise NotImplementedError
         if request == b"break":
             raise RuntimeError(SECRET)
         if request == b"abort":
@@ -181,6 +183,14 @@ async def test_a_denial_is_noted_with_whom_it_is_about(rig: Rig, kind: str) -> N
         await rig.kind(kind)(b"deny")
     action = f"Faults.{kind.title().replace('_', '')}"
     assert rig.noted == [("", action, "NOT_YOUR_DELETION", "client/c2", "job-2")]
+
+
+@every_kind
+async def test_a_method_that_was_left_out_is_no_fault(rig: Rig, kind: str) -> None:
+    with pytest.raises(aio.AioRpcError, match="is not implemented here") as failure:
+        await rig.kind(kind)(b"leave out")
+    assert failure.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert (rig.refusals(), rig.noted) == ({}, [])
 
 
 async def test_the_course_of_things_is_not_noted(rig: Rig) -> None:

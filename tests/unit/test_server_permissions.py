@@ -101,6 +101,8 @@ class Method(NamedTuple):
         try:
             await (call.read() if answers else call)
         except aio.AioRpcError as error:
+            if self.name in NEWER and error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                return None
             return self._refusal(error)
         finally:
             call.cancel()
