@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from support.at_once import sign_many
 
 from fednot.identity import certificates, locking
 from fednot.identity.authority import Authority, AuthorityError
@@ -100,15 +101,6 @@ def test_who_changes_it_shortly_is_waited_for(authority: Authority, tmp_path: Pa
     threading.Timer(0.2, leave.set).start()
     assert authority.issue(CLIENT, tmp_path / "c1").subject == CLIENT
     holder.join(10)
-
-
-def sign_many(directory: Path, worker: int) -> None:
-    authority = Authority.open(directory)
-    for index in range(5):
-        subject = Subject(Role.CLIENT, f"w{worker}-{index}")
-        authority.issue(subject, directory / subject.name)
-        if index % 2:
-            authority.revoke(subject)
 
 
 def test_several_processes_lose_nothing(authority: Authority) -> None:

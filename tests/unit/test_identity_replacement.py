@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from support.at_once import replace, replace_often
 
 from fednot.errors import FednotError
 from fednot.identity import folder, locking, replacement
@@ -21,17 +22,6 @@ LOCK = ".replacement.lock"
 def pairs(tmp_path: Path, count: int) -> list[Credentials]:
     authority = Authority.create(tmp_path / "authority")
     return [authority.issue(CLIENT, tmp_path / f"pair-{index}") for index in range(count)]
-
-
-def replace(place: Path, found: Credentials) -> Credentials:
-    return replacement.replace(place, chain=found.chain, trust=found.trust, key=found.private_key)
-
-
-def replace_often(place: Path, mine: Path) -> None:
-    found = read_credentials(mine)
-    for _ in range(40):
-        assert replace(place, found).certificate == found.certificate
-        replacement.finish_replacement(place)
 
 
 def test_two_replacements_never_mix(tmp_path: Path) -> None:
