@@ -6,7 +6,6 @@ a client's certificate only closes the connection. So this looks again, with soc
 
 from __future__ import annotations
 
-import datetime as dt
 import ssl
 import stat
 import time
@@ -21,6 +20,7 @@ from fednot import address as addresses
 from fednot.errors import FednotError, Reason
 from fednot.identity import certificates, probing
 from fednot.identity.folder import CERTIFICATE, KEY, TRUST, Credentials
+from fednot.identity.lifetime import dated
 from fednot.identity.probing import Deadline, Handshake, OwnFiles
 from fednot.identity.subject import Role, SubjectError
 from fednot.identity.trust import check_dates, described
@@ -179,16 +179,16 @@ class _Look:
         begins, ends = found.not_valid_before_utc, found.not_valid_after_utc
         now = certificates.now()
         if now > ends:
-            reason, what = Reason.SERVER_CERTIFICATE_EXPIRED, f"expired on {_date(ends)}"
+            reason, what = Reason.SERVER_CERTIFICATE_EXPIRED, f"expired on {dated(ends)}"
         elif now < begins:
             reason = Reason.SERVER_CERTIFICATE_NOT_YET_VALID
-            what = f"is valid only from {_date(begins)} on"
+            what = f"is valid only from {dated(begins)} on"
         else:
             return self._untrusted(found, f"an authority of its chain has ended: {self._trusted()}")
         return FednotError(
             reason,
             f"the certificate of the server at {self._address} ({described(found)}) {what}, "
-            f"and the clock here says {_date(now)}",
+            f"and the clock here says {dated(now)}",
         )
 
     def _of_name(self, found: x509.Certificate) -> FednotError:
@@ -249,8 +249,8 @@ class _Look:
             f"the server at {self._address} closes the connection when it is shown the certificate "
             f"of {described(own)} in {files.certificate}: it does not trust the issuer "
             f"{own.issuer.rfc4514_string()} (key {_issuer_key(own)}), or by its clock the "
-            f"certificate is not valid ({_date(own.not_valid_before_utc)} to "
-            f"{_date(own.not_valid_after_utc)})",
+            f"certificate is not valid ({dated(own.not_valid_before_utc)} to "
+            f"{dated(own.not_valid_after_utc)})",
         )
 
 
@@ -279,7 +279,3 @@ def _own_key(found: x509.Certificate) -> str:
 
 def _short(identifier: bytes | None) -> str:
     return identifier.hex()[:12] if identifier else "unknown"
-
-
-def _date(moment: dt.datetime) -> str:
-    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"

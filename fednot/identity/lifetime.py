@@ -30,7 +30,12 @@ def remaining(certificate: x509.Certificate, at: dt.datetime) -> str:
     shown = f"{left.days} days" if left.days >= 2 else f"{hours:.0f} h"
     if hours < 2:
         shown = f"{left.total_seconds():.0f} s"
-    return f"{end:%Y-%m-%d %H:%M:%S} UTC, in {shown}"
+    return f"{dated(end)}, in {shown}"
+
+
+def dated(moment: dt.datetime) -> str:
+    """A moment in UTC, to the second, for a sentence."""
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _lifetime(certificate: x509.Certificate) -> dt.timedelta:

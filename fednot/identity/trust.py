@@ -11,6 +11,7 @@ from cryptography import x509
 
 from fednot.errors import FednotError, Reason
 from fednot.identity.certificates import issued_by, read_certificates, subject_of
+from fednot.identity.lifetime import dated
 from fednot.identity.subject import Subject, SubjectError
 
 _CRL: Final = re.compile(rb"-----BEGIN X509 CRL-----[^-]+-----END X509 CRL-----")
@@ -100,13 +101,13 @@ def check_dates(certificate: x509.Certificate, at: dt.datetime, place: str = "")
     if at > certificate.not_valid_after_utc:
         raise FednotError(
             Reason.CERTIFICATE_EXPIRED,
-            f"{whose} expired on {_date(certificate.not_valid_after_utc)}",
+            f"{whose} expired on {dated(certificate.not_valid_after_utc)}",
         )
     if at < certificate.not_valid_before_utc:
         raise FednotError(
             Reason.CERTIFICATE_NOT_YET_VALID,
-            f"{whose} is valid from {_date(certificate.not_valid_before_utc)} on, and the clock "
-            f"here says {_date(at)}",
+            f"{whose} is valid from {dated(certificate.not_valid_before_utc)} on, and the clock "
+            f"here says {dated(at)}",
         )
 
 
@@ -116,7 +117,3 @@ def described(certificate: x509.Certificate) -> str:
         return str(subject_of(certificate))
     except SubjectError:
         return certificate.subject.rfc4514_string() or "nobody"
-
-
-def _date(moment: dt.datetime) -> str:
-    return moment.strftime("%Y-%m-%d %H:%M:%S UTC")
