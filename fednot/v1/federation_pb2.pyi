@@ -85,6 +85,7 @@ class JoinRequest(_message.Message):
     NUM_TEST_EXAMPLES_FIELD_NUMBER: _builtins.int
     DEVICE_FIELD_NUMBER: _builtins.int
     SOFTWARE_VERSION_FIELD_NUMBER: _builtins.int
+    CODECS_FIELD_NUMBER: _builtins.int
     client: _builtins.str
     """The client's name: 1 to 63 of a-z, 0-9, '-', '_' and '.', starting with a letter or digit.
     Over TLS the certificate tells it: this may be empty, and must not differ.
@@ -101,6 +102,12 @@ class JoinRequest(_message.Message):
     def manifest(self) -> _model_pb2.Manifest:
         """The manifest of the model that the client's Task builds."""
 
+    @_builtins.property
+    def codecs(self) -> _containers.RepeatedScalarFieldContainer[_model_pb2.UpdateCodec.ValueType]:
+        """The encodings of updates that it can make, the one it likes best first; none means
+        UPDATE_CODEC_NONE.
+        """
+
     def __init__(
         self,
         *,
@@ -110,10 +117,11 @@ class JoinRequest(_message.Message):
         num_test_examples: _builtins.int = ...,
         device: _builtins.str = ...,
         software_version: _builtins.str = ...,
+        codecs: _abc.Iterable[_model_pb2.UpdateCodec.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["manifest", b"manifest"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "device", b"device", "manifest", b"manifest", "num_test_examples", b"num_test_examples", "num_train_examples", b"num_train_examples", "software_version", b"software_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "codecs", b"codecs", "device", b"device", "manifest", b"manifest", "num_test_examples", b"num_test_examples", "num_train_examples", b"num_train_examples", "software_version", b"software_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -161,10 +169,19 @@ class JoinResponse(_message.Message):
     HEARTBEAT_INTERVAL_FIELD_NUMBER: _builtins.int
     BARRED_FIELD_NUMBER: _builtins.int
     CLIENT_FIELD_NUMBER: _builtins.int
+    CODEC_FIELD_NUMBER: _builtins.int
+    TOP_K_FRACTION_FIELD_NUMBER: _builtins.int
+    DATA_PORT_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """The session's id, to be sent with every later call."""
     client: _builtins.str
     """The client's name as the server knows it."""
+    codec: _model_pb2.UpdateCodec.ValueType
+    """The encoding of every update of this session: the first of the client's that the server allows."""
+    top_k_fraction: _builtins.float
+    """Which share of a tensor's values UPDATE_CODEC_TOP_K keeps; not set for the others."""
+    data_port: _builtins.int
+    """The port of the data channel on the host that the client dialled; 0 if there is none."""
     @_builtins.property
     def heartbeat_interval(self) -> _duration_pb2.Duration:
         """How often the server wants a heartbeat."""
@@ -180,10 +197,13 @@ class JoinResponse(_message.Message):
         heartbeat_interval: _duration_pb2.Duration | None = ...,
         barred: Global___Barred | None = ...,
         client: _builtins.str = ...,
+        codec: _model_pb2.UpdateCodec.ValueType = ...,
+        top_k_fraction: _builtins.float = ...,
+        data_port: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["barred", b"barred", "heartbeat_interval", b"heartbeat_interval"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["barred", b"barred", "client", b"client", "heartbeat_interval", b"heartbeat_interval", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["barred", b"barred", "client", b"client", "codec", b"codec", "data_port", b"data_port", "heartbeat_interval", b"heartbeat_interval", "session_id", b"session_id", "top_k_fraction", b"top_k_fraction"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -355,8 +375,11 @@ class DownloadModelRequest(_message.Message):
 
     SESSION_FIELD_NUMBER: _builtins.int
     WORK_ID_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
     work_id: _builtins.str
     """The work that needs it."""
+    offset: _builtins.int
+    """From which byte on, for a download that was cut; at most the model's size."""
     @_builtins.property
     def session(self) -> Global___Session:
         """Who asks."""
@@ -366,10 +389,11 @@ class DownloadModelRequest(_message.Message):
         *,
         session: Global___Session | None = ...,
         work_id: _builtins.str = ...,
+        offset: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["session", b"session", "work_id", b"work_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["offset", b"offset", "session", b"session", "work_id", b"work_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -445,6 +469,8 @@ class UpdateHeader(_message.Message):
     NUM_EXAMPLES_FIELD_NUMBER: _builtins.int
     NUM_BYTES_FIELD_NUMBER: _builtins.int
     METRICS_FIELD_NUMBER: _builtins.int
+    CODEC_FIELD_NUMBER: _builtins.int
+    XXH3_128_FIELD_NUMBER: _builtins.int
     work_id: _builtins.str
     """The work it answers."""
     base_version: _builtins.int
@@ -456,7 +482,14 @@ class UpdateHeader(_message.Message):
     num_examples: _builtins.int
     """How many examples it was trained on: its weight in FedAvg."""
     num_bytes: _builtins.int
-    """How many bytes follow, over all chunks."""
+    """The size of the whole encoded update in bytes."""
+    codec: _model_pb2.UpdateCodec.ValueType
+    """How the bytes are encoded: what Join answered."""
+    xxh3_128: _builtins.str
+    """xxh3-128 over the whole encoded update, in hexadecimal. If it is set, the sender waits for the
+    initial metadata "fednot-offset" and sends from that byte on: an upload that was cut goes on
+    where it was. Without it the upload begins at byte 0.
+    """
     @_builtins.property
     def session(self) -> Global___Session:
         """Who sends."""
@@ -476,10 +509,12 @@ class UpdateHeader(_message.Message):
         num_examples: _builtins.int = ...,
         num_bytes: _builtins.int = ...,
         metrics: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        codec: _model_pb2.UpdateCodec.ValueType = ...,
+        xxh3_128: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_version", b"base_version", "generation", b"generation", "manifest_digest", b"manifest_digest", "metrics", b"metrics", "num_bytes", b"num_bytes", "num_examples", b"num_examples", "session", b"session", "work_id", b"work_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_version", b"base_version", "codec", b"codec", "generation", b"generation", "manifest_digest", b"manifest_digest", "metrics", b"metrics", "num_bytes", b"num_bytes", "num_examples", b"num_examples", "session", b"session", "work_id", b"work_id", "xxh3_128", b"xxh3_128"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

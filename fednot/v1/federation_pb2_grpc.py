@@ -104,6 +104,8 @@ class FederationServiceServicer(object):
 
     def UploadUpdate(self, request_iterator, context):
         """Streams an update to the server. It counts only once it is complete, valid and acknowledged.
+        The server sends initial metadata when the upload may begin; senders that wait for it hold
+        nothing in flight meanwhile.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -40,7 +40,10 @@ class FederationServiceStub:
     DownloadModel: _grpc.UnaryStreamMultiCallable[_federation_pb2.DownloadModelRequest, _federation_pb2.DownloadModelResponse]
     """Streams the bytes of a version that the caller has work on."""
     UploadUpdate: _grpc.StreamUnaryMultiCallable[_federation_pb2.UploadUpdateRequest, _federation_pb2.UploadUpdateResponse]
-    """Streams an update to the server. It counts only once it is complete, valid and acknowledged."""
+    """Streams an update to the server. It counts only once it is complete, valid and acknowledged.
+    The server sends initial metadata when the upload may begin; senders that wait for it hold
+    nothing in flight meanwhile.
+    """
     ReportEvaluation: _grpc.UnaryUnaryMultiCallable[_federation_pb2.ReportEvaluationRequest, _federation_pb2.ReportEvaluationResponse]
     """Reports the result of evaluation work."""
     ReportFailure: _grpc.UnaryUnaryMultiCallable[_federation_pb2.ReportFailureRequest, _federation_pb2.ReportFailureResponse]
@@ -62,7 +65,10 @@ class FederationServiceAsyncStub(FederationServiceStub):
     DownloadModel: _aio.UnaryStreamMultiCallable[_federation_pb2.DownloadModelRequest, _federation_pb2.DownloadModelResponse]  # type: ignore[assignment]
     """Streams the bytes of a version that the caller has work on."""
     UploadUpdate: _aio.StreamUnaryMultiCallable[_federation_pb2.UploadUpdateRequest, _federation_pb2.UploadUpdateResponse]  # type: ignore[assignment]
-    """Streams an update to the server. It counts only once it is complete, valid and acknowledged."""
+    """Streams an update to the server. It counts only once it is complete, valid and acknowledged.
+    The server sends initial metadata when the upload may begin; senders that wait for it hold
+    nothing in flight meanwhile.
+    """
     ReportEvaluation: _aio.UnaryUnaryMultiCallable[_federation_pb2.ReportEvaluationRequest, _federation_pb2.ReportEvaluationResponse]  # type: ignore[assignment]
     """Reports the result of evaluation work."""
     ReportFailure: _aio.UnaryUnaryMultiCallable[_federation_pb2.ReportFailureRequest, _federation_pb2.ReportFailureResponse]  # type: ignore[assignment]
@@ -105,7 +111,10 @@ class FederationServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_federation_pb2.UploadUpdateRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_federation_pb2.UploadUpdateResponse, _abc.Awaitable[_federation_pb2.UploadUpdateResponse]]:
-        """Streams an update to the server. It counts only once it is complete, valid and acknowledged."""
+        """Streams an update to the server. It counts only once it is complete, valid and acknowledged.
+        The server sends initial metadata when the upload may begin; senders that wait for it hold
+        nothing in flight meanwhile.
+        """
 
     @_abc_1.abstractmethod
     def ReportEvaluation(

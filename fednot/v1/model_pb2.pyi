@@ -76,6 +76,42 @@ VERSION_ORIGIN_RECOVERY: VersionOrigin.ValueType  # 4
 """The result of a recovery round."""
 Global___VersionOrigin: _TypeAlias = VersionOrigin  # noqa: Y015
 
+class _UpdateCodec:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _UpdateCodecEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UpdateCodec.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    UPDATE_CODEC_UNSPECIFIED: _UpdateCodec.ValueType  # 0
+    """Not set: each tensor in its own dtype, as UPDATE_CODEC_NONE."""
+    UPDATE_CODEC_NONE: _UpdateCodec.ValueType  # 1
+    """Each tensor in its own dtype."""
+    UPDATE_CODEC_BF16: _UpdateCodec.ValueType  # 2
+    """Floating-point parameters as bfloat16."""
+    UPDATE_CODEC_FP16: _UpdateCodec.ValueType  # 3
+    """Floating-point parameters as float16, values beyond its range clamped."""
+    UPDATE_CODEC_INT8: _UpdateCodec.ValueType  # 4
+    """Floating-point parameters as int8 with a scale for each tensor, with error feedback."""
+    UPDATE_CODEC_TOP_K: _UpdateCodec.ValueType  # 5
+    """The largest values of each floating-point parameter, with error feedback."""
+
+class UpdateCodec(_UpdateCodec, metaclass=_UpdateCodecEnumTypeWrapper):
+    """How an update's bytes are encoded; docs/protocol.md has each layout."""
+
+UPDATE_CODEC_UNSPECIFIED: UpdateCodec.ValueType  # 0
+"""Not set: each tensor in its own dtype, as UPDATE_CODEC_NONE."""
+UPDATE_CODEC_NONE: UpdateCodec.ValueType  # 1
+"""Each tensor in its own dtype."""
+UPDATE_CODEC_BF16: UpdateCodec.ValueType  # 2
+"""Floating-point parameters as bfloat16."""
+UPDATE_CODEC_FP16: UpdateCodec.ValueType  # 3
+"""Floating-point parameters as float16, values beyond its range clamped."""
+UPDATE_CODEC_INT8: UpdateCodec.ValueType  # 4
+"""Floating-point parameters as int8 with a scale for each tensor, with error feedback."""
+UPDATE_CODEC_TOP_K: UpdateCodec.ValueType  # 5
+"""The largest values of each floating-point parameter, with error feedback."""
+Global___UpdateCodec: _TypeAlias = UpdateCodec  # noqa: Y015
+
 @_typing.final
 class TensorSpec(_message.Message):
     """One tensor of a manifest."""
@@ -258,6 +294,7 @@ class ModelHeader(_message.Message):
     GENERATION_FIELD_NUMBER: _builtins.int
     MANIFEST_DIGEST_FIELD_NUMBER: _builtins.int
     NUM_BYTES_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """The version whose bytes follow."""
     generation: _builtins.int
@@ -265,7 +302,9 @@ class ModelHeader(_message.Message):
     manifest_digest: _builtins.str
     """The digest of the manifest that describes the bytes."""
     num_bytes: _builtins.int
-    """How many bytes follow, over all chunks."""
+    """The size of the whole model in bytes."""
+    offset: _builtins.int
+    """At which byte of the model the chunks begin."""
     def __init__(
         self,
         *,
@@ -273,10 +312,11 @@ class ModelHeader(_message.Message):
         generation: _builtins.int = ...,
         manifest_digest: _builtins.str = ...,
         num_bytes: _builtins.int = ...,
+        offset: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "manifest_digest", b"manifest_digest", "num_bytes", b"num_bytes", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "manifest_digest", b"manifest_digest", "num_bytes", b"num_bytes", "offset", b"offset", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -290,7 +330,7 @@ class StreamTrailer(_message.Message):
 
     XXH3_128_FIELD_NUMBER: _builtins.int
     xxh3_128: _builtins.str
-    """xxh3-128 over all bytes of all chunks, in hexadecimal."""
+    """xxh3-128 over all bytes of the model or update, those before `offset` included, in hexadecimal."""
     def __init__(
         self,
         *,
