@@ -1,0 +1,134 @@
+"""Blocks of bytes for models and updates: in memory while a budget lasts, in spill files beyond it.
+
+A spill file has no name, so nothing of it is left after a crash. Its space is taken when the block
+is made: a disk that is full is an OSError then, and no signal when the block is written to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import tempfile
+import threading
+import weakref
+from collections import deque
+from pathlib import Path
+from typing import Final
+
+import torch
+
+HUGE_PAGE: Final = 1 << 21
+
+
+class Block:
+    """Bytes of one model or update: `tensor`, uint8 of shape [nbytes]."""
+
+    def __init__(self, tensor: torch.Tensor, spill: mmap.mmap | None = None) -> None:
+        self._tensor: torch.Tensor | None = tensor
+        self._spill = spill
+        self.spilled: Final = spill is not None
+        self.nbytes: Final = tensor.numel()
+
+    @classmethod
+    def of(cls, tensor: torch.Tensor) -> Block:
+        """A block of bytes that exist: uint8 of shape [nbytes]; no budget counts it."""
+        if tensor.dtype is not torch.uint8 or tensor.dim() != 1 or not tensor.is_contiguous():
+            raise ValueError(f"a block is a run of uint8, not {tensor.dtype}{list(tensor.shape)}")
+        return cls(tensor)
+
+    @property
+    def tensor(self) -> torch.Tensor:
+        """The bytes, uint8 of shape [nbytes]. Raises ValueError if the block is closed."""
+        if self._tensor is None:
+            raise ValueError("the block is closed")
+        return self._tensor
+
+    def release(self, start: int = 0, stop: int | None = None) -> None:
+        """Gives back the resident pages that lie wholly in a range of bytes; nothing is lost.
+
+        What is read or written again comes from the file. It does nothing to a block in memory.
+        """
+        if self._spill is None:
+            return
+        page = mmap.PAGESIZE
+        first = -(-start // page) * page
+        end = self.nbytes if stop is None else stop
+        # The last page has nothing else in it.
+        length = end - first if end == self.nbytes else end // page * page - first
+        if length > 0:
+            self._spill.madvise(mmap.MADV_DONTNEED, first, length)
+
+    def close(self) -> None:
+        """Drops the bytes; the memory or file lives on as long as a view of the tensor does."""
+        self._tensor = self._spill = None
+
+
+class Memory:
+    """Gives blocks: in memory while those in use fit the budget, else spilled. Thread-safe.
+
+    `budget` is in bytes; None is no limit. The share of a block comes back when the block is closed
+    or forgotten and no view of its tensor is left.
+    """
+
+    def __init__(self, budget: int | None, folder: Path) -> None:
+        self._budget = budget
+        self._folder = folder
+        self._taken = 0
+        # The end of a mapping may be noticed at any place, also by the thread that holds the lock.
+        self._returned: deque[int] = deque()
+        self._lock = threading.Lock()
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    @property
+    def in_use(self) -> int:
+        """The bytes of the blocks in memory; spilled ones do not count."""
+        with self._lock:
+            return self._counted()
+
+    def block(self, nbytes: int) -> Block:
+        """A block of zeros. Raises OSError if it must be spilled and the disk has no room."""
+        with self._lock:
+            fits = self._budget is None or self._counted() + nbytes <= self._budget
+            if fits:
+                self._taken += nbytes
+        if not fits:
+            return self.spilled_block(nbytes)
+        try:
+            mapping = _anonymous(nbytes)
+        except BaseException:
+            self._returned.append(nbytes)
+            raise
+        weakref.finalize(mapping, self._returned.append, nbytes).atexit = False
+        return Block(_tensor_of(mapping, nbytes))
+
+    def spilled_block(self, nbytes: int) -> Block:
+        """A block of zeros in a file. Raises OSError if the disk has no room for it."""
+        with tempfile.TemporaryFile(dir=self._folder) as file:
+            if nbytes:
+                os.posix_fallocate(file.fileno(), 0, nbytes)
+                mapping = mmap.mmap(file.fileno(), nbytes)
+            else:
+                mapping = _anonymous(nbytes)
+        return Block(_tensor_of(mapping, nbytes), mapping)
+
+    def _counted(self) -> int:
+        while self._returned:
+            self._taken -= self._returned.popleft()
+        return self._taken
+
+
+def _anonymous(nbytes: int) -> mmap.mmap:
+    huge = nbytes >= HUGE_PAGE
+    size = -(-nbytes // HUGE_PAGE) * HUGE_PAGE if huge else max(nbytes, 1)
+    mapping = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if huge:
+        # A third of the time that it takes to write to a new block for the first time.
+        with contextlib.suppress(OSError):
+            mapping.madvise(mmap.MADV_HUGEPAGE)
+    return mapping
+
+
+def _tensor_of(mapping: mmap.mmap, nbytes: int) -> torch.Tensor:
+    # The tensor's storage keeps the mapping alive.
+    return torch.frombuffer(mapping, dtype=torch.uint8)[:nbytes]
