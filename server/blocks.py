@@ -19,6 +19,7 @@ from typing import Final
 import torch
 
 HUGE_PAGE: Final = 1 << 21
+TRAIL: Final = 16 << 20
 
 
 class Block:
@@ -64,21 +65,43 @@ class Block:
         self._tensor = self._spill = None
 
 
+class Trail:
+    """Keeps what work has resident of spilled blocks small, while it passes over them."""
+
+    def __init__(self, *blocks: Block) -> None:
+        self._spilled = [block for block in blocks if block.spilled]
+        self._passed = 0
+
+    def passed(self, nbytes: int) -> None:
+        """Says that so many bytes more are done with; every TRAIL bytes, pages are given back."""
+        self._passed += nbytes
+        if self._passed >= TRAIL:
+            self.end()
+
+    def end(self) -> None:
+        """Gives back what is left."""
+        self._passed = 0
+        for block in self._spilled:
+            block.release()
+
+
 class Memory:
     """Gives blocks: in memory while those in use fit the budget, else spilled. Thread-safe.
 
-    `budget` is in bytes; None is no limit. The share of a block comes back when the block is closed
+    `budget` is in bytes; None is no limit. Spill files stand in `folder`, else in the system's own
+    for temporary files. The share of a block comes back when the block is closed
     or forgotten and no view of its tensor is left.
     """
 
-    def __init__(self, budget: int | None, folder: Path) -> None:
+    def __init__(self, budget: int | None = None, folder: Path | None = None) -> None:
         self._budget = budget
         self._folder = folder
         self._taken = 0
         # The end of a mapping may be noticed at any place, also by the thread that holds the lock.
         self._returned: deque[int] = deque()
         self._lock = threading.Lock()
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if folder is not None:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     @property
     def in_use(self) -> int:

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.blocks import HUGE_PAGE, Block, Memory
+from server.blocks import HUGE_PAGE, TRAIL, Block, Memory, Trail
 
 PAGE = mmap.PAGESIZE
 SIZES = (0, 1, PAGE - 1, PAGE, 3 * PAGE + 5, HUGE_PAGE - 1, HUGE_PAGE, HUGE_PAGE + 1)
@@ -145,6 +145,25 @@ def test_releasing_memory_does_nothing(folder: Path) -> None:
         block.tensor.fill_(9)
         block.release()
         assert block.tensor.eq(9).all()
+
+
+def test_a_trail_gives_back_what_was_passed(folder: Path) -> None:
+    """Two pieces of half of TRAIL: nothing is given back after the first, all after the second."""
+    block = Memory(0, folder).block(2 * PAGE)
+    trail = Trail(block, Block.of(torch.zeros(8, dtype=torch.uint8)))
+    for left in (2 * PAGE, 0):
+        block.tensor.fill_(1)
+        trail.passed(TRAIL // 2)
+        assert resident(block) == left
+    block.tensor.fill_(1)
+    trail.end()
+    assert resident(block) == 0
+
+
+def test_memory_without_a_folder_spills_into_the_systems() -> None:
+    block = Memory(0).block(PAGE)
+    block.tensor.fill_(1)
+    assert block.spilled
 
 
 @given(data=st.data(), size=st.integers(0, 5 * PAGE))
