@@ -15,6 +15,7 @@ from sqlalchemy import Connection, select, update
 from fednot.errors import FednotError, Reason
 from fednot.layer_map import LayerMap
 from fednot.manifest import Manifest
+from server.blocks import Block, Memory
 from server.records import Scores, Version, VersionOrigin
 from server.state import schema, version_rows
 from server.state.database import Database, StateError
@@ -29,7 +30,7 @@ Step = Callable[[Connection, Version], None]
 class Draft:
     """A version that is about to be committed."""
 
-    flat: torch.Tensor
+    flat: torch.Tensor | Block
     origin: VersionOrigin
     parent: int
     generation: int
@@ -37,6 +38,11 @@ class Draft:
     round: int = 0
     negated_tensors: tuple[str, ...] = ()
     metrics: Scores = field(default_factory=dict)
+
+    @property
+    def block(self) -> Block:
+        """The flat model as a block."""
+        return self.flat if isinstance(self.flat, Block) else Block.of(self.flat)
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,11 @@ class InitialModel:
 
 
 class GlobalModel:
-    """The current version with its bytes in memory, and the older ones in the store."""
+    """The current version with its bytes in a block, and the older ones in the store.
+
+    A block that is replaced is not closed: a plan or a download of the round before may read it on,
+    and its memory is free when the last of them is gone.
+    """
 
     def __init__(
         self,
@@ -57,25 +67,37 @@ class GlobalModel:
         store: ModelStore,
         manifest: Manifest,
         layers: LayerMap,
-        current: tuple[Version, torch.Tensor],
+        current: tuple[Version, Block],
+        memory: Memory | None = None,
     ) -> None:
         self._database = database
         self._store = store
+        self._memory = memory
         self.manifest = manifest
         self.layers = layers
-        self.current, self.flat = current
+        self.current, self.block = current
+
+    @property
+    def flat(self) -> torch.Tensor:
+        """The current version's flat model."""
+        return self.block.tensor
 
     @classmethod
     async def open(
-        cls, database: Database, store: ModelStore, initial: InitialModel
+        cls,
+        database: Database,
+        store: ModelStore,
+        initial: InitialModel,
+        memory: Memory | None = None,
     ) -> GlobalModel:
         """Continues from the state, or begins with the initial model if the state is new.
 
-        Raises StateError if the state belongs to another model.
+        Versions are read into blocks of `memory`, if given. Raises StateError if the state belongs
+        to another model.
         """
         row = await database.run(lambda c: c.execute(select(schema.federation)).one())
         if not row.current_version:
-            return await cls._begin(database, store, initial)
+            return await cls._begin(database, store, initial, memory)
         found = Manifest.from_json(row.manifest)
         differences = initial.manifest.differences(found)
         if differences:
@@ -86,12 +108,17 @@ class GlobalModel:
         version, _ = await database.run(version_rows.current_and_released)
         if version is None:
             raise StateError("the state names a current version that it does not hold")
-        flat = store.read(version.sha256, found)
-        return cls(database, store, found, LayerMap.from_json(row.layers), (version, flat))
+        block = store.read(version.sha256, found, memory)
+        layers = LayerMap.from_json(row.layers)
+        return cls(database, store, found, layers, (version, block), memory)
 
     @classmethod
     async def _begin(
-        cls, database: Database, store: ModelStore, initial: InitialModel
+        cls,
+        database: Database,
+        store: ModelStore,
+        initial: InitialModel,
+        memory: Memory | None,
     ) -> GlobalModel:
         draft = Draft(initial.flat, VersionOrigin.INITIAL, parent=0, generation=0, lineage=1)
         layers = initial.trace()
@@ -105,7 +132,8 @@ class GlobalModel:
             return version
 
         version = await database.run(command)
-        return cls(database, store, initial.manifest, layers, (version, initial.flat))
+        current = (version, draft.block)
+        return cls(database, store, initial.manifest, layers, current, memory)
 
     async def commit(self, draft: Draft, step: Step) -> Version:
         """Makes a new version current; `step` writes what belongs to it in the same transaction.
@@ -122,22 +150,22 @@ class GlobalModel:
             return version
 
         version = await self._database.run(command)
-        self.current, self.flat = version, draft.flat
+        self.current, self.block = version, draft.block
         return version
 
     async def read(self, number: int) -> tuple[Version, torch.Tensor]:
         """A version and its bytes. Raises FednotError (UNKNOWN_VERSION, VERSION_DESTROYED)."""
         if number == self.current.number:
             return self.current, self.flat
-        version = await self._kept(number)
-        flat = await asyncio.to_thread(self._store.read, version.sha256, self.manifest)
-        return version, flat
+        return await self.read_back(number)
 
     async def read_back(self, number: int) -> tuple[Version, torch.Tensor]:
         """As `read`, but always from the store."""
         version = await self._kept(number)
-        flat = await asyncio.to_thread(self._store.read, version.sha256, self.manifest)
-        return version, flat
+        block = await asyncio.to_thread(
+            self._store.read, version.sha256, self.manifest, self._memory
+        )
+        return version, block.tensor
 
     async def file_of(self, number: int) -> tuple[Version, Path]:
         """A version and its model file."""
@@ -176,7 +204,7 @@ def _version(draft: Draft, number: int, sha256: str) -> Version:
         origin=draft.origin,
         round=draft.round,
         created_at=time.time(),
-        num_bytes=draft.flat.numel(),
+        num_bytes=draft.block.nbytes,
         metrics=draft.metrics,
         negated_tensors=draft.negated_tensors,
     )

@@ -4,23 +4,34 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 
 from fednot import model_file
 from fednot.manifest import Manifest
+from fednot.model_file import PIECE
 from fednot.tensors import as_bytes
+from server.blocks import Block, Memory, Trail
 
 
 class ModelStoreError(RuntimeError):
     """A stored version that is missing or is not what its name says."""
 
 
-def sha256_of(flat: torch.Tensor) -> str:
+def sha256_of(flat: torch.Tensor | Block) -> str:
     """The sha256 of a flat model's bytes, in hexadecimal."""
-    return hashlib.sha256(as_bytes(flat)).hexdigest()
+    block = flat if isinstance(flat, Block) else Block.of(flat)
+    digest, trail = hashlib.sha256(), Trail(block)
+    content = as_bytes(block.tensor)
+    for start in range(0, block.nbytes, PIECE):
+        digest.update(content[start : start + PIECE])
+        trail.passed(PIECE)
+    trail.end()
+    return digest.hexdigest()
 
 
 class ModelStore:
@@ -34,29 +45,53 @@ class ModelStore:
         """Where the file of a version is."""
         return self._directory / f"{sha256}.safetensors"
 
-    def write(self, flat: torch.Tensor, manifest: Manifest, layers: str) -> str:
-        """Stores a flat model durably and returns its sha256; the same model is stored once."""
-        sha256 = sha256_of(flat)
-        path = self.path(sha256)
-        if not path.exists():
-            temporary = path.with_suffix(".partial")
-            with temporary.open("wb") as file:
-                file.write(model_file.serialise(flat, manifest, layers=layers))
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.rename(path)
-            self._sync_directory()
+    def write(self, flat: torch.Tensor | Block, manifest: Manifest, layers: str) -> str:
+        """Stores a flat model durably and returns its sha256; the same model is stored once.
+
+        Raises OSError if the disk has no room for it; then nothing of it is left.
+        """
+        block = flat if isinstance(flat, Block) else Block.of(flat)
+        # The file has its name when it is written, for it is hashed in the meantime.
+        temporary = self._directory / f"{secrets.token_hex(8)}.partial"
+        try:
+            with ThreadPoolExecutor(1) as hasher:
+                hashed = hasher.submit(sha256_of, block)
+                _write_synced(temporary, block, manifest, layers)
+            sha256 = hashed.result()
+            path = self.path(sha256)
+            if not path.exists():
+                temporary.rename(path)
+                self._sync_directory()
+        finally:
+            temporary.unlink(missing_ok=True)
         return sha256
 
-    def read(self, sha256: str, manifest: Manifest) -> torch.Tensor:
-        """Reads a flat model back. Raises ModelStoreError if it is missing or was changed."""
+    def read(self, sha256: str, manifest: Manifest, memory: Memory | None = None) -> Block:
+        """Reads a flat model back into a block of `memory`, else of any.
+
+        Raises ModelStoreError if it is missing or was changed, OSError if there is no room for it.
+        """
         try:
-            flat, _, _ = model_file.read(self.path(sha256))
+            found = model_file.describe(self.path(sha256))
+            if found.manifest.nbytes != manifest.nbytes:
+                raise self._changed(sha256)
+            block = (memory or Memory()).block(manifest.nbytes)
+            trail, digest, hashed = Trail(block), hashlib.sha256(), 0
+            content = as_bytes(block.tensor)
+            for filled in model_file.fill(block.tensor, found):
+                digest.update(content[hashed:filled])
+                trail.passed(filled - hashed)
+                hashed = filled
         except model_file.ModelFileError as error:
             raise ModelStoreError(str(error)) from error
-        if flat.numel() != manifest.nbytes or sha256_of(flat) != sha256:
-            raise ModelStoreError(f"{self.path(sha256)} does not hold what its name says")
-        return flat
+        digest.update(content[hashed:])
+        trail.end()
+        if digest.hexdigest() != sha256:
+            raise self._changed(sha256)
+        return block
+
+    def _changed(self, sha256: str) -> ModelStoreError:
+        return ModelStoreError(f"{self.path(sha256)} does not hold what its name says")
 
     def delete_all_but(self, kept: Collection[str]) -> int:
         """Deletes every file but those of the named sha256, and returns how many there were.
@@ -83,3 +118,14 @@ class ModelStore:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _write_synced(path: Path, block: Block, manifest: Manifest, layers: str) -> None:
+    trail = Trail(block)
+    with path.open("wb") as file:
+        for part in model_file.parts(block.tensor, manifest, layers=layers):
+            file.write(part)
+            trail.passed(len(part))
+        file.flush()
+        os.fsync(file.fileno())
+    trail.end()

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import resource
 import stat
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
+from support.manifests import manifest_of, random_flat
 
 from fednot.manifest import Manifest, TensorKind, TensorSpec
 from fednot.tensors import as_bytes
+from server.blocks import Memory
 from server.state.model_store import ModelStore, ModelStoreError, sha256_of
 
 MANIFEST = Manifest(
@@ -21,6 +26,7 @@ MANIFEST = Manifest(
         TensorSpec("steps", "I64", (), TensorKind.BUFFER, "", 16),
     )
 )
+LARGE = manifest_of(a=("F32", (9 << 18,)), b=("I8", (3,)))
 
 
 @pytest.fixture
@@ -40,7 +46,7 @@ def files(store: ModelStore) -> list[str]:
 
 def test_a_model_comes_back_bit_for_bit(store: ModelStore) -> None:
     sha256 = store.write(model(), MANIFEST, "")
-    assert torch.equal(store.read(sha256, MANIFEST), model())
+    assert torch.equal(store.read(sha256, MANIFEST).tensor, model())
 
 
 def test_a_models_name_is_the_sha256_of_its_bytes(store: ModelStore) -> None:
@@ -91,10 +97,10 @@ def test_a_file_is_on_disk_before_it_has_its_name_and_then_the_name_is(
 
     monkeypatch.setattr(os, "fsync", fsync)
     sha256 = store.write(model(), MANIFEST, "")
-    assert synced == [
-        ("file", [f"{sha256}.partial"]),
-        ("folder", [f"{sha256}.safetensors"]),
-    ]
+    assert [kind for kind, _ in synced] == ["file", "folder"]
+    [partial] = synced[0][1]
+    assert partial.endswith(".partial")
+    assert synced[1][1] == [f"{sha256}.safetensors"]
 
 
 def test_the_end_of_a_file_is_on_disk_too(
@@ -107,12 +113,66 @@ def test_the_end_of_a_file_is_on_disk_too(
     assert sizes[0] == store.path(sha256).stat().st_size
 
 
-def test_a_partial_file_of_a_crash_is_replaced(store: ModelStore) -> None:
+def test_a_partial_file_of_a_crash_is_in_no_ones_way(store: ModelStore) -> None:
     sha256 = sha256_of(model())
     store.path(sha256).with_suffix(".partial").write_bytes(b"half")
     assert store.write(model(), MANIFEST, "") == sha256
-    assert torch.equal(store.read(sha256, MANIFEST), model())
-    assert files(store) == [f"{sha256}.safetensors"]
+    assert torch.equal(store.read(sha256, MANIFEST).tensor, model())
+    assert files(store) == [f"{sha256}.partial", f"{sha256}.safetensors"]
+
+
+def test_a_full_disk_leaves_nothing_behind(store: ModelStore) -> None:
+    """A real limit on the size of files, as ENOSPC at the same places: 4 MiB and a bit of 9 MiB."""
+    kept = store.write(model(), MANIFEST, "")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5 << 20, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            store.write(random_flat(LARGE, 1), LARGE, "")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert files(store) == [f"{kept}.safetensors"]
+
+
+@pytest.mark.parametrize("at", ["fsync", "rename"])
+def test_a_fault_at_the_end_leaves_nothing_behind(
+    store: ModelStore, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    def fails(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(*((os, "fsync") if at == "fsync" else (Path, "rename")), fails)
+    with pytest.raises(OSError, match="Input/output error"):
+        store.write(model(), MANIFEST, "")
+    assert files(store) == []
+
+
+@pytest.mark.parametrize("budget", [None, 0])
+def test_large_models_pass_in_pieces(store: ModelStore, tmp_path: Path, budget: int | None) -> None:
+    """9 MiB, in memory and spilled: the same file, and the same bytes when it is read back."""
+    memory = Memory(budget, tmp_path / "spill")
+    flat = random_flat(LARGE, 3)
+    block = memory.block(LARGE.nbytes)
+    block.tensor.copy_(flat)
+    sha256 = store.write(block, LARGE, "")
+    assert sha256 == sha256_of(flat) == hashlib.sha256(as_bytes(flat)).hexdigest()
+    again = store.read(sha256, LARGE, memory)
+    assert again.spilled is (budget == 0)
+    assert torch.equal(again.tensor, flat)
+    assert load_file(store.path(sha256)).keys() == {"a", "b"}
+
+
+def test_no_room_to_read_a_version_into_is_told(
+    store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sha256 = store.write(model(), MANIFEST, "")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left"):
+        store.read(sha256, MANIFEST, Memory(0, tmp_path / "spill"))
 
 
 def test_a_missing_file_is_named(store: ModelStore) -> None:
