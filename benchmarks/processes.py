@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
@@ -100,8 +101,8 @@ class Child:
         return json.loads(line)
 
     def tail(self) -> str:
-        """The end of its log."""
-        return self.log.read_text(errors="replace")[-1500:].strip()
+        """The last lines of its log."""
+        return " / ".join(self.log.read_text(errors="replace").split("\n")[-4:])[-400:].strip(" /")
 
     def wait(self, seconds: float) -> int:
         """Its exit code. Raises BenchmarkError if it does not end in time."""
@@ -156,6 +157,8 @@ def _forked(index: int, work: Callable[[int], None]) -> int:
         die_with_parent()
         work(index)
         code = 0
+    except BaseException:
+        traceback.print_exc()
     finally:
         sys.stderr.flush()
         os._exit(code)
