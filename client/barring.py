@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from client.metrics import ClientMetrics
 from fednot.v1 import federation_pb2
@@ -11,10 +12,11 @@ _log = logging.getLogger("client")
 
 
 class Barring:
-    """The last word on whether this client may train."""
+    """The last word on whether this client may train; `forget` is called when it no longer may."""
 
-    def __init__(self, metrics: ClientMetrics) -> None:
+    def __init__(self, metrics: ClientMetrics, forget: Callable[[], None]) -> None:
         self._metrics = metrics
+        self._forget = forget
         self._request_id: str | None = None
 
     @property
@@ -27,6 +29,7 @@ class Barring:
         if self._request_id == barred.request_id:
             return
         self._request_id = barred.request_id
+        self._forget()
         self._metrics.barred(True)
         since = f" since {barred.since.ToJsonString()}" if barred.HasField("since") else ""
         _log.warning(

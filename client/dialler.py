@@ -7,8 +7,10 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from fednot import chunk_messages
 from fednot.channel import open_aio_channel
 from fednot.identity.folder import Credentials
+from fednot.v1 import federation_pb2
 from fednot.v1.federation_pb2_grpc import FederationServiceStub
 from fednot.v1.identity_pb2_grpc import IdentityServiceStub
 
@@ -21,13 +23,30 @@ CLOSE_SECONDS: Final = 2.0
 T = TypeVar("T")
 
 
+def _request_bytes(request: federation_pb2.DownloadModelRequest) -> bytes:
+    return request.SerializeToString()
+
+
 class Line:
-    """One channel, and how many calls are in flight on it."""
+    """One channel, and how many calls are in flight on it.
+
+    `upload` and `download` are the two calls that move chunks, without protobuf's copies of them.
+    """
 
     def __init__(self, address: str, credentials: Credentials | None) -> None:
         self._channel = open_aio_channel(address, credentials)
         self.federation: FederationServiceAsyncStub = FederationServiceStub(self._channel)
         self.identity: IdentityServiceAsyncStub = IdentityServiceStub(self._channel)
+        self.upload: Final = self._channel.stream_unary(
+            chunk_messages.UPLOAD,
+            request_serializer=chunk_messages.upload_bytes,
+            response_deserializer=federation_pb2.UploadUpdateResponse.FromString,
+        )
+        self.download: Final = self._channel.unary_stream(
+            chunk_messages.DOWNLOAD,
+            request_serializer=_request_bytes,
+            response_deserializer=chunk_messages.download_part,
+        )
         self.calls = 0
 
     async def close(self) -> None:

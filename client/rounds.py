@@ -12,14 +12,16 @@ import torch
 from google.protobuf import struct_pb2
 
 from client.connection import Connection
+from client.encoder import Encoder
 from client.metrics import ClientMetrics
 from client.session import Session
 from client.trainer import Trainer, Update
-from client.transfer import Transfer
+from client.transfer import Expected, Transfer
 from client.worker import Worker, WorkFailedError
 from fednot.errors import FednotError, Reason
 from fednot.training import TrainContext, WorkCancelledError
 from fednot.v1 import federation_pb2
+from fednot.wire import Receiver, codec_value
 
 _PHASES: Final = {
     federation_pb2.ROUND_PHASE_UNSPECIFIED: "training",
@@ -61,6 +63,7 @@ class Rounds:
         self.current: Work | None = None
         self._connection = connection
         self._transfer = transfer
+        self._encoder = Encoder(trainer.manifest)
         self._trainer = trainer
         self._worker = worker
         self._metrics = metrics
@@ -83,6 +86,10 @@ class Rounds:
         """Cancels the work in hand, if any."""
         if self.current is not None:
             self.current.cancelled.set()
+
+    def forget(self) -> None:
+        """Destroys what is kept of earlier updates, since it holds this client's data."""
+        self._encoder.forget()
 
     async def _done(self, session: Session, work: Work, doing: Coroutine[Any, Any, None]) -> str:
         self.current = work
@@ -141,14 +148,20 @@ class Rounds:
         _log.info("%s done: %d examples", work.title, scores.num_examples)
 
     async def _download(self, session: Session, work: Work, version: int) -> torch.Tensor:
+        manifest = self._trainer.manifest
+        request = federation_pb2.DownloadModelRequest(session=session.message, work_id=work.id)
+        expected, receiver = Expected(version, manifest.digest), Receiver(manifest)
         return await self._connection.call(
-            lambda: self._transfer.download(session.message, work.id, version, work.cancelled),
+            lambda: self._transfer.download(request, expected, receiver, work.cancelled),
             work.cancelled,
         )
 
     async def _upload(
         self, session: Session, order: federation_pb2.TrainWork, work: Work, update: Update
     ) -> None:
+        encoded = await self._worker.run(
+            lambda: self._encoder.encode(session.codec, update.flat, order.generation)
+        )
         header = federation_pb2.UpdateHeader(
             session=session.message,
             work_id=work.id,
@@ -156,13 +169,21 @@ class Rounds:
             generation=order.generation,
             manifest_digest=self._trainer.manifest.digest,
             num_examples=update.num_examples,
-            num_bytes=update.flat.numel(),
+            num_bytes=len(encoded.payload),
             metrics=update.metrics,
+            codec=codec_value(session.codec.name),
+            xxh3_128=encoded.checksum,
         )
+        with self._encoder.until_counted() as counted:
+            await self._sent(header, encoded.payload, work)
+            counted()
+
+    async def _sent(
+        self, header: federation_pb2.UpdateHeader, payload: memoryview, work: Work
+    ) -> None:
         try:
             await self._connection.call(
-                lambda: self._transfer.upload(header, update.flat, work.cancelled),
-                work.cancelled,
+                lambda: self._transfer.upload(header, payload, work.cancelled), work.cancelled
             )
         except FednotError as refusal:
             # A reply was lost and the update sent twice: it counts, once.

@@ -52,7 +52,7 @@ class Runtime:
         self._device = prepared.trainer.device
         self._state = prepared.state
         self._metrics = prepared.metrics
-        self._barring = Barring(prepared.metrics)
+        self._barring = Barring(prepared.metrics, rounds.forget)
         self._poll_wait = prepared.settings.poll_wait
         self._session: Session | None = None
 

@@ -10,8 +10,11 @@ from google.protobuf import duration_pb2
 
 from client.connection import Connection, FinalRefusalError, SessionLostError, final
 from client.dialler import Dialler
+from fednot.codecs import Codec, codec_of
+from fednot.codecs.topk import DEFAULT_FRACTION
 from fednot.errors import FednotError
 from fednot.v1 import federation_pb2
+from fednot.wire import codec_name
 
 if TYPE_CHECKING:
     from fednot.v1.federation_pb2_grpc import FederationServiceAsyncStub
@@ -26,7 +29,9 @@ T = TypeVar("T")
 
 
 class Session:
-    """An open session. Calls are repeated over outages until the server answers.
+    """An open session: `codec` is how updates are encoded, `data_port` the data channel's, or 0.
+
+    Calls are repeated over outages until the server answers.
 
     Each may raise FednotError, SessionLostError and FinalRefusalError.
     """
@@ -42,6 +47,8 @@ class Session:
         self.barred = opened.barred if opened.HasField("barred") else None
         given = opened.heartbeat_interval.ToNanoseconds() / 1e9 or DEFAULT_HEARTBEAT_SECONDS
         self.heartbeat_seconds = max(given, SHORTEST_HEARTBEAT_SECONDS)
+        self.codec = _agreed(opened)
+        self.data_port = opened.data_port
         self._dialler = dialler
         self._connection = connection
 
@@ -119,3 +126,13 @@ class Session:
         cancelled: threading.Event | None = None,
     ) -> T:
         return await self._connection.call(lambda: self._dialler.call(method), cancelled)
+
+
+def _agreed(opened: federation_pb2.JoinResponse) -> Codec:
+    try:
+        return codec_of(codec_name(opened.codec), opened.top_k_fraction or DEFAULT_FRACTION)
+    except ValueError as error:
+        raise FinalRefusalError(
+            f"the server chose an encoding of updates that this client cannot make ({error}); "
+            "update the client, or leave --codec out"
+        ) from error

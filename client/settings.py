@@ -48,6 +48,10 @@ class ClientSettings(Settings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="debug, info, warning or error"
     )
+    codec: Literal["none", "bf16", "fp16", "int8", "topk"] = Field(
+        default="none",
+        description="encoding of updates, if the server allows it: none, bf16, fp16, int8 or topk",
+    )
     poll_wait: float = Field(
         default=20.0, gt=0, le=30, description="seconds that the server may hold a poll for work"
     )

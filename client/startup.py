@@ -24,7 +24,7 @@ from fednot.identity.subject import Role
 from fednot.manifest import Manifest
 from fednot.task_loading import TaskLoadError, calling, load_task
 from fednot.v1 import federation_pb2
-from fednot.wire import manifest_message
+from fednot.wire import codec_value, manifest_message
 
 _log = logging.getLogger("client")
 
@@ -59,6 +59,7 @@ class Prepared:
             num_test_examples=len(test_data) if test_data is not None else 0,
             device=str(self.trainer.device.current),
             software_version=__version__,
+            codecs=[codec_value(self.settings.codec)],
         )
 
     def close(self) -> None:

@@ -1,66 +1,81 @@
-"""Model bytes between client and server: a checked download, an upload, both bounded in time."""
+"""Model bytes between client and server over gRPC: what was cut goes on where it was."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, TypeVar
+from dataclasses import dataclass
+from typing import Final, TypeVar
 
 import torch
 from grpc import aio
 
 from client.connection import BrokenStreamError, FinalRefusalError
 from client.dialler import Dialler
+from fednot.chunk_messages import framed
 from fednot.errors import FednotError
-from fednot.manifest import Manifest
-from fednot.tensors import as_bytes
 from fednot.training import WorkCancelledError
 from fednot.v1 import federation_pb2, model_pb2
-from fednot.wire import Receiver, checksum, chunks
+from fednot.wire import CHUNK_BYTES, MESSAGE_SECONDS, Receiver, longest_transfer
 
-STALL_SECONDS: Final = 30.0
-SLOWEST_BYTES_PER_SECOND: Final = 50_000
+OFFSET_KEY: Final = "fednot-offset"
 
 T = TypeVar("T")
 
+UploadCall = aio.StreamUnaryCall[
+    federation_pb2.UploadUpdateRequest | bytes, federation_pb2.UploadUpdateResponse
+]
+DownloadCall = aio.UnaryStreamCall[
+    federation_pb2.DownloadModelRequest, federation_pb2.DownloadModelResponse | memoryview
+]
 
-def deadline_for(num_bytes: int) -> float:
-    """Seconds that moving so many bytes may take: a minute, and 50 kB/s."""
-    return 60.0 + num_bytes / SLOWEST_BYTES_PER_SECOND
+
+@dataclass(frozen=True)
+class Expected:
+    """The version that a download must be of, and the digest of its manifest."""
+
+    version: int
+    manifest_digest: str
+
+    def check(self, header: model_pb2.ModelHeader) -> None:
+        """Raises BrokenStreamError for another version, FinalRefusalError for another manifest."""
+        if header.version != self.version:
+            raise BrokenStreamError(
+                f"version {header.version} came; the work is on version {self.version}"
+            )
+        if header.manifest_digest != self.manifest_digest:
+            raise FinalRefusalError(
+                "the server's model has another manifest than the one this client's Task builds; "
+                "give server and client the same Task"
+            )
 
 
 class Transfer:
-    """Moves flat models of one manifest; `moved` is told the direction and size of every chunk."""
+    """Moves flat models and updates; `moved` is told the direction and size of every chunk."""
 
-    def __init__(
-        self,
-        dialler: Dialler,
-        manifest: Manifest,
-        moved: Callable[[str, int], None],
-    ) -> None:
+    def __init__(self, dialler: Dialler, moved: Callable[[str, int], None]) -> None:
         self._dialler = dialler
-        self._manifest = manifest
         self._moved = moved
 
     async def download(
         self,
-        session: federation_pb2.Session,
-        work_id: str,
-        version: int,
+        request: federation_pb2.DownloadModelRequest,
+        version: Expected,
+        receiver: Receiver,
         cancelled: threading.Event,
     ) -> torch.Tensor:
         """The flat model of the version that the work names, uint8 [manifest.nbytes].
 
-        Raises BrokenStreamError, TimeoutError or AioRpcError, which a retry may mend;
-        FinalRefusalError if the server's model has another manifest; WorkCancelledError.
+        `receiver` keeps what came over calls that were cut; the next one goes on from there. Raises
+        BrokenStreamError, TimeoutError or AioRpcError, which a retry may mend; FinalRefusalError if
+        the server's model has another manifest; WorkCancelledError.
         """
-        request = federation_pb2.DownloadModelRequest(session=session, work_id=work_id)
+        request.offset = receiver.filled
         with self._dialler.line() as line:
-            timeout = deadline_for(self._manifest.nbytes)
-            call = line.federation.DownloadModel(request, timeout=timeout)
+            call = line.download(request, timeout=longest_transfer(receiver.num_bytes))
             try:
-                return await self._received(call, version, cancelled)
+                return await self._received(call, version, receiver, cancelled)
             except FednotError as error:
                 raise BrokenStreamError(f"the download is broken: {error.message}") from error
             finally:
@@ -69,20 +84,19 @@ class Transfer:
     async def upload(
         self,
         header: federation_pb2.UpdateHeader,
-        update: torch.Tensor,
+        payload: memoryview,
         cancelled: threading.Event,
     ) -> federation_pb2.UploadUpdateResponse:
-        """Streams an update and waits for the server's word that it counts.
+        """Streams an encoded update and waits for the server's word that it counts.
 
         Raises AioRpcError, TimeoutError, or WorkCancelledError before the last byte was sent.
         """
-        payload = as_bytes(update)
-        trailer = model_pb2.StreamTrailer(xxh3_128=checksum(payload))
+        trailer = model_pb2.StreamTrailer(xxh3_128=header.xxh3_128)
         with self._dialler.line() as line:
-            call = line.federation.UploadUpdate(timeout=deadline_for(len(payload)))
+            call = line.upload(timeout=longest_transfer(len(payload)))
             try:
                 if await _written(call, federation_pb2.UploadUpdateRequest(header=header)):
-                    await self._send(call, payload, cancelled)
+                    await self._send(call, payload, await _granted(call), cancelled)
                     await _written(call, federation_pb2.UploadUpdateRequest(trailer=trailer))
                 await call.done_writing()
                 return await call
@@ -90,63 +104,55 @@ class Transfer:
                 call.cancel()
 
     async def _send(
-        self,
-        call: aio.StreamUnaryCall[federation_pb2.UploadUpdateRequest, Any],
-        payload: memoryview,
-        cancelled: threading.Event,
+        self, call: UploadCall, payload: memoryview, offset: int, cancelled: threading.Event
     ) -> None:
-        for chunk in chunks(payload):
+        for start in range(offset, len(payload), CHUNK_BYTES):
             _check(cancelled)
-            if not await _written(call, federation_pb2.UploadUpdateRequest(chunk=chunk)):
+            chunk = payload[start : start + CHUNK_BYTES]
+            if not await _written(call, framed(chunk)):
                 return
             self._moved("upload", len(chunk))
 
     async def _received(
         self,
-        call: aio.UnaryStreamCall[Any, federation_pb2.DownloadModelResponse],
-        version: int,
+        call: DownloadCall,
+        version: Expected,
+        receiver: Receiver,
         cancelled: threading.Event,
     ) -> torch.Tensor:
-        receiver = self._receiver(await _part(call, "header"), version)
-        while True:
+        header = await _part(call)
+        if isinstance(header, memoryview) or not header.HasField("header"):
+            raise BrokenStreamError("the download does not begin with its header")
+        version.check(header.header)
+        receiver.begin(header.header.num_bytes, header.header.offset)
+        while isinstance(part := await _part(call), memoryview):
             _check(cancelled)
-            part = await _part(call, "chunk", "trailer")
-            if part.HasField("trailer"):
-                break
-            receiver.add(part.chunk)
-            self._moved("download", len(part.chunk))
+            receiver.add(part)
+            self._moved("download", len(part))
+        if not part.HasField("trailer"):
+            raise BrokenStreamError(f"the download has {part.WhichOneof('part')} out of order")
         if await _in_time(call.read()) is not aio.EOF:
             raise BrokenStreamError("the download goes on after its trailer")
         return receiver.finish(part.trailer.xxh3_128)
 
-    def _receiver(self, part: federation_pb2.DownloadModelResponse, version: int) -> Receiver:
-        if part.header.version != version:
-            raise BrokenStreamError(
-                f"version {part.header.version} came; the work is on version {version}"
-            )
-        if part.header.manifest_digest != self._manifest.digest:
-            raise FinalRefusalError(
-                "the server's model has another manifest than the one this client's Task builds; "
-                "give server and client the same Task"
-            )
-        return Receiver(self._manifest, part.header.num_bytes)
 
-
-async def _part(
-    call: aio.UnaryStreamCall[Any, federation_pb2.DownloadModelResponse], *expected: str
-) -> federation_pb2.DownloadModelResponse:
+async def _part(call: DownloadCall) -> federation_pb2.DownloadModelResponse | memoryview:
     part = await _in_time(call.read())
-    if not isinstance(part, federation_pb2.DownloadModelResponse):
+    if not isinstance(part, federation_pb2.DownloadModelResponse | memoryview):
         raise BrokenStreamError("the download ended before its trailer")
-    if part.WhichOneof("part") not in expected:
-        raise BrokenStreamError(f"the download has {part.WhichOneof('part')} out of order")
     return part
 
 
-async def _written(
-    call: aio.StreamUnaryCall[federation_pb2.UploadUpdateRequest, Any],
-    request: federation_pb2.UploadUpdateRequest,
-) -> bool:
+async def _granted(call: UploadCall) -> int:
+    """The byte to send from, once the server lets the upload begin; the call's deadline bounds it.
+
+    A call that was refused has no such metadata, and tells why when it is awaited.
+    """
+    value = (await call.initial_metadata()).get(OFFSET_KEY, "0")
+    return int(value)
+
+
+async def _written(call: UploadCall, request: federation_pb2.UploadUpdateRequest | bytes) -> bool:
     """False once the server has ended the call; awaiting the call then tells why."""
     try:
         await _in_time(call.write(request))
@@ -157,10 +163,10 @@ async def _written(
 
 async def _in_time(step: Awaitable[T]) -> T:
     try:
-        async with asyncio.timeout(STALL_SECONDS):
+        async with asyncio.timeout(MESSAGE_SECONDS):
             return await step
     except TimeoutError as error:
-        raise TimeoutError(f"no bytes moved for {STALL_SECONDS:.0f} s") from error
+        raise TimeoutError(f"no bytes moved for {MESSAGE_SECONDS:.0f} s") from error
 
 
 def _check(cancelled: threading.Event) -> None:

@@ -78,6 +78,7 @@ class Reason(StrEnum):
     DUPLICATE_UPDATE = auto()
     ROUND_OVER = auto()
     SLOW_SENDER = auto()
+    UPLOAD_REPLACED = auto()
     SERVER_BUSY = auto()
     SHUTTING_DOWN = auto()
     INVALID_IDENTITY = auto()
@@ -186,6 +187,9 @@ CATALOGUE: Final[dict[Reason, Entry]] = {
     ),
     Reason.SLOW_SENDER: Entry(
         Code.DEADLINE_EXCEEDED, "Check the link; the next round will ask again."
+    ),
+    Reason.UPLOAD_REPLACED: Entry(
+        Code.ABORTED, "Nothing is to be done: a newer connection goes on with the upload."
     ),
     Reason.SERVER_BUSY: Entry(
         Code.RESOURCE_EXHAUSTED, "Send it again after the time that RetryInfo says."

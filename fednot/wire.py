@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import torch
@@ -14,12 +14,23 @@ from fednot.tensors import as_bytes, empty
 from fednot.v1 import model_pb2
 
 CHUNK_BYTES: Final = 1 << 20
+SLOWEST_BYTES_PER_SECOND: Final = 50_000
+MESSAGE_SECONDS: Final = 30.0
+"""The longest that either side waits for the next bytes."""
 
 _KINDS: Final = {
     TensorKind.PARAMETER: model_pb2.TENSOR_KIND_PARAMETER,
     TensorKind.BUFFER: model_pb2.TENSOR_KIND_BUFFER,
 }
 _KINDS_BACK: Final = {value: kind for kind, value in _KINDS.items()}
+_CODECS: Final = {
+    "none": model_pb2.UPDATE_CODEC_NONE,
+    "bf16": model_pb2.UPDATE_CODEC_BF16,
+    "fp16": model_pb2.UPDATE_CODEC_FP16,
+    "int8": model_pb2.UPDATE_CODEC_INT8,
+    "topk": model_pb2.UPDATE_CODEC_TOP_K,
+}
+_CODEC_NAMES: Final = {value: name for name, value in _CODECS.items()}
 
 
 def manifest_message(manifest: Manifest) -> model_pb2.Manifest:
@@ -58,6 +69,23 @@ def manifest_of(message: model_pb2.Manifest) -> Manifest:
     )
 
 
+def codec_value(name: str) -> model_pb2.UpdateCodec.ValueType:
+    """The protocol's value for a codec's name. Raises KeyError if there is no such codec."""
+    return _CODECS[name]
+
+
+def codec_name(value: model_pb2.UpdateCodec.ValueType) -> str:
+    """The name of a codec; "" for a value of a newer protocol, "none" if it is not set."""
+    if value == model_pb2.UPDATE_CODEC_UNSPECIFIED:
+        return "none"
+    return _CODEC_NAMES.get(value, "")
+
+
+def longest_transfer(num_bytes: int) -> float:
+    """Seconds that moving so many bytes may take: a minute, and 50 kB/s."""
+    return 60.0 + num_bytes / SLOWEST_BYTES_PER_SECOND
+
+
 def chunks(payload: memoryview) -> Iterator[bytes]:
     """The payload cut into chunks of CHUNK_BYTES, the last one shorter."""
     for start in range(0, len(payload), CHUNK_BYTES):
@@ -72,38 +100,67 @@ def checksum(payload: memoryview) -> str:
 class Receiver:
     """Puts a stream of chunks together as one flat model and checks size and checksum.
 
-    The buffer has the size that the manifest gives, never one that the sender names.
+    The buffer has the size that the manifest gives, never one that the sender names. A stream that
+    was cut goes on at `filled`; one that was wrong begins again.
     """
 
-    def __init__(self, manifest: Manifest, announced_bytes: int) -> None:
-        if announced_bytes != manifest.nbytes:
-            raise FednotError(
-                Reason.WRONG_SIZE,
-                f"the stream announces {announced_bytes} bytes; the model has {manifest.nbytes}",
-            )
+    def __init__(self, manifest: Manifest) -> None:
         self._flat = empty(manifest)
         self._into = as_bytes(self._flat)
-        self._filled = 0
-        self._hash = xxhash.xxh3_128()
+        self.num_bytes: Final = len(self._into)
+        self._start_over()
 
-    def add(self, chunk: bytes) -> None:
+    def begin(self, announced_bytes: int, offset: int) -> None:
+        """Takes the header of a stream.
+
+        Raises FednotError (WRONG_SIZE) if it is of another size, INVALID_STREAM if it does not go
+        on where the stream before was cut.
+        """
+        if announced_bytes != len(self._into):
+            raise FednotError(
+                Reason.WRONG_SIZE,
+                f"the stream announces {announced_bytes} bytes; the model has {len(self._into)}",
+            )
+        if offset == 0:
+            self._start_over()
+        if offset != self.filled:
+            raise FednotError(
+                Reason.INVALID_STREAM, f"the stream begins at byte {offset}, not {self.filled}"
+            )
+
+    def add(self, chunk: bytes | memoryview) -> None:
         """Takes the next chunk. Raises FednotError (WRONG_SIZE) if it is one too many."""
-        end = self._filled + len(chunk)
+        end = self.filled + len(chunk)
         if end > len(self._into):
             raise FednotError(Reason.WRONG_SIZE, f"more than {len(self._into)} bytes were sent")
-        self._into[self._filled : end] = chunk
-        self._filled = end
-        self._hash.update(chunk)
+        self._into[self.filled : end] = chunk
+        self._took(end)
+
+    def read_from(self, read: Callable[[memoryview], int], most: int) -> int:
+        """Lets `read` fill the place of the next bytes, at most so many; gives how many came."""
+        count = read(self._into[self.filled : self.filled + most])
+        self._took(self.filled + count)
+        return count
 
     def finish(self, expected_checksum: str) -> torch.Tensor:
         """The flat model. Raises FednotError (WRONG_SIZE or WRONG_CHECKSUM)."""
-        if self._filled != len(self._into):
+        if self.filled != len(self._into):
             raise FednotError(
-                Reason.WRONG_SIZE, f"{self._filled} of {len(self._into)} bytes were sent"
+                Reason.WRONG_SIZE, f"{self.filled} of {len(self._into)} bytes were sent"
             )
-        if self._hash.hexdigest() != expected_checksum:
+        found = self._hash.hexdigest()
+        if found != expected_checksum:
+            self._start_over()
             raise FednotError(
                 Reason.WRONG_CHECKSUM,
-                f"the bytes have xxh3-128 {self._hash.hexdigest()}, not {expected_checksum!r}",
+                f"the bytes have xxh3-128 {found}, not {expected_checksum!r}",
             )
         return self._flat
+
+    def _start_over(self) -> None:
+        self.filled = 0
+        self._hash = xxhash.xxh3_128()
+
+    def _took(self, end: int) -> None:
+        self._hash.update(self._into[self.filled : end])
+        self.filled = end

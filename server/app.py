@@ -17,6 +17,7 @@ from fednot.http_status import Health, StatusServer
 from fednot.locked_directory import DirectoryInUseError, LockedDirectory
 from fednot.task_loading import calling, load_task
 from server import initial_model
+from server.blocks import Memory
 from server.cohorts.remote import RemoteCohort
 from server.coordinator import Coordinator
 from server.evaluation import ServerEvaluator
@@ -96,14 +97,16 @@ async def _federation(
     database = Database(settings.state_dir / "state.sqlite3")
     stack.callback(database.close)
     store = ModelStore(settings.state_dir / "versions")
+    memory = Memory(settings.memory_budget, settings.state_dir / "spill")
     cohort = RemoteCohort(lapse=HEARTBEATS_TO_LAPSE * settings.heartbeat_interval)
     federation = Federation(
         database=database,
-        model=await GlobalModel.open(database, store, initial),
+        model=await GlobalModel.open(database, store, initial, memory),
         cohort=cohort,
         evaluator=evaluator,
         defaults=settings.defaults(),
         metrics=Metrics(new_registry(), fednot.__version__),
+        memory=memory,
     )
     return federation, cohort
 

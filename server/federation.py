@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from server.blocks import Memory
 from server.cohorts.cohort import Cohort
 from server.evaluation import ServerEvaluator
 from server.fences import Fences
@@ -21,7 +22,7 @@ class Defaults:
     """What a request that leaves a field unset gets; times in seconds.
 
     With `require_approval` a deletion or readmission waits for a second identity, at most
-    `approval_expiry`.
+    `approval_expiry`. `accumulator` is the precision of a round's sum, "float32" or "float64".
     """
 
     rounds: RoundPolicy = field(default_factory=RoundPolicy)
@@ -31,6 +32,7 @@ class Defaults:
     round_retries: int = 3
     retry_wait: float = 2.0
     keep_versions: int = 5
+    accumulator: str = "float32"
     seed: int = 0
     require_approval: bool = False
     approval_expiry: float = 7 * 24 * 3600.0
@@ -55,6 +57,7 @@ class Federation:
     evaluator: ServerEvaluator | None
     defaults: Defaults
     metrics: Metrics
+    memory: Memory
     fences: Fences = field(default_factory=Fences)
     activity: Activity = field(default_factory=Activity)
     work: Interruptible = field(default_factory=Interruptible)

@@ -42,11 +42,13 @@ from server.services.enrolment import EnrolmentServicer
 from server.services.federation import FederationServicer
 from server.services.guard import Guard
 from server.services.identity import IdentityServicer
+from server.services.offer import SessionOffer
 from server.services.operator import OperatorServicer
 from server.services.permissions import check_enrolment
 from server.services.signing import Signing
 from server.settings import ServerSettings
 from server.state.database import StateError
+from server.uploads.desk import UploadDesk
 
 _FILES: Final[tuple[tuple[FileDescriptor, str], ...]] = (
     (federation_pb2.DESCRIPTOR, "FederationService"),
@@ -93,6 +95,7 @@ class Listeners:
         self._cohort = cohort
         self._identity = identity
         self._signing = Signing(identity)
+        self._uploads = UploadDesk(federation, cohort, settings.upload_limits())
         self._health = health.aio.HealthServicer()
         self._servers: list[aio.Server] = []
         self.ports: Final[list[int]] = []
@@ -134,6 +137,14 @@ class Listeners:
         await server.start()
         self.ports.append(port)
 
+    def _offer(self) -> SessionOffer:
+        settings = self._settings
+        return SessionOffer(
+            heartbeat_interval=settings.heartbeat_interval,
+            codecs=frozenset(settings.codecs),
+            top_k_fraction=settings.top_k_fraction,
+        )
+
     def _main_server(self) -> aio.Server:
         federation, coordinator, identity = self._federation, self._coordinator, self._identity
         guard = Guard(federation.metrics, identity, self.refusals)
@@ -142,8 +153,8 @@ class Listeners:
             FederationServicer(
                 federation,
                 self._cohort,
-                heartbeat_interval=self._settings.heartbeat_interval,
-                upload_slots=self._settings.upload_slots,
+                uploads=self._uploads,
+                offer=self._offer(),
                 trust_digest=lambda: identity.trust_digest if identity else "",
             ),
             server,

@@ -63,6 +63,14 @@ class Metrics:
             ["direction"],
             registry=registry,
         )
+        self.uploads = Gauge(
+            "fednot_uploads", "Uploads that are under way by state", ["state"], registry=registry
+        )
+        self.spilled_uploads = Counter(
+            "fednot_spilled_uploads_total",
+            "Slow uploads that moved from memory to a spill file",
+            registry=registry,
+        )
         self.accuracy = Gauge(
             "fednot_evaluation_accuracy_ratio", "Accuracy of the newest version", registry=registry
         )
@@ -111,6 +119,7 @@ class Metrics:
             self.updates.labels(update_outcome)
         for direction in DIRECTIONS:
             self.transfer.labels(direction)
+        self.show_uploads(receiving=0, waiting=0, cut=0)
         self.show_clients({})
         self.show_jobs({}, 0.0)
         self.show_certificates({}, stale=False)
@@ -122,6 +131,11 @@ class Metrics:
         made_version = outcome in (RoundOutcome.COMPLETED, RoundOutcome.DEGRADED)
         if phase is RoundPhase.RECOVERY and made_version:
             self.recovery_rounds.inc()
+
+    def show_uploads(self, **counts: int) -> None:
+        """Shows how many uploads are receiving, waiting for a slot, and cut but kept."""
+        for state, count in counts.items():
+            self.uploads.labels(state).set(count)
 
     def show_version(self, version: Version, released: int) -> None:
         """Shows the newest version, and which one is released."""

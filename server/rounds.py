@@ -258,7 +258,9 @@ class Rounds:
             updates.labels("missing").inc()
             return getattr(answer, "reason", "it evaluated instead of training")
         try:
-            await asyncio.to_thread(average.add, answer.flat, answer.num_examples)
+            manifest = self._federation.model.manifest
+            flat = await asyncio.to_thread(answer.codec.decode, answer.payload.tensor, manifest)
+            await asyncio.to_thread(average.add, flat, answer.num_examples)
         except FednotError as refusal:
             answer.settle(refusal)
             return f"{refusal.reason}: {refusal.message}"

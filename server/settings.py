@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final, Literal
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import ByteSize, ConfigDict, Field, field_validator, model_validator
 
 from fednot.address import is_loopback
+from fednot.codecs import NAMES, codec_of
+from fednot.codecs.topk import DEFAULT_FRACTION
 from fednot.settings import Settings
 from server.federation import Defaults
 from server.records import RecoveryPolicy, RoundPolicy
+from server.uploads.desk import UploadLimits
 
 ENVIRONMENT_PREFIX: Final = "FEDNOT_SERVER_"
 
@@ -75,7 +78,27 @@ class ServerSettings(Settings):
         5, ge=0, description="newest versions whose bytes training keeps, 0 for all"
     )
     heartbeat_interval: float = Field(5.0, gt=0, description="seconds between client heartbeats")
-    upload_slots: int = Field(4, ge=1, description="updates that are buffered at once")
+    upload_slots: int = Field(2, ge=1, description="updates that are in memory at once")
+    upload_wait: float = Field(20.0, gt=0, description="seconds an upload waits for a slot")
+    slow_upload: int = Field(
+        8_000_000, ge=0, description="bytes/s below which uploads move to disk while others wait"
+    )
+    partial_expiry: float = Field(300.0, gt=0, description="seconds that a cut upload is kept")
+    memory_budget: ByteSize | None = Field(
+        None, description="bytes for models and updates in memory, as 512MB; more goes to disk"
+    )
+    accumulator: Literal["float32", "float64"] = Field(
+        "float32", description="precision of the sum; float64 does not depend on arrival order"
+    )
+    codecs: tuple[str, ...] = Field(
+        NAMES, description="encodings of updates that clients may choose, may be repeated"
+    )
+    top_k_fraction: float = Field(
+        DEFAULT_FRACTION, gt=0, le=1, description="share of the values that topk keeps"
+    )
+    data_address: str = Field(
+        "", description="HOST:PORT of the data channel, usual port 50053; empty for none"
+    )
     stop_grace: float = Field(5.0, ge=0, description="seconds that calls get to end at SIGTERM")
     reflection: bool = Field(True, description="serve gRPC reflection")
     torch_threads: int = Field(1, ge=1, description="threads for aggregation and evaluation")
@@ -87,6 +110,13 @@ class ServerSettings(Settings):
     @classmethod
     def _empty_is_none(cls, value: object) -> object:
         return value or None
+
+    @field_validator("codecs")
+    @classmethod
+    def _known_codecs(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            codec_of(name)
+        return names
 
     @model_validator(mode="after")
     def _consistent(self) -> ServerSettings:
@@ -115,11 +145,12 @@ class ServerSettings(Settings):
             raise ValueError(
                 f"--insecure serves without identities and {given[0]} needs them; keep one"
             )
-        if not is_loopback(self.address):
-            raise ValueError(
-                f"--insecure serves loopback only and {self.address} is not; give "
-                "--authority DIR (`fednot certs init DIR` makes it) or --identity FOLDER instead"
-            )
+        for address in filter(None, (self.address, self.data_address)):
+            if not is_loopback(address):
+                raise ValueError(
+                    f"--insecure serves loopback only and {address} is not; give --authority DIR "
+                    "(`fednot certs init DIR` makes it) or --identity FOLDER instead"
+                )
 
     @property
     def identity_folder(self) -> Path | None:
@@ -127,6 +158,15 @@ class ServerSettings(Settings):
         if self.identity is None and self.authority is not None:
             return self.authority / "server"
         return self.identity
+
+    def upload_limits(self) -> UploadLimits:
+        """What uploads may take."""
+        return UploadLimits(
+            slots=self.upload_slots,
+            wait=self.upload_wait,
+            slowest=self.slow_upload,
+            expiry=self.partial_expiry,
+        )
 
     def defaults(self) -> Defaults:
         """What requests with unset fields get."""
@@ -151,6 +191,7 @@ class ServerSettings(Settings):
             round_retries=self.round_retries,
             retry_wait=self.retry_wait,
             keep_versions=self.keep_versions,
+            accumulator=self.accumulator,
             seed=self.seed,
             require_approval=self.require_approval,
             approval_expiry=self.approval_expiry,

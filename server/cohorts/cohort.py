@@ -13,7 +13,9 @@ from typing import Protocol
 
 import torch
 
+from fednot.codecs import Codec
 from fednot.errors import FednotError
+from server.blocks import Block
 from server.records import RoundPhase, Scores, Version
 
 
@@ -26,7 +28,10 @@ class WorkKind(StrEnum):
 
 @dataclass(frozen=True)
 class WorkPlan:
-    """Work for a cohort: `deadline` seconds from its start, `round` 0 outside of rounds."""
+    """Work for a cohort: `deadline` seconds from its start, `round` 0 outside of rounds.
+
+    `release` gives back the pages of a part of `flat` that was read, if they are on disk.
+    """
 
     kind: WorkKind
     round: int
@@ -37,6 +42,7 @@ class WorkPlan:
     deadline: float
     seed: int = 0
     config: Mapping[str, float] = field(default_factory=dict)
+    release: Callable[[int, int], None] = lambda _start, _stop: None
 
     def seed_of(self, client: str) -> int:
         """The seed of one client in this round (63 bits), the same in every process."""
@@ -46,11 +52,16 @@ class WorkPlan:
 
 @dataclass(frozen=True)
 class Update:
-    """A client's complete update. Call `settle` once: None if it counts, else the refusal."""
+    """A client's complete update, as it was encoded.
+
+    Call `settle` once: None if it counts, else the refusal. From then on `payload` is not the
+    update's any more.
+    """
 
     client: str
     num_examples: int
-    flat: torch.Tensor
+    payload: Block
+    codec: Codec
     metrics: Scores
     settle: Callable[[FednotError | None], None]
 

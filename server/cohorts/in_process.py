@@ -14,11 +14,13 @@ from dataclasses import replace
 import torch
 from torch import nn
 
+from fednot.codecs.none import Plain
 from fednot.errors import FednotError
 from fednot.manifest import Manifest
 from fednot.task import SampleDataset, Task
 from fednot.tensors import difference, flatten_module, load_into
 from fednot.training import TrainContext
+from server.blocks import Block
 from server.cohorts.cohort import Answer, Evaluation, NoAnswer, Update, WorkKind, WorkPlan
 
 CPU = torch.device("cpu")
@@ -92,7 +94,8 @@ class _Member:
         )
         result = self._task.train(model, self._train_data, context)
         update = difference(flatten_module(model, manifest), plan.flat, manifest)
-        return Update(client, result.num_examples, update, result.metrics, lambda _: None)
+        payload = Block.of(update)
+        return Update(client, result.num_examples, payload, Plain(), result.metrics, lambda _: None)
 
     def evaluate(self, client: str, plan: WorkPlan, _over: threading.Event) -> Answer:
         model, _ = self._loaded(plan)

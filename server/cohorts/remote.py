@@ -7,10 +7,12 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
+from fednot.codecs import Codec
+from fednot.codecs.none import Plain
 from fednot.errors import FednotError, Reason
+from server.broadcast import Broadcast
 from server.cohorts.cohort import Answer, NoAnswer, Update, WorkPlan
 from server.pulse import Pulse
 
@@ -22,7 +24,7 @@ class Session:
     """A client that is there: `last_seen` is on the monotonic clock, in seconds.
 
     `certificate` is the one that it showed last, as PEM, and `certificate_expires_at` when that
-    ends, in seconds since the epoch; both None over plaintext.
+    ends, in seconds since the epoch; both None over plaintext. `codec` is how it encodes updates.
     """
 
     client: str
@@ -33,22 +35,30 @@ class Session:
     degraded: bool = False
     certificate_expires_at: float | None = None
     certificate: bytes | None = None
+    codec: Codec = field(default_factory=Plain)
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
 class Assignment:
     """One client's part of a plan. It outlives a session, so that a client that rejoins gets it."""
 
-    def __init__(self, client: str, plan: WorkPlan, answers: asyncio.Queue[Answer]) -> None:
+    def __init__(
+        self,
+        client: str,
+        plan: WorkPlan,
+        broadcast: Broadcast,
+        answers: asyncio.Queue[Answer],
+    ) -> None:
         self.id = uuid.uuid4().hex
         self.client = client
         self.plan = plan
+        self.broadcast = broadcast
         self.deadline_at = time.time() + plan.deadline
         self.answered = False
         self.over = False
         self._answers = answers
         self._verdict: asyncio.Future[None] | None = None
-        self._downloads: set[asyncio.Task[Any]] = set()
+        self._at_end: set[Callable[[], object]] = set()
 
     def check_open(self) -> None:
         """Raises FednotError unless an answer is awaited: ROUND_OVER; if it was given already, the
@@ -62,16 +72,22 @@ class Assignment:
             raise FednotError(Reason.DUPLICATE_UPDATE, "this work was answered already")
 
     @contextmanager
-    def downloading(self) -> Iterator[None]:
-        """Ties a call that streams the model to this work: it ends with it, even if it stalls."""
-        task = asyncio.current_task()
-        if task is None:
-            raise RuntimeError("a download runs in a task")
-        self._downloads.add(task)
+    def until_its_end(self, end: Callable[[], object]) -> Iterator[None]:
+        """Ties something to this work: `end` is called if the work ends first, even if it stalls.
+
+        Raises FednotError (ROUND_OVER) if the work has ended.
+        """
+        if self.over:
+            raise _round_over()
+        self._at_end.add(end)
         try:
             yield
         finally:
-            self._downloads.discard(task)
+            self._at_end.discard(end)
+
+    def at_its_end(self, end: Callable[[], object]) -> None:
+        """Calls `end` when the work ends."""
+        self._at_end.add(end)
 
     def answer(self, answer: Answer) -> None:
         """Hands an answer to the round. Raises FednotError unless one is awaited."""
@@ -80,13 +96,14 @@ class Assignment:
         self._answers.put_nowait(answer)
 
     async def submit(self, update: Update) -> None:
-        """Hands an update to the round and waits for its verdict.
+        """Hands an update to the round and waits for its verdict; then the update is settled, too.
 
         Raises FednotError if the round refuses the update, or ends first.
         """
         verdict: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def settle(refusal: FednotError | None) -> None:
+            update.settle(refusal)
             if verdict.done():
                 return
             if refusal is None:
@@ -94,15 +111,15 @@ class Assignment:
             else:
                 verdict.set_exception(refusal)
 
-        self.answer(Update(update.client, update.num_examples, update.flat, update.metrics, settle))
+        self.answer(replace(update, settle=settle))
         self._verdict = verdict
         await verdict
 
     def end(self) -> None:
-        """Ends the work: an update whose verdict is open is refused, downloads are cut."""
+        """Ends the work: an update whose verdict is open is refused, transfers are cut."""
         self.over = True
-        for task in self._downloads:
-            task.cancel()
+        for end in tuple(self._at_end):
+            end()
         if self._verdict is not None and not self._verdict.done():
             self._verdict.set_exception(_round_over())
 
@@ -212,7 +229,8 @@ class RemoteCohort:
     async def work(self, plan: WorkPlan) -> AsyncGenerator[Answer, None]:
         """Yields one answer for each client of the plan, until its deadline."""
         answers: asyncio.Queue[Answer] = asyncio.Queue()
-        batch = [Assignment(client, plan, answers) for client in plan.clients]
+        broadcast = Broadcast(plan.flat, plan.release)
+        batch = [Assignment(client, plan, broadcast, answers) for client in plan.clients]
         self._assignments |= {assignment.id: assignment for assignment in batch}
         self._pulse.beat()
         until = time.monotonic() + plan.deadline

@@ -43,6 +43,7 @@ def session_of(cohort: RemoteCohort, message: federation_pb2.Session) -> Session
     """The caller's live session. Raises FednotError (NOT_YOUR_NAME, UNKNOWN_SESSION)."""
     session = cohort.session(callers.client_name(message.client), message.id)
     session.certificate_expires_at = callers.current().expires_at
+    session.certificate = callers.certificate()
     return session
 
 

@@ -12,18 +12,19 @@ from grpc import aio
 
 from fednot.errors import FednotError, Reason
 from fednot.naming import one_line
-from fednot.tensors import as_bytes
 from fednot.v1 import federation_pb2, federation_pb2_grpc, model_pb2
-from fednot.wire import checksum, chunks
 from server.cohorts.cohort import Evaluation, NoAnswer, WorkKind
 from server.cohorts.remote import Assignment, RemoteCohort, Session
 from server.federation import Federation
 from server.records import ClientRecord
 from server.services import callers
 from server.services.admission import check_join, check_metrics, device_name, session_of
+from server.services.downloads import DownloadDesk
 from server.services.messages import barred_message, round_phase, timestamp
-from server.services.uploads import UploadDesk
+from server.services.offer import SessionOffer
+from server.services.uploads import OFFSET_KEY, Part, UploadStream
 from server.state import client_rows
+from server.uploads.desk import UploadDesk
 
 MAX_POLL_SECONDS: Final = 30.0
 MAX_MESSAGE_LENGTH: Final = 500
@@ -42,16 +43,18 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
         federation: Federation,
         cohort: RemoteCohort,
         *,
-        heartbeat_interval: float,
-        upload_slots: int,
+        uploads: UploadDesk,
+        offer: SessionOffer,
         trust_digest: Callable[[], str] = str,
     ) -> None:
         """`trust_digest` tells clients when the authorities that they trust have changed."""
         self._federation = federation
         self._cohort = cohort
-        self._heartbeat_interval = heartbeat_interval
+        self._offer = offer
         self._trust_digest = trust_digest
-        self._uploads = UploadDesk(federation, cohort, slots=upload_slots)
+        self._uploads = UploadStream(uploads, federation.metrics)
+        self._downloads = DownloadDesk(federation, cohort)
+        self._sent = federation.metrics.transfer.labels("sent")
 
     async def Join(
         self, request: federation_pb2.JoinRequest, context: Context
@@ -68,6 +71,7 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
             last_seen=time.monotonic(),
             certificate_expires_at=callers.current().expires_at,
             certificate=callers.certificate(),
+            codec=self._offer.codec_for(request.codecs),
         )
         record = ClientRecord(
             name=name,
@@ -86,14 +90,14 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
             barred=barred_message(self._federation.fences.bar_of(name)),
             client=name,
         )
-        response.heartbeat_interval.FromNanoseconds(int(self._heartbeat_interval * 1e9))
+        self._offer.write(response, session.codec)
         return response
 
     async def PollWork(
         self, request: federation_pb2.PollWorkRequest, context: Context
     ) -> federation_pb2.PollWorkResponse:
         """Waits for work; a barred client is told at once that it gets none."""
-        session = self._session(request.session)
+        session = session_of(self._cohort, request.session)
         bar = self._federation.fences.bar_of(session.client)
         wait = min(max(request.max_wait.ToNanoseconds() / 1e9, 0.0), MAX_POLL_SECONDS)
         assignment = await self._cohort.next_assignment(session.client, 0.0 if bar else wait)
@@ -105,47 +109,40 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
             return federation_pb2.PollWorkResponse(evaluate=_evaluate_work(assignment))
         return federation_pb2.PollWorkResponse(train=_train_work(assignment))
 
-    async def DownloadModel(
+    async def DownloadModel(  # type: ignore[override]
         self, request: federation_pb2.DownloadModelRequest, context: Context
-    ) -> AsyncIterator[federation_pb2.DownloadModelResponse]:
-        """Streams the version that the caller's work names."""
-        session = self._session(request.session)
-        assignment = self._cohort.assignment(session.client, request.work_id)
-        assignment.check_open()
-        plan = assignment.plan
-        payload = as_bytes(plan.flat)
-        header = model_pb2.ModelHeader(
-            version=plan.version.number,
-            generation=plan.version.generation,
-            manifest_digest=self._federation.model.manifest.digest,
-            num_bytes=len(payload),
-        )
-        sent = self._federation.metrics.transfer.labels("sent")
-        with assignment.downloading():
-            yield federation_pb2.DownloadModelResponse(header=header)
-            for chunk in chunks(payload):
+    ) -> AsyncIterator[federation_pb2.DownloadModelResponse | bytes]:
+        """Streams the version that the caller's work names; chunks are encoded already."""
+        download = self._downloads.open(request)
+        assignment, session = download.assignment, download.session
+        task = asyncio.current_task()
+        with assignment.until_its_end(task.cancel if task else lambda: None):
+            yield federation_pb2.DownloadModelResponse(header=download.header)
+            for count, frame in assignment.broadcast.frames(request.offset):
                 assignment.check_open()
-                yield federation_pb2.DownloadModelResponse(chunk=chunk)
-                sent.inc(len(chunk))
+                yield frame
+                self._sent.inc(count)
                 session.last_seen = time.monotonic()
-            digest = await asyncio.to_thread(checksum, payload)
+            digest = await assignment.broadcast.checksum()
             trailer = model_pb2.StreamTrailer(xxh3_128=digest)
             yield federation_pb2.DownloadModelResponse(trailer=trailer)
 
     async def UploadUpdate(
-        self,
-        request_iterator: AsyncIterator[federation_pb2.UploadUpdateRequest],
-        context: Context,
+        self, request_iterator: AsyncIterator[Part], context: Context
     ) -> federation_pb2.UploadUpdateResponse:
         """Takes an update; it counts once this returns."""
-        counted_in = await self._uploads.take(request_iterator)
+
+        async def announce(offset: int) -> None:
+            await context.send_initial_metadata(((OFFSET_KEY, str(offset)),))
+
+        counted_in = await self._uploads.take(request_iterator, announce)
         return federation_pb2.UploadUpdateResponse(round=counted_in)
 
     async def ReportEvaluation(
         self, request: federation_pb2.ReportEvaluationRequest, context: Context
     ) -> federation_pb2.ReportEvaluationResponse:
         """Takes the result of evaluation work."""
-        session = self._session(request.session)
+        session = session_of(self._cohort, request.session)
         assignment = self._cohort.assignment(session.client, request.work_id)
         if not 1 <= request.num_examples <= session.num_test_examples:
             raise FednotError(
@@ -163,7 +160,7 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
         self, request: federation_pb2.ReportFailureRequest, context: Context
     ) -> federation_pb2.ReportFailureResponse:
         """Notes that work could not be done."""
-        session = self._session(request.session)
+        session = session_of(self._cohort, request.session)
         assignment = self._cohort.assignment(session.client, request.work_id)
         reason = f"it failed: {one_line(request.message, MAX_MESSAGE_LENGTH)}"
         assignment.answer(NoAnswer(session.client, reason))
@@ -173,7 +170,7 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
         self, request: federation_pb2.HeartbeatRequest, context: Context
     ) -> federation_pb2.HeartbeatResponse:
         """Notes that the client is alive and says whether its work still counts."""
-        session = self._session(request.session)
+        session = session_of(self._cohort, request.session)
         session.degraded = request.degraded
         session.device = device_name(request.device) or session.device
         return federation_pb2.HeartbeatResponse(
@@ -186,18 +183,13 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
         self, request: federation_pb2.LeaveRequest, context: Context
     ) -> federation_pb2.LeaveResponse:
         """Closes the session."""
-        session = self._session(request.session)
+        session = session_of(self._cohort, request.session)
         self._cohort.close(session)
         seen = time.time()
         await self._federation.database.run(
             lambda c: client_rows.record_seen(c, session.client, seen)
         )
         return federation_pb2.LeaveResponse()
-
-    def _session(self, message: federation_pb2.Session) -> Session:
-        session = session_of(self._cohort, message)
-        session.certificate = callers.certificate()
-        return session
 
     def _stands(self, client: str, work_id: str) -> bool:
         if not work_id:

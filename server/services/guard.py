@@ -19,6 +19,7 @@ import grpc
 from grpc import aio
 from grpc_status import rpc_status
 
+from fednot import chunk_messages
 from fednot.errors import FednotError, Reason
 from fednot.rpc_errors import to_status
 from server.metrics import Metrics
@@ -38,6 +39,7 @@ COURSE_OF_THINGS: Final = frozenset(
         Reason.STALE_GENERATION,
         Reason.WRONG_BASE_VERSION,
         Reason.SLOW_SENDER,
+        Reason.UPLOAD_REPLACED,
         Reason.SERVER_BUSY,
         Reason.SHUTTING_DOWN,
         Reason.INTERNAL,
@@ -108,8 +110,10 @@ class Guard(aio.ServerInterceptor):
         if handler.request_streaming:
             serve = self._watching(serve)
         wrap = self._streaming if handler.response_streaming else self._unary
-        wrapped = wrap(handler_call_details.method, serve)
-        return make(wrapped, handler.request_deserializer, handler.response_serializer)
+        method = handler_call_details.method
+        read = _READERS.get(method, handler.request_deserializer)
+        write = _WRITERS.get(method, handler.response_serializer)
+        return make(wrap(method, serve), read, write)
 
     def _watching(self, serve: Serve) -> Serve:
         return lambda requests, context: serve(_Watched(requests, self._caller, context), context)
@@ -219,6 +223,10 @@ class _Watched:
         self._judge(self._context)
         return message
 
+
+_READERS: Final = {chunk_messages.UPLOAD: chunk_messages.upload_part}
+_WRITERS: Final = {chunk_messages.DOWNLOAD: chunk_messages.download_bytes}
+"""In place of protobuf's own, which copy every chunk twice."""
 
 _KINDS: Final = {
     (False, False): ("unary_unary", grpc.unary_unary_rpc_method_handler),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from fednot import Task
 from server import initial_model
+from server.blocks import Memory
 from server.cohorts.in_process import InProcessCohort
 from server.coordinator import Coordinator
 from server.evaluation import ServerEvaluator
@@ -113,6 +114,7 @@ async def in_process(
         evaluator=ServerEvaluator(server_task, data) if data is not None else None,
         defaults=defaults,
         metrics=Metrics(new_registry(), "test"),
+        memory=Memory(None, folder / "spill"),
     )
     for name, task in client_tasks.items():
         record = ClientRecord(name, time.time(), time.time(), len(task.train_data()), 0, "cpu")

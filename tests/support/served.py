@@ -20,6 +20,7 @@ from fednot.errors import FednotError
 from fednot.identity.subject import Role
 from fednot.rpc_errors import from_rpc_error
 from server import initial_model
+from server.blocks import Memory
 from server.cohorts.remote import RemoteCohort
 from server.coordinator import Coordinator
 from server.federation import Federation
@@ -117,6 +118,7 @@ async def served(
         evaluator=None,
         defaults=settings.defaults(),
         metrics=Metrics(new_registry(), "test"),
+        memory=Memory(None, folder / "spill"),
     )
     identity = None
     if settings.identity_folder is not None:

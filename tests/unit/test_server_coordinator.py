@@ -16,6 +16,7 @@ from fednot.layers import layer_map
 from fednot.manifest import Manifest
 from fednot.tensors import flatten_module
 from fednot.zoo import Mlp
+from server.blocks import Memory
 from server.cohorts.in_process import InProcessCohort
 from server.coordinator import Coordinator
 from server.federation import Defaults, Federation
@@ -43,6 +44,7 @@ async def federation(tmp_path: Path) -> AsyncIterator[Federation]:
         evaluator=None,
         defaults=Defaults(),
         metrics=Metrics(new_registry(), "test"),
+        memory=Memory(None, tmp_path / "spill"),
     )
     record = ClientRecord("c1", 1.0, 1.0, 10, 0, "cpu")
     await database.run(lambda c: client_rows.record_join(c, record))

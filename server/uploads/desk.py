@@ -1,0 +1,238 @@
+"""Takes updates in, whatever carries them: who may send, into which buffer, and what became of it.
+
+A few uploads are in memory at once; the rest wait their turn. While somebody waits, whoever sends
+slowly, or not at all since its connection was cut, moves to a spill file and gives the slot back.
+A cut upload is kept until it goes on, until its time is over, or until its round ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from fednot.errors import FednotError, Reason
+from fednot.v1 import federation_pb2
+from server.blocks import Block
+from server.cohorts.cohort import Update
+from server.cohorts.remote import RemoteCohort
+from server.evaluation import finite
+from server.federation import Federation
+from server.services.admission import session_of
+from server.uploads.arrival import Arrival
+from server.uploads.buffers import Buffers
+from server.uploads.checks import check_header
+from server.uploads.slots import RETRY_AFTER, Slots
+from server.uploads.upload import Upload
+
+LOOK_EVERY: Final = 0.04
+PACE_OVER: Final = 0.1
+IDLE_SECONDS: Final = 60.0
+
+log = logging.getLogger("server.uploads")
+
+
+@dataclass(frozen=True)
+class UploadLimits:
+    """At most `slots` uploads in memory, each at `slowest` bytes a second or more while others
+    wait, which they do for at most `wait` seconds; a cut one is kept for `expiry` seconds.
+    """
+
+    slots: int = 2
+    wait: float = 20.0
+    slowest: float = 8e6
+    expiry: float = 300.0
+
+
+class UploadDesk:
+    """The one place that uploads go through; it lives on the event loop."""
+
+    def __init__(self, federation: Federation, cohort: RemoteCohort, limits: UploadLimits) -> None:
+        self._federation = federation
+        self._cohort = cohort
+        self._limits = limits
+        self._slots = Slots(limits.slots, limits.wait)
+        self._buffers = Buffers(federation.memory, limits.slots)
+        self._arrivals: dict[str, Arrival] = {}
+        self._newest: dict[str, Upload] = {}
+        self._watch: asyncio.Task[None] | None = None
+        self._idle: asyncio.TimerHandle | None = None
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Counts an upload that is refused."""
+        try:
+            yield
+        except FednotError:
+            self._federation.metrics.updates.labels("refused").inc()
+            raise
+
+    async def open(self, header: federation_pb2.UpdateHeader) -> Upload:
+        """Admits an upload; `offset` of what is returned says where it begins.
+
+        Raises FednotError with the reason if the update cannot count, or SERVER_BUSY.
+        """
+        session = session_of(self._cohort, header.session)
+        federation = self._federation
+        federation.fences.check(session.client)
+        assignment = self._cohort.assignment(session.client, header.work_id)
+        check_header(header, session, assignment, federation.model.manifest)
+        upload = Upload(header, session, assignment, federation.fences)
+        if assignment.id not in self._newest:
+            assignment.at_its_end(lambda: self._newest.pop(assignment.id))
+        self._newest[assignment.id] = upload
+        upload.holds(self._kept(upload) or await self._begun(upload))
+        self._show()
+        return upload
+
+    async def finish(self, upload: Upload, checksum: str) -> int:
+        """Hands a complete update to its round and returns the round's number once it counts.
+
+        Raises FednotError with the reason if it does not.
+        """
+        arrival, header = upload.check(), upload.header
+        try:
+            arrival.finish(checksum)
+        except FednotError:
+            self._drop(upload.assignment.id, arrival)
+            raise
+        update = Update(
+            client=upload.session.client,
+            num_examples=header.num_examples,
+            payload=arrival.block,
+            codec=upload.session.codec,
+            metrics=finite(dict(header.metrics)),
+            settle=lambda _refusal: self._drop(upload.assignment.id, arrival),
+        )
+        await upload.assignment.submit(update)
+        return upload.assignment.plan.round
+
+    def cut(self, upload: Upload) -> None:
+        """The connection ended early: keeps what came for a while, if the sender can go on."""
+        arrival = upload.arrival
+        if arrival is None or arrival.holder is not upload or upload.assignment.answered:
+            return
+        work_id = upload.assignment.id
+        arrival.holder = None
+        if not arrival.checksum or not arrival.received:
+            self._drop(work_id, arrival)
+            return
+        log.info(
+            "the upload of %s was cut at byte %d of %d; it can go on",
+            upload.session.client,
+            arrival.received,
+            arrival.num_bytes,
+        )
+        asyncio.get_running_loop().call_later(
+            self._limits.expiry, self._drop_if_cut, work_id, arrival
+        )
+        self._show()
+
+    def _drop_if_cut(self, work_id: str, arrival: Arrival) -> None:
+        if arrival.holder is None:
+            self._drop(work_id, arrival)
+
+    def _kept(self, upload: Upload) -> Arrival | None:
+        """What an upload that was cut left of the same update."""
+        header, work_id = upload.header, upload.assignment.id
+        arrival = self._arrivals.get(work_id)
+        if arrival is None:
+            return None
+        if header.xxh3_128 and header.xxh3_128 == arrival.checksum:
+            return arrival
+        self._drop(work_id, arrival)
+        return None
+
+    async def _begun(self, upload: Upload) -> Arrival:
+        await self._slot()
+        try:
+            self._check_newest(upload)
+            header = upload.header
+            block = await asyncio.to_thread(self._buffers.take, header.num_bytes)
+        except OSError as error:
+            self._slots.release()
+            raise FednotError(
+                Reason.SERVER_BUSY,
+                f"there is no space for the update: {error.strerror}",
+                retry_after=RETRY_AFTER,
+            ) from error
+        except BaseException:
+            self._slots.release()
+            raise
+        arrival = Arrival(block, header.num_bytes, header.xxh3_128)
+        work_id = upload.assignment.id
+        self._arrivals[work_id] = arrival
+        upload.assignment.at_its_end(lambda: self._drop(work_id, arrival))
+        return arrival
+
+    def _check_newest(self, upload: Upload) -> None:
+        upload.assignment.check_open()
+        if self._newest.get(upload.assignment.id) is not upload:
+            raise FednotError(Reason.UPLOAD_REPLACED, "a newer upload of this work has begun")
+
+    async def _slot(self) -> None:
+        if self._watch is None or self._watch.done():
+            self._watch = asyncio.create_task(self._look_for_slow_ones())
+        try:
+            await self._slots.acquire()
+        finally:
+            self._show()
+
+    async def _look_for_slow_ones(self) -> None:
+        await asyncio.sleep(0)
+        while self._slots.waiting:
+            now = time.monotonic()
+            for arrival in tuple(self._arrivals.values()):
+                since = arrival.mark[1]
+                if arrival.in_slot and now - since >= PACE_OVER and self._is_slow(arrival, now):
+                    await self._spill(arrival)
+            await asyncio.sleep(LOOK_EVERY)
+
+    def _is_slow(self, arrival: Arrival, now: float) -> bool:
+        return arrival.pace(now) < self._limits.slowest and arrival.received < arrival.num_bytes
+
+    async def _spill(self, arrival: Arrival) -> None:
+        try:
+            before = await asyncio.to_thread(self._moved, arrival)
+        except OSError as error:
+            log.warning("a slow upload cannot move to a spill file: %s", error)
+            return
+        if before is not None:
+            self._buffers.give(before)
+            self._federation.metrics.spilled_uploads.inc()
+            self._leave_slot(arrival)
+        self._show()
+
+    def _moved(self, arrival: Arrival) -> Block | None:
+        return arrival.move(lambda: self._buffers.take_spilled(arrival.num_bytes))
+
+    def _drop(self, work_id: str, arrival: Arrival) -> None:
+        """Gives back what an arrival holds, however often it is called."""
+        if self._arrivals.get(work_id) is not arrival:
+            return
+        del self._arrivals[work_id]
+        self._buffers.give(arrival.close())
+        self._leave_slot(arrival)
+        self._show()
+
+    def _leave_slot(self, arrival: Arrival) -> None:
+        if arrival.in_slot:
+            arrival.in_slot = False
+            self._slots.release()
+
+    def _show(self) -> None:
+        arrivals = self._arrivals.values()
+        cut = sum(arrival.holder is None for arrival in arrivals)
+        self._federation.metrics.show_uploads(
+            receiving=len(arrivals) - cut, waiting=self._slots.waiting, cut=cut
+        )
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
+        if not arrivals:
+            loop = asyncio.get_running_loop()
+            self._idle = loop.call_later(IDLE_SECONDS, self._buffers.clear)

@@ -1,0 +1,66 @@
+"""One connection's hold on an update that it brings."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from fednot.errors import FednotError, Reason
+from fednot.v1 import federation_pb2
+from fednot.wire import longest_transfer
+from server.cohorts.remote import Assignment, Session
+from server.fences import Fences
+from server.uploads.arrival import Arrival
+
+
+class Upload:
+    """What a connection sends for a piece of work. A newer connection takes the arrival over."""
+
+    def __init__(
+        self,
+        header: federation_pb2.UpdateHeader,
+        session: Session,
+        assignment: Assignment,
+        fences: Fences,
+    ) -> None:
+        self.header: Final = header
+        self.session: Final = session
+        self.assignment: Final = assignment
+        self.arrival: Arrival | None = None
+        self._fences = fences
+        self._until = time.monotonic() + longest_transfer(header.num_bytes)
+
+    @property
+    def offset(self) -> int:
+        """The byte from which on the sender is to send."""
+        return self.held().received
+
+    def holds(self, arrival: Arrival) -> None:
+        """Takes an arrival over from whatever connection brought it before."""
+        self.arrival = arrival
+        arrival.holder = self
+        arrival.pace(time.monotonic())
+
+    def held(self) -> Arrival:
+        """The arrival. Raises FednotError (UPLOAD_REPLACED) if a newer connection has it."""
+        if self.arrival is None or self.arrival.holder is not self:
+            raise FednotError(Reason.UPLOAD_REPLACED, "a newer upload of this work has begun")
+        return self.arrival
+
+    def check(self) -> Arrival:
+        """The arrival, if more bytes may be taken, and marks the client as seen. Thread-safe.
+
+        Raises FednotError: CLIENT_BARRED, ROUND_OVER, UPLOAD_REPLACED, SLOW_SENDER.
+        """
+        self._fences.check(self.session.client)
+        self.assignment.check_open()
+        arrival = self.held()
+        now = time.monotonic()
+        if now > self._until:
+            raise FednotError(
+                Reason.SLOW_SENDER,
+                f"only {arrival.received} of {arrival.num_bytes} bytes came in the longest time "
+                "that an upload may take",
+            )
+        self.session.last_seen = now
+        return arrival
