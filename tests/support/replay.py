@@ -65,7 +65,7 @@ def mean_of_clients(
         average.add(trained(given, row, index), CLIENT_SIZE)
     for update, num_examples in others:
         average.add(update, num_examples)
-    return average.applied_to(given)
+    return average.applied_to(given).tensor
 
 
 def trained(given: torch.Tensor, row: operator_pb2.Round, index: int) -> torch.Tensor:

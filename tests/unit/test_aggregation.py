@@ -9,9 +9,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from support.manifests import manifest_of
 
 from fednot.errors import FednotError, Reason
-from fednot.manifest import Manifest, TensorKind, TensorSpec
+from fednot.manifest import Manifest
 from fednot.tensors import flatten, views
 from server.aggregation import RunningAverage
 
@@ -22,16 +23,6 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def manifest_of(**tensors: tuple[str, tuple[int, ...]]) -> Manifest:
-    """A manifest of named tensors, each a dtype and a shape."""
-    specs, offset = [], 0
-    for name, (dtype, shape) in tensors.items():
-        spec = TensorSpec(name, dtype, shape, TensorKind.PARAMETER, "", offset)
-        specs.append(spec)
-        offset += -(-spec.nbytes // 8) * 8
-    return Manifest(tuple(specs))
 
 
 WEIGHT = manifest_of(w=("F32", (2,)))
@@ -45,11 +36,15 @@ def weights(model: torch.Tensor, of: Manifest = WEIGHT) -> list[float]:
     return views(model, of)["w"].tolist()
 
 
-def averaged(model: torch.Tensor, updates: list[tuple[torch.Tensor, int]]) -> torch.Tensor:
-    average = RunningAverage(WEIGHT)
+def averaged(
+    model: torch.Tensor,
+    updates: list[tuple[torch.Tensor, int]],
+    precision: torch.dtype = torch.float32,
+) -> torch.Tensor:
+    average = RunningAverage(WEIGHT, precision=precision)
     for update, num_examples in updates:
         average.add(update, num_examples)
-    return average.applied_to(model)
+    return average.applied_to(model).tensor
 
 
 def test_one_update_is_added_to_the_model() -> None:
@@ -80,11 +75,14 @@ def test_neither_the_model_nor_the_updates_are_written_to() -> None:
     assert (weights(model), weights(update)) == ([1, 2], [3, 4])
 
 
-def test_the_mean_can_be_applied_to_several_models() -> None:
+def test_the_mean_is_applied_once() -> None:
+    """The new model may stand where the sums stood."""
     average = RunningAverage(WEIGHT)
     average.add(flat(2, 4), 5)
-    assert weights(average.applied_to(flat(0, 0))) == [2, 4]
-    assert weights(average.applied_to(flat(1, 1))) == [3, 5]
+    average.applied_to(flat(0, 0))
+    for again in (lambda: average.applied_to(flat(0, 0)), lambda: average.add(flat(1, 1), 1)):
+        with pytest.raises(ValueError, match="the mean was applied already"):
+            again()
 
 
 def test_the_order_of_arrival_changes_no_bit() -> None:
@@ -96,7 +94,8 @@ def test_the_order_of_arrival_changes_no_bit() -> None:
     in_float32 = {sum_in_float32(order) for order in permutations(updates)}
     assert len(in_float32) > 1
     found = {
-        bytes(averaged(flat(0.1, 0.2), list(order)).numpy()) for order in permutations(updates)
+        bytes(averaged(flat(0.1, 0.2), list(order), torch.float64).numpy())
+        for order in permutations(updates)
     }
     assert len(found) == 1
 
@@ -118,7 +117,7 @@ def test_integers_are_averaged_and_rounded_to_the_nearest() -> None:
     average.add(flat(1, -1, 2, dtype=torch.int64, of=manifest), 1)
     average.add(flat(2, -2, 2, dtype=torch.int64, of=manifest), 2)
     model = flat(5, 5, 5, dtype=torch.int64, of=manifest)
-    assert weights(average.applied_to(model), manifest) == [7, 3, 7]
+    assert weights(average.applied_to(model).tensor, manifest) == [7, 3, 7]
 
 
 @pytest.mark.parametrize("dtype", ["I64", "I32", "I16", "I8"])
@@ -130,7 +129,7 @@ def test_an_integer_that_no_client_changed_stays_as_it_was(dtype: str) -> None:
     model = flat(top, -top, dtype=torch_dtype, of=manifest)
     average = RunningAverage(manifest)
     average.add(flat(0, 0, dtype=torch_dtype, of=manifest), 3)
-    assert weights(average.applied_to(model), manifest) == [top, -top]
+    assert weights(average.applied_to(model).tensor, manifest) == [top, -top]
 
 
 def test_bool_tensors_stay_the_models() -> None:
@@ -138,7 +137,7 @@ def test_bool_tensors_stay_the_models() -> None:
     average = RunningAverage(manifest)
     average.add(flat(True, True, dtype=torch.bool, of=manifest), 1)
     model = flat(True, False, dtype=torch.bool, of=manifest)
-    assert weights(average.applied_to(model), manifest) == [True, False]
+    assert weights(average.applied_to(model).tensor, manifest) == [True, False]
 
 
 @pytest.mark.parametrize("dtype", ["F64", "F32", "F16", "BF16"])
@@ -150,7 +149,7 @@ def test_every_float_dtype_is_averaged_in_its_own_precision(dtype: str) -> None:
     for value in (0.5, 1.5):
         average.add(flat(value, dtype=torch_dtype, of=manifest), 1)
     model = flat(0.25, dtype=torch_dtype, of=manifest)
-    assert weights(average.applied_to(model), manifest) == [1.25]
+    assert weights(average.applied_to(model).tensor, manifest) == [1.25]
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
@@ -165,7 +164,7 @@ def test_an_update_that_is_not_finite_is_refused_and_changes_nothing(bad: float)
     assert refusal.value.reason is Reason.NOT_FINITE
     assert average.num_examples == 2
     model = flatten({"good": torch.zeros(1), "bad": torch.zeros(2)}, manifest)
-    assert torch.equal(average.applied_to(model), sound)
+    assert torch.equal(average.applied_to(model).tensor, sound)
 
 
 @pytest.mark.parametrize("count", [0, -1])
@@ -179,8 +178,9 @@ def test_an_update_without_examples_is_refused(count: int) -> None:
 
 def test_an_update_of_another_size_is_refused_and_changes_nothing() -> None:
     average = RunningAverage(WEIGHT)
-    with pytest.raises(ValueError, match="has 16 bytes, not 8"):
+    with pytest.raises(FednotError, match="has 16 bytes, not 8") as refusal:
         average.add(torch.zeros(16, dtype=torch.uint8), 1)
+    assert refusal.value.reason is Reason.WRONG_SIZE
     assert average.num_examples == 0
 
 
@@ -202,7 +202,7 @@ def test_the_result_is_the_float64_mean_to_float32_rounding(
     The two float64 sums may differ in their last bits, so one float32 step apart is allowed.
     """
     torch.set_num_threads(1)
-    found = averaged(flat(*model), [(flat(a, b), count) for a, b, count in updates])
+    found = averaged(flat(*model), [(flat(a, b), n) for a, b, n in updates], torch.float64)
     total = sum(count for *_, count in updates)
     for place, value in enumerate(weights(found)):
         mean = sum(update[place] * update[2] for update in updates) / total
@@ -215,7 +215,7 @@ def test_the_result_is_the_float64_mean_to_float32_rounding(
 def test_the_result_lies_between_the_smallest_and_the_largest_update(
     updates: list[tuple[float, float, int]],
 ) -> None:
-    found = averaged(flat(0, 0), [(flat(a, b), count) for a, b, count in updates])
+    found = averaged(flat(0, 0), [(flat(a, b), n) for a, b, n in updates], torch.float64)
     for place, value in enumerate(weights(found)):
         values = [update[place] for update in updates]
         slack = 1e-6 * max(map(abs, values))
