@@ -99,6 +99,7 @@ class Play(FederationServiceServicer, IdentityServiceServicer):
         self.refuse_join: FednotError | None = None
         self.beats: list[pb.HeartbeatRequest] = []
         self.cut_downloads = 0
+        self.resumed_at = 0
 
     async def Join(self, request: pb.JoinRequest, context: Any) -> pb.JoinResponse:
         await self.note("Join", context)
@@ -123,13 +124,19 @@ class Play(FederationServiceServicer, IdentityServiceServicer):
         await self.check(request, context)
         payload = as_bytes(self.flat)
         header = model_pb2.ModelHeader(
-            version=1, manifest_digest=self.manifest.digest, num_bytes=len(payload)
+            version=1,
+            manifest_digest=self.manifest.digest,
+            num_bytes=len(payload),
+            offset=request.offset,
         )
         yield pb.DownloadModelResponse(header=header)
         if self.cut_downloads:
             self.cut_downloads -= 1
+            half = len(payload) // 2
+            yield pb.DownloadModelResponse(chunk=bytes(payload[request.offset : half]))
             return
-        for chunk in chunks(payload):
+        self.resumed_at = request.offset
+        for chunk in chunks(payload[request.offset :]):
             yield pb.DownloadModelResponse(chunk=chunk)
         trailer = model_pb2.StreamTrailer(xxh3_128=checksum(payload))
         yield pb.DownloadModelResponse(trailer=trailer)
@@ -137,7 +144,9 @@ class Play(FederationServiceServicer, IdentityServiceServicer):
     async def UploadUpdate(self, requests: Any, context: Any) -> Any:
         header = (await anext(requests)).header
         await self.note("UploadUpdate", context)
-        receiver = Receiver(self.manifest, header.num_bytes)
+        receiver = Receiver(self.manifest)
+        receiver.begin(header.num_bytes, 0)
+        await context.send_initial_metadata((("fednot-offset", "0"),))
         async for request in requests:
             if request.HasField("trailer"):
                 await self.seen.put((header, receiver.finish(request.trailer.xxh3_128)))

@@ -62,7 +62,8 @@ class RawClient:
     def download(self, work_id: str) -> torch.Tensor:
         request = federation_pb2.DownloadModelRequest(session=self.session, work_id=work_id)
         parts = iter(self.stub.DownloadModel(request, timeout=CALL))
-        receiver = Receiver(MANIFEST, next(parts).header.num_bytes)
+        receiver = Receiver(MANIFEST)
+        receiver.begin(next(parts).header.num_bytes, 0)
         for part in parts:
             if part.HasField("trailer"):
                 return receiver.finish(part.trailer.xxh3_128)

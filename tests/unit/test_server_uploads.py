@@ -1,132 +1,350 @@
-"""The upload desk's limits in time and number, with short times."""
+"""The upload desk: slots, slow and cut uploads, resume, what is dropped and when."""
 
 from __future__ import annotations
 
 import asyncio
-import time
+import errno
+import os
 from collections.abc import AsyncIterator
-from contextlib import aclosing
 from pathlib import Path
 
 import pytest
-from support.in_process import InProcessFederation, in_process
-from support.small_digits import SmallDigits
+import torch
+from support.upload_desk import SHORT, counter, small_federation, update_of
 
 from fednot.errors import FednotError, Reason
-from fednot.v1 import federation_pb2
-from server.cohorts.cohort import WorkKind, WorkPlan
-from server.cohorts.remote import Assignment, RemoteCohort, Session
-from server.federation import Defaults
-from server.records import RoundPhase
-from server.services.uploads import UploadDesk
+from fednot.tensors import as_bytes
+from fednot.v1 import federation_pb2, model_pb2
+from server.blocks import Memory
+from server.federation import Federation
+from server.services.uploads import Part, UploadStream
 
-SHORT = 0.1
-Stream = AsyncIterator[federation_pb2.UploadUpdateRequest]
+SPILLED = "fednot_spilled_uploads_total"
 
 
 @pytest.fixture
-async def federation(tmp_path: Path) -> AsyncIterator[InProcessFederation]:
-    tasks = {"c0": SmallDigits("0")}
-    async with in_process(tmp_path, SmallDigits(trace="no"), tasks, Defaults()) as found:
+async def federation(tmp_path: Path) -> AsyncIterator[Federation]:
+    async with small_federation(tmp_path) as found:
         yield found
 
 
-def desk_of(federation: InProcessFederation, cohort: RemoteCohort, slots: int) -> UploadDesk:
-    return UploadDesk(
-        federation.federation, cohort, slots=slots, slot_timeout=SHORT, message_timeout=SHORT
-    )
+def ignored(_offset: int) -> asyncio.Future[None]:
+    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    done.set_result(None)
+    return done
 
 
-def refused(federation: InProcessFederation) -> float:
-    text, _ = federation.federation.metrics.render()
-    name = 'fednot_updates_total{outcome="refused"}'
-    (row,) = (line for line in text.decode().splitlines() if line.startswith(name))
-    return float(row.removeprefix(name))
+async def parts(*found: federation_pb2.UploadUpdateRequest | memoryview) -> AsyncIterator[Part]:
+    for part in found:
+        yield part
+    await asyncio.sleep(5)
 
 
-async def silent_after_the_header(
-    federation: InProcessFederation, session: Session, assignment: Assignment, seconds: float
-) -> Stream:
-    model = federation.federation.model
-    header = federation_pb2.UpdateHeader(
-        session=federation_pb2.Session(client=session.client, id=session.id),
-        work_id=assignment.id,
-        base_version=model.current.number,
-        generation=model.current.generation,
-        manifest_digest=model.manifest.digest,
-        num_examples=1,
-        num_bytes=model.manifest.nbytes,
-    )
-    yield federation_pb2.UploadUpdateRequest(header=header)
-    await asyncio.sleep(seconds)
-
-
-async def given(
-    federation: InProcessFederation, cohort: RemoteCohort, *names: str
-) -> tuple[asyncio.Task[None], list[tuple[Session, Assignment]]]:
-    """Sessions with work on the current version, and the task that waits for their answers."""
-    model = federation.federation.model
-    sessions = [Session(name, 10, 0, "cpu", last_seen=time.monotonic()) for name in names]
-    for session in sessions:
-        cohort.open(session)
-    plan = WorkPlan(WorkKind.TRAIN, 1, RoundPhase.TRAINING, model.current, model.flat, names, 30.0)
-
-    async def answers() -> None:
-        async with aclosing(cohort.work(plan)) as coming:
-            async for _ in coming:
-                pass
-
-    running = asyncio.create_task(answers())
-    pairs = []
-    for session in sessions:
-        assignment = await cohort.next_assignment(session.client, 5)
-        assert assignment is not None
-        pairs.append((session, assignment))
-    return running, pairs
-
-
-async def test_a_sender_that_falls_silent_is_cut(federation: InProcessFederation) -> None:
-    cohort = RemoteCohort(lapse=30)
-    running, ((session, assignment),) = await given(federation, cohort, "a")
-    before = refused(federation)
-    with pytest.raises(FednotError) as error:
-        await desk_of(federation, cohort, slots=1).take(
-            silent_after_the_header(federation, session, assignment, 5)
-        )
-    assert error.value.reason is Reason.SLOW_SENDER
-    assert refused(federation) == before + 1
-    assert not assignment.answered, "the client may send again"
-    running.cancel()
-
-
-async def test_a_sender_without_a_slot_is_told_when_to_come_again(
-    federation: InProcessFederation,
+async def test_a_complete_update_counts_and_is_the_one_that_was_sent(
+    federation: Federation,
 ) -> None:
-    """One slot, held by a silent sender for longer than the second one may wait for it."""
-    cohort = RemoteCohort(lapse=30)
-    running, (first, second) = await given(federation, cohort, "a", "b")
-    desk = UploadDesk(
-        federation.federation, cohort, slots=1, slot_timeout=SHORT, message_timeout=2.0
-    )
-    holding = asyncio.create_task(desk.take(silent_after_the_header(federation, *first, 2)))
-    await asyncio.sleep(0.05)
-    with pytest.raises(FednotError) as error:
-        await desk.take(silent_after_the_header(federation, *second, 2))
-    assert error.value.reason is Reason.SERVER_BUSY
-    assert error.value.retry_after
-    holding.cancel()
-    await asyncio.gather(holding, return_exceptions=True)
-    running.cancel()
+    update = update_of(federation, 0.5)
+    async with counter(federation, "a") as desk:
+        assert await desk.whole("a", update) == 1
+    assert torch.equal(desk.counted[0], update)
 
 
-async def test_a_slot_comes_free_whatever_ended_the_upload(
-    federation: InProcessFederation,
-) -> None:
-    cohort = RemoteCohort(lapse=30)
-    running, ((session, assignment),) = await given(federation, cohort, "a")
-    desk = desk_of(federation, cohort, slots=1)
-    for _ in range(3):
+async def test_a_sender_that_falls_silent_is_cut(federation: Federation) -> None:
+    update = update_of(federation, 0.5)
+    async with counter(federation, "a") as desk:
+        stream = UploadStream(desk.desk, federation.metrics, message_timeout=SHORT)
+        before = desk.metric('fednot_updates_total{outcome="refused"}')
+        header = federation_pb2.UploadUpdateRequest(header=desk.header("a", update))
         with pytest.raises(FednotError) as error:
-            await desk.take(silent_after_the_header(federation, session, assignment, 5))
+            await stream.take(parts(header), ignored)
         assert error.value.reason is Reason.SLOW_SENDER
-    running.cancel()
+        assert desk.metric('fednot_updates_total{outcome="refused"}') == before + 1
+        assert await desk.whole("a", update) == 1, "the client may send again"
+
+
+async def test_the_stream_tells_where_to_begin_and_goes_on_there(federation: Federation) -> None:
+    update = update_of(federation, 0.5)
+    raw = as_bytes(update)
+    offsets: list[int] = []
+
+    async def announce(offset: int) -> None:
+        offsets.append(offset)
+
+    async with counter(federation, "a") as desk:
+        stream = UploadStream(desk.desk, federation.metrics, message_timeout=SHORT)
+        header = federation_pb2.UploadUpdateRequest(header=desk.header("a", update))
+        with pytest.raises(FednotError):
+            await stream.take(parts(header, raw[:33]), announce)
+        digest = model_pb2.StreamTrailer(xxh3_128=header.header.xxh3_128)
+        trailer = federation_pb2.UploadUpdateRequest(trailer=digest)
+        assert await stream.take(parts(header, raw[33:], trailer), announce) == 1
+    assert offsets == [0, 33]
+    assert torch.equal(desk.counted[0], update)
+
+
+async def test_a_sender_without_a_slot_is_told_when_to_come_again(federation: Federation) -> None:
+    update = update_of(federation, 0.5)
+    async with counter(federation, "a", "b", "c", slots=1, wait=SHORT, slowest=0) as desk:
+        await desk.open("a", update)
+        waiting = asyncio.create_task(desk.open("b", update))
+        await asyncio.sleep(0)
+        with pytest.raises(FednotError, match="1 uploads are in flight, and 1 came before") as late:
+            await desk.open("c", update)
+        assert late.value.reason is Reason.SERVER_BUSY
+        assert late.value.retry_after
+        with pytest.raises(FednotError):
+            await waiting
+
+
+@pytest.mark.parametrize("end", ["counted", "refused", "wrong", "cut", "over"])
+async def test_a_slot_comes_free_whatever_ended_the_upload(
+    federation: Federation, end: str
+) -> None:
+    update = update_of(federation, 0.5)
+    async with counter(federation, "a", "b", slots=1, wait=2.0) as desk:
+        upload = await desk.open("a", update)
+        if end == "refused":
+            desk.refuse = FednotError(Reason.NOT_FINITE, "NaN")
+        if end in ("counted", "refused", "wrong"):
+            await desk.send(upload, update)
+            digest = "0" * 32 if end == "wrong" else upload.header.xxh3_128
+            await asyncio.gather(desk.desk.finish(upload, digest), return_exceptions=True)
+        elif end == "cut":
+            await desk.send(upload, update, 8)
+            desk.desk.cut(upload)
+        else:
+            upload.assignment.end()
+        await desk.open("b", update)
+
+
+async def test_uploads_wait_in_the_order_in_which_they_came(federation: Federation) -> None:
+    update = update_of(federation, 0.5)
+    names = ("a", "b", "c", "d")
+    async with counter(federation, *names, slots=1, wait=5.0) as desk:
+        await asyncio.gather(
+            *(desk.whole(name, update_of(federation, at)) for at, name in enumerate(names))
+        )
+    firsts = [float(found[:4].view(torch.float32)[0]) for found in desk.counted]
+    assert firsts == [0.0, 1.0, 2.0, 3.0]
+    assert update.numel()
+
+
+async def test_a_slow_upload_moves_to_disk_when_another_waits(federation: Federation) -> None:
+    """At 8 bytes in 0.1 s it is far below 8 MB/s; its slot goes to the one that waits."""
+    slow, fast = update_of(federation, 1.0), update_of(federation, 2.0)
+    async with counter(federation, "a", "b", slots=1, wait=5.0) as desk:
+        upload = await desk.open("a", slow)
+        await desk.send(upload, slow, 8)
+        assert not upload.held().spilled
+        assert await desk.whole("b", fast) == 1
+        assert upload.held().spilled
+        assert desk.metric(SPILLED) == 1
+        await desk.send(upload, slow)
+        assert await desk.desk.finish(upload, upload.header.xxh3_128) == 1
+    assert torch.equal(desk.counted[1], slow)
+
+
+async def test_a_slow_upload_stays_in_memory_while_nobody_waits(federation: Federation) -> None:
+    slow = update_of(federation, 1.0)
+    async with counter(federation, "a", "b", slots=2) as desk:
+        upload = await desk.open("a", slow)
+        await desk.whole("b", slow)
+        await asyncio.sleep(SHORT)
+        assert not upload.held().spilled
+
+
+async def test_a_cut_upload_gives_its_slot_to_one_that_waits_and_goes_on(
+    federation: Federation,
+) -> None:
+    cut, other = update_of(federation, 1.0), update_of(federation, 2.0)
+    async with counter(federation, "a", "b", slots=1, wait=5.0) as desk:
+        first = await desk.open("a", cut)
+        await desk.send(first, cut, 100)
+        desk.desk.cut(first)
+        assert desk.metric('fednot_uploads{state="cut"}') == 1
+        assert await desk.whole("b", other) == 1
+        again = await desk.open("a", cut)
+        assert again.offset == 100
+        await desk.send(again, cut)
+        assert await desk.desk.finish(again, again.header.xxh3_128) == 1
+    assert torch.equal(desk.counted[1], cut)
+
+
+async def test_a_newer_connection_takes_an_upload_over(federation: Federation) -> None:
+    """A server may not know yet that the connection before is dead."""
+    update = update_of(federation, 1.0)
+    async with counter(federation, "a", slots=1) as desk:
+        first = await desk.open("a", update)
+        await desk.send(first, update, 50)
+        second = await desk.open("a", update)
+        assert second.offset == 50
+        with pytest.raises(FednotError) as error:
+            first.check()
+        assert error.value.reason is Reason.UPLOAD_REPLACED
+        desk.desk.cut(first)
+        await desk.send(second, update)
+        assert await desk.desk.finish(second, second.header.xxh3_128) == 1
+
+
+async def test_a_newer_connection_takes_the_place_of_one_that_waits(
+    federation: Federation,
+) -> None:
+    update = update_of(federation, 1.0)
+    async with counter(federation, "a", "b", slots=1, wait=5.0, slowest=0) as desk:
+        holding = await desk.open("a", update)
+        waiting = asyncio.create_task(desk.open("b", update))
+        await asyncio.sleep(0)
+        newer = asyncio.create_task(desk.open("b", update))
+        await asyncio.sleep(0)
+        holding.assignment.end()
+        with pytest.raises(FednotError, match="a newer upload of this work has begun"):
+            await waiting
+        assert (await newer).offset == 0
+
+
+@pytest.mark.parametrize("announced", ["", "f" * 32])
+async def test_another_update_does_not_go_on_where_one_was_cut(
+    federation: Federation, announced: str
+) -> None:
+    update = update_of(federation, 1.0)
+    async with counter(federation, "a") as desk:
+        first = await desk.open("a", update)
+        await desk.send(first, update, 100)
+        desk.desk.cut(first)
+        assert (await desk.open("a", update, xxh3_128=announced)).offset == 0
+
+
+async def test_a_sender_that_cannot_go_on_leaves_nothing(federation: Federation) -> None:
+    update = update_of(federation, 1.0)
+    async with counter(federation, "a") as desk:
+        first = await desk.open("a", update, xxh3_128="")
+        await desk.send(first, update, 100)
+        desk.desk.cut(first)
+        assert desk.metric('fednot_uploads{state="cut"}') == 0
+
+
+async def test_a_stale_partial_expires(federation: Federation) -> None:
+    update = update_of(federation, 1.0)
+    async with counter(federation, "a", expiry=SHORT) as desk:
+        first = await desk.open("a", update)
+        await desk.send(first, update, 100)
+        desk.desk.cut(first)
+        await asyncio.sleep(2 * SHORT)
+        assert (await desk.open("a", update)).offset == 0
+
+
+async def test_a_partial_that_goes_on_does_not_expire(federation: Federation) -> None:
+    update = update_of(federation, 1.0)
+    async with counter(federation, "a", expiry=SHORT) as desk:
+        first = await desk.open("a", update)
+        await desk.send(first, update, 100)
+        desk.desk.cut(first)
+        again = await desk.open("a", update)
+        await asyncio.sleep(2 * SHORT)
+        assert again.offset == 100
+
+
+async def test_bytes_that_come_after_the_end_touch_no_buffer(federation: Federation) -> None:
+    """A thread may be about to write when its round ends; the buffer is another upload's then."""
+    update = update_of(federation, 1.0)
+    async with counter(federation, "a", "b", slots=1) as desk:
+        late = (await desk.open("a", update)).check()
+        desk.work["a"][1].end()
+        other = await desk.open("b", update_of(federation, 2.0))
+        assert other.held().block is late.block, "buffers are used again"
+        with pytest.raises(FednotError):
+            late.write(as_bytes(update))
+        assert other.offset == 0
+
+
+async def test_too_many_bytes_are_refused(federation: Federation) -> None:
+    update = update_of(federation, 1.0)
+    async with counter(federation, "a") as desk:
+        arrival = (await desk.open("a", update)).check()
+        with pytest.raises(FednotError) as error:
+            arrival.write(memoryview(bytes(update.numel() + 1)))
+        assert error.value.reason is Reason.WRONG_SIZE
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"num_bytes": 8}, Reason.WRONG_SIZE),
+        ({"num_bytes": 1 << 60}, Reason.WRONG_SIZE),
+        ({"codec": model_pb2.UPDATE_CODEC_INT8}, Reason.INVALID_REQUEST),
+        ({"codec": 99}, Reason.INVALID_REQUEST),
+        ({"num_examples": 11}, Reason.WRONG_NUM_EXAMPLES),
+        ({"generation": 9}, Reason.STALE_GENERATION),
+        ({"base_version": 9}, Reason.WRONG_BASE_VERSION),
+        ({"manifest_digest": "x"}, Reason.MANIFEST_MISMATCH),
+    ],
+)
+async def test_a_wrong_header_is_refused_before_it_takes_a_slot(
+    federation: Federation, changes: dict[str, int | str], reason: Reason
+) -> None:
+    update = update_of(federation, 1.0)
+    async with counter(federation, "a", "b", slots=1, wait=SHORT) as desk:
+        with pytest.raises(FednotError) as error:
+            await desk.open("a", update, **changes)
+        assert error.value.reason is reason
+        await desk.open("b", update)
+
+
+async def test_beyond_the_budget_updates_arrive_on_disk(
+    federation: Federation, tmp_path: Path
+) -> None:
+    update = update_of(federation, 1.5)
+    memory = Memory(update.numel() - 1, tmp_path / "more")
+    async with counter(federation, "a", memory=memory) as desk:
+        upload = await desk.open("a", update)
+        assert upload.held().spilled
+        await desk.send(upload, update)
+        assert await desk.desk.finish(upload, upload.header.xxh3_128) == 1
+    assert torch.equal(desk.counted[0], update)
+
+
+async def test_a_full_disk_refuses_an_upload_and_keeps_its_slot_free(
+    federation: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_file: int, _start: int, _length: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    update = update_of(federation, 1.5)
+    async with counter(
+        federation, "a", slots=1, wait=SHORT, memory=Memory(0, tmp_path / "more")
+    ) as desk:
+        for _ in range(2):
+            with pytest.raises(FednotError, match="No space left on device") as error:
+                await desk.open("a", update)
+            assert error.value.reason is Reason.SERVER_BUSY
+
+
+async def test_a_refused_update_may_be_sent_again_only_with_its_verdict(
+    federation: Federation,
+) -> None:
+    update = update_of(federation, 1.0)
+    async with counter(federation, "a", "b") as desk:
+        desk.refuse = FednotError(Reason.NOT_FINITE, "the update of w holds NaN or Inf")
+        for _ in range(2):
+            with pytest.raises(FednotError) as error:
+                await desk.whole("a", update)
+            assert error.value.reason is Reason.NOT_FINITE
+
+
+async def test_a_buffer_is_not_used_again_before_its_update_is_settled(
+    federation: Federation,
+) -> None:
+    """The call may end while the round still reads the update."""
+    first, second = update_of(federation, 1.0), update_of(federation, 2.0)
+    async with counter(federation, "a", "b", slots=1, wait=5.0) as desk:
+        desk.hold.clear()
+        sending = asyncio.create_task(desk.whole("a", first))
+        await asyncio.sleep(0.05)
+        sending.cancel()
+        other = asyncio.create_task(desk.whole("b", second))
+        await asyncio.sleep(0.05)
+        assert not other.done()
+        desk.hold.set()
+        await other
+    assert torch.equal(desk.counted[0], first)

@@ -32,7 +32,8 @@ PAYLOAD = bytes(range(16))
 
 
 def receiver_of(*parts: bytes, manifest: Manifest = SMALL) -> Receiver:
-    receiver = Receiver(manifest, manifest.nbytes)
+    receiver = Receiver(manifest)
+    receiver.begin(manifest.nbytes, 0)
     for part in parts:
         receiver.add(part)
     return receiver
@@ -87,8 +88,50 @@ def test_a_stream_that_announces_another_size_is_refused(announced: int) -> None
     with pytest.raises(
         FednotError, match=f"announces {announced} bytes; the model has 16"
     ) as refusal:
-        Receiver(SMALL, announced)
+        Receiver(SMALL).begin(announced, 0)
     assert refusal.value.reason is Reason.WRONG_SIZE
+
+
+@given(cut=st.integers(0, 16))
+def test_a_stream_that_was_cut_goes_on_at_its_byte(cut: int) -> None:
+    receiver = receiver_of(PAYLOAD[:cut])
+    receiver.begin(16, cut)
+    receiver.add(PAYLOAD[cut:] if cut else PAYLOAD)
+    assert bytes(as_bytes(receiver.finish(checksum(memoryview(PAYLOAD))))) == PAYLOAD
+
+
+@pytest.mark.parametrize("offset", [1, 4, 6, 16])
+def test_a_stream_that_goes_on_elsewhere_is_refused(offset: int) -> None:
+    receiver = receiver_of(PAYLOAD[:5])
+    with pytest.raises(FednotError, match=f"begins at byte {offset}, not 5") as refusal:
+        receiver.begin(16, offset)
+    assert refusal.value.reason is Reason.INVALID_STREAM
+
+
+def test_a_sender_may_begin_again() -> None:
+    receiver = receiver_of(PAYLOAD[:5])
+    receiver.begin(16, 0)
+    receiver.add(PAYLOAD)
+    receiver.finish(checksum(memoryview(PAYLOAD)))
+
+
+def test_a_stream_with_a_wrong_checksum_begins_again() -> None:
+    """Its bytes cannot be told from right ones, so none of them is kept."""
+    receiver = receiver_of(PAYLOAD)
+    with pytest.raises(FednotError):
+        receiver.finish("0" * 32)
+    assert receiver.filled == 0
+
+
+def test_bytes_can_be_read_straight_into_their_place() -> None:
+    receiver = receiver_of(PAYLOAD[:5])
+
+    def read(into: memoryview) -> int:
+        into[:3] = PAYLOAD[5:8]
+        return 3
+
+    assert receiver.read_from(read, 100) == 3
+    assert receiver.filled == 8
 
 
 @pytest.mark.parametrize("parts", [(PAYLOAD + b"x",), (PAYLOAD, b"x"), (PAYLOAD[:9], PAYLOAD[:8])])
