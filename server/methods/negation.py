@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import torch
 
 from fednot.manifest import Manifest
-from fednot.tensors import views
+from server.blocks import Block, Memory, Trail
 from server.methods.method import Needs, StartContext
+
+PIECE: Final = 1 << 20
+"""Elements that are written at a time."""
 
 
 def negated(flat: torch.Tensor, manifest: Manifest, tensors: Sequence[str]) -> torch.Tensor:
@@ -18,13 +21,47 @@ def negated(flat: torch.Tensor, manifest: Manifest, tensors: Sequence[str]) -> t
     The weight tensors only: biases, normalisation parameters and buffers stay (paper, section 11).
     Raises KeyError for a tensor that the manifest does not list, ValueError if none is named.
     """
+    return negated_block(Block.of(flat), manifest, tensors, Memory()).tensor
+
+
+def negated_block(base: Block, manifest: Manifest, tensors: Sequence[str], memory: Memory) -> Block:
+    """As `negated`, into a block of `memory`, in one pass of pieces over the model.
+
+    Raises OSError, too, if the disk has no room for the block.
+    """
     if not tensors:
         raise ValueError("negation needs at least one tensor")
-    result = flat.clone()
-    found = views(result, manifest)
-    for name in dict.fromkeys(tensors):
-        found[name].neg_()
+    if base.nbytes != manifest.nbytes:
+        raise ValueError(f"the flat model has {base.nbytes} bytes, not {manifest.nbytes}")
+    chosen = {manifest[name] for name in tensors}
+    result = memory.block(manifest.nbytes)
+    trail, end = Trail(base, result), 0
+    for spec in sorted(chosen, key=lambda spec: (spec.byte_offset, spec.numel)):
+        start = spec.byte_offset
+        _write(result, base, slice(end, start), torch.uint8, trail)
+        end = start + spec.nbytes
+        _write(result, base, slice(start, end), spec.torch_dtype, trail, negate=True)
+    _write(result, base, slice(end, manifest.nbytes), torch.uint8, trail)
+    trail.end()
     return result
+
+
+def _write(
+    result: Block,
+    base: Block,
+    part: slice,
+    dtype: torch.dtype,
+    trail: Trail,
+    *,
+    negate: bool = False,
+) -> None:
+    before, after = base.tensor[part].view(dtype), result.tensor[part].view(dtype)
+    for old, new in zip(before.split(PIECE), after.split(PIECE), strict=True):
+        if negate:
+            torch.neg(old, out=new)
+        else:
+            new.copy_(old)
+        trail.passed(2 * new.nbytes)
 
 
 class Negation:
