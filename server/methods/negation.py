@@ -56,7 +56,8 @@ def _write(
     negate: bool = False,
 ) -> None:
     before, after = base.tensor[part].view(dtype), result.tensor[part].view(dtype)
-    for old, new in zip(before.split(PIECE), after.split(PIECE), strict=True):
+    for start in range(0, after.numel(), PIECE):
+        old, new = before[start : start + PIECE], after[start : start + PIECE]
         if negate:
             torch.neg(old, out=new)
         else:
