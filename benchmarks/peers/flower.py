@@ -1,4 +1,4 @@
-"""Flower as a contestant: its older bidirectional gRPC, and its SuperLink deployment."""
+"""Flower's older bidirectional gRPC as a contestant."""
 
 from __future__ import annotations
 
