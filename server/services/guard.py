@@ -10,80 +10,30 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from typing import Any, Final, NoReturn, Protocol
+from typing import Any, Final, NoReturn
 
 import grpc
 from grpc import aio
 from grpc_status import rpc_status
 
 from fednot import chunk_messages
-from fednot.errors import FednotError, Reason
 from fednot.rpc_errors import to_status
 from server.metrics import Metrics
 from server.records import Caller
-from server.refusals import CLIENT_KEY, JOB_KEY
 from server.services import callers
+from server.services.door import CallerSource, Door, Refusals
 from server.services.permissions import check, method_name
-
-log = logging.getLogger("server.services")
-
-COURSE_OF_THINGS: Final = frozenset(
-    {
-        Reason.ROUND_OVER,
-        Reason.UNKNOWN_SESSION,
-        Reason.UNKNOWN_WORK,
-        Reason.DUPLICATE_UPDATE,
-        Reason.STALE_GENERATION,
-        Reason.WRONG_BASE_VERSION,
-        Reason.SLOW_SENDER,
-        Reason.UPLOAD_REPLACED,
-        Reason.SERVER_BUSY,
-        Reason.SHUTTING_DOWN,
-        Reason.INTERNAL,
-    }
-)
-"""What the audit leaves out: clients that lost a race against a round or a restart, a slow link, a
-busy or stopping server, a fault of the server itself. Nobody was denied anything; counters tell."""
-
-ASK_AGAIN_AFTER: Final = 0.2
 
 Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Any]]
 Context = aio.ServicerContext[Any, Any]
 Serve = Callable[[Any, Context], Any]
 
 
-class CallerSource(Protocol):
-    """Knows callers by their certificates; `server.identity.ServerIdentity` is one."""
-
-    def caller_of(self, pem: bytes) -> Caller:
-        """Who calls. Raises FednotError for a certificate that does not hold now."""
-        ...
-
-    def holder_of(self, pem: bytes) -> Caller:
-        """Whom a certificate names, valid or not; nobody unless a trusted authority issued it."""
-        ...
-
-
-class Refusals(Protocol):
-    """Keeps what was refused; `server.audit.RefusalLog` does."""
-
-    async def note(
-        self, caller: Caller, action: str, reason: Reason, subject: str = "", job_id: str = ""
-    ) -> None:
-        """Notes one refusal."""
-        ...
-
-
 class Guard(aio.ServerInterceptor):
-    """Guards one listener.
-
-    `identities` is None where no certificates are shown: over plaintext and on the enrolment
-    listener. `may` raises FednotError if a caller may not call a method there. Translates
-    FednotError to google.rpc.Status; any other exception becomes INTERNAL, and its text stays in
-    the log and does not leave the server.
+    """Guards one gRPC listener with a door of its own; what a call failed with leaves as a
+    google.rpc.Status.
     """
 
     def __init__(
@@ -93,10 +43,7 @@ class Guard(aio.ServerInterceptor):
         refusals: Refusals | None = None,
         may: Callable[[str, Caller], None] = check,
     ) -> None:
-        self._metrics = metrics
-        self._identities = identities
-        self._refusals = refusals
-        self._may = may
+        self._door = Door(metrics, identities, refusals, may)
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
@@ -123,7 +70,7 @@ class Guard(aio.ServerInterceptor):
             try:
                 self._admit(method, context)
                 response = await serve(request, context)
-                self._judge_again(context)
+                self._door.judge_again(_certificate(context))
             except Exception as error:
                 await self._abort(method, error, context)
             return response
@@ -148,28 +95,11 @@ class Guard(aio.ServerInterceptor):
         return call
 
     def _admit(self, method: str, context: Context) -> None:
-        caller = self._caller(context)
-        self._may(method, caller)
-        callers.begin(caller, _certificate(context))
-
-    def _judge_again(self, context: Context) -> None:
-        """A caller that has a newer certificate by now may ask again; any other is refused then."""
-        try:
-            self._caller(context)
-        except FednotError as error:
-            raise FednotError(
-                Reason.SERVER_BUSY,
-                f"while the call was served: {error.message}; send it again",
-                retry_after=ASK_AGAIN_AFTER,
-            ) from error
+        pem = _certificate(context)
+        callers.begin(self._door.admit(method, pem), pem)
 
     def _caller(self, context: Context) -> Caller:
-        if self._identities is None:
-            return callers.NOBODY
-        pem = _certificate(context)
-        if pem is None:
-            raise FednotError(Reason.NO_CERTIFICATE, "the call shows no certificate")
-        return self._identities.caller_of(pem)
+        return self._door.caller(_certificate(context))
 
     async def _abort(self, method: str, error: Exception, context: Context) -> NoReturn:
         if isinstance(error, aio.AbortError):
@@ -179,27 +109,10 @@ class Guard(aio.ServerInterceptor):
         if isinstance(error, NotImplementedError):  # a call that gRPC's own servicers leave out
             told = f"{method_name(method)} is not implemented here"
             await context.abort(grpc.StatusCode.UNIMPLEMENTED, told)
-        if not isinstance(error, FednotError):
-            log.exception("a call failed", exc_info=error)
-            error = FednotError(Reason.INTERNAL, "the server met an unexpected fault")
-        self._metrics.refusals.labels(error.reason).inc()
-        await self._note(method, error, context)
-        status = rpc_status.to_status(to_status(error))
+        told_why = await self._door.refused(method, error, _certificate(context))
+        status = rpc_status.to_status(to_status(told_why))
         context.set_trailing_metadata(status.trailing_metadata)
         await context.abort(status.code, status.details)
-
-    async def _note(self, method: str, error: FednotError, context: Context) -> None:
-        if self._refusals is None or error.reason in COURSE_OF_THINGS:
-            return
-        pem = _certificate(context) if self._identities else None
-        caller = self._identities.holder_of(pem) if self._identities and pem else callers.NOBODY
-        client = error.metadata.get(CLIENT_KEY, "")
-        subject = f"client/{client}" if client else ""
-        job_id = error.metadata.get(JOB_KEY, "")
-        try:
-            await self._refusals.note(caller, method_name(method), error.reason, subject, job_id)
-        except Exception:
-            log.exception("a refusal could not be noted in the audit")
 
 
 class _Watched:
