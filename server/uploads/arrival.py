@@ -57,7 +57,8 @@ class Arrival:
     def read_from(self, read: Callable[[memoryview], int], most: int) -> int:
         """Lets `read` fill the place of the next bytes, at most so many; gives how many came.
 
-        `read` must not block, since the block cannot be moved meanwhile.
+        `read` must not block, since the block cannot be moved and the arrival cannot be passed on
+        meanwhile. It raises if the holder is another one by now.
         """
         with self._lock:
             self._check_open()
@@ -65,6 +66,11 @@ class Arrival:
             count = read(self._into[start : min(start + most, self.num_bytes)])
             self._took(start + count)
         return count
+
+    def pass_to(self, holder: object) -> None:
+        """Gives the arrival to whoever goes on with it; a read that is under way ends first."""
+        with self._lock:
+            self.holder = holder
 
     def pace(self, now: float) -> float:
         """Bytes a second since the last time it was asked, or since the beginning."""

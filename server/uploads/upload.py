@@ -38,7 +38,7 @@ class Upload:
     def holds(self, arrival: Arrival) -> None:
         """Takes an arrival over from whatever connection brought it before."""
         self.arrival = arrival
-        arrival.holder = self
+        arrival.pass_to(self)
         arrival.pace(time.monotonic())
 
     def held(self) -> Arrival:
