@@ -132,6 +132,11 @@ class ServerIdentity:
         return self.subject.domain
 
     @property
+    def own(self) -> Credentials:
+        """What the server serves with now: the same object until its files were replaced."""
+        return self._present.credentials
+
+    @property
     def trust(self) -> bytes:
         """The authorities that the server trusts, as PEM."""
         return self._present.credentials.trust

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import threading
 from dataclasses import dataclass
 from typing import Final
 
@@ -35,13 +36,14 @@ class Holders:
     """Judges certificates against a trust that does not change, and remembers whom it knows.
 
     Signatures are checked once for each certificate; dates are compared at each call. A trust that
-    was read anew, after a revocation say, takes new Holders.
+    was read anew, after a revocation say, takes new Holders. Thread-safe.
     """
 
     def __init__(self, trust: Trust, domain: str) -> None:
         self._trust = trust
         self._domain = domain
         self._known: dict[bytes, Holder] = {}
+        self._remembering = threading.Lock()
 
     def judge(self, pem: bytes, at: float) -> Holder:
         """Who shows a certificate, if it holds at a moment (seconds since the epoch).
@@ -87,9 +89,10 @@ class Holders:
         )
 
     def _remember(self, pem: bytes, holder: Holder) -> Holder:
-        while len(self._known) >= MOST_REMEMBERED:
-            self._known.pop(next(iter(self._known)))
-        self._known[pem] = holder
+        with self._remembering:
+            while len(self._known) >= MOST_REMEMBERED:
+                self._known.pop(next(iter(self._known)))
+            self._known[pem] = holder
         return holder
 
 
