@@ -70,7 +70,9 @@ class RunningAverage:
         trail.end()
         flat_sums = sums.tensor
         for piece in codec.pieces(payload.tensor, self._manifest):
-            total = self._layout.sums_of(piece, flat_sums)
+            start, stop, dtype = self._layout.place_of(piece)
+            sums.prefault(start, stop)
+            total = flat_sums[start:stop].view(dtype)
             total.add_(self._widened(piece.values, total.dtype), alpha=num_examples)
             trail.passed(piece.values.nbytes + total.nbytes)
         trail.end()
@@ -95,6 +97,8 @@ class RunningAverage:
             before, after = run.view(old.tensor), run.view(result.tensor)
             for start in range(0, run.numel, PIECE_ELEMENTS):
                 piece = slice(start, start + PIECE_ELEMENTS)
+                place = run.byte_offset + start * run.torch_dtype.itemsize
+                result.prefault(place, place + after[piece].nbytes)
                 self._apply(total[piece], before[piece], after[piece])
                 self._check_result(after[piece], run, start)
                 trail.passed(2 * after[piece].nbytes + total[piece].nbytes)
@@ -177,10 +181,12 @@ class _Layout:
         size = last.byte_offset + last.numel * last.dtype.itemsize if last else 0
         return cls(manifest, stretches, manifest.nbytes if as_model else size, as_model)
 
-    def sums_of(self, piece: Piece, sums: torch.Tensor) -> torch.Tensor:
-        stretch = self._stretch_at(piece.byte_offset)
-        start = (piece.byte_offset - stretch.run.byte_offset) // stretch.run.torch_dtype.itemsize
-        return stretch.view(sums)[start : start + piece.values.numel()]
+    def place_of(self, piece: Piece) -> tuple[int, int, torch.dtype]:
+        """Where the sums of a piece start and stop, in bytes, and their dtype."""
+        found = self._stretch_at(piece.byte_offset)
+        index = (piece.byte_offset - found.run.byte_offset) // found.run.torch_dtype.itemsize
+        start = found.byte_offset + index * found.dtype.itemsize
+        return start, start + piece.values.numel() * found.dtype.itemsize, found.dtype
 
     def name_at(self, byte_offset: int, place: int) -> str:
         """The tensor of the element that is `place` elements on from a byte of the flat model."""

@@ -7,6 +7,7 @@ is made: a disk that is full is an OSError then, and no signal when the block is
 from __future__ import annotations
 
 import contextlib
+import errno
 import mmap
 import os
 import tempfile
@@ -20,6 +21,8 @@ import torch
 
 HUGE_PAGE: Final = 1 << 21
 TRAIL: Final = 16 << 20
+_POPULATE_WRITE: Final = 23
+"""MADV_POPULATE_WRITE of Linux 5.14, which Python does not name."""
 
 
 class Block:
@@ -45,6 +48,21 @@ class Block:
             raise ValueError("the block is closed")
         return self._tensor
 
+    def prefault(self, start: int, stop: int) -> None:
+        """Makes the pages of a range that is about to be written resident, all at once.
+
+        Else each page is a fault of its own, which doubles the time that a spilled sum takes. It
+        does nothing to a block in memory. Raises OSError if the pages cannot be had.
+        """
+        if self._spill is None or stop <= start:
+            return
+        first = start // mmap.PAGESIZE * mmap.PAGESIZE
+        try:
+            self._spill.madvise(_POPULATE_WRITE, first, stop - first)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+
     def release(self, start: int = 0, stop: int | None = None) -> None:
         """Gives back the resident pages that lie wholly in a range of bytes; nothing is lost.
 
@@ -56,9 +74,10 @@ class Block:
         first = -(-start // page) * page
         end = self.nbytes if stop is None else stop
         # The last page has nothing else in it.
-        length = end - first if end == self.nbytes else end // page * page - first
-        if length > 0:
-            self._spill.madvise(mmap.MADV_DONTNEED, first, length)
+        end = end if end == self.nbytes else end // page * page
+        # Step by step, since madvise keeps all other threads of Python waiting.
+        for place in range(first, end, TRAIL):
+            self._spill.madvise(mmap.MADV_DONTNEED, place, min(TRAIL, end - place))
 
     def close(self) -> None:
         """Drops the bytes; the memory or file lives on as long as a view of the tensor does."""

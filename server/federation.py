@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
+
 from server.blocks import Memory
 from server.cohorts.cohort import Cohort
 from server.evaluation import ServerEvaluator
@@ -22,7 +24,7 @@ class Defaults:
     """What a request that leaves a field unset gets; times in seconds.
 
     With `require_approval` a deletion or readmission waits for a second identity, at most
-    `approval_expiry`. `accumulator` is the precision of a round's sum, "float32" or "float64".
+    `approval_expiry`. `accumulator` is the precision of a round's sum.
     """
 
     rounds: RoundPolicy = field(default_factory=RoundPolicy)
@@ -32,7 +34,7 @@ class Defaults:
     round_retries: int = 3
     retry_wait: float = 2.0
     keep_versions: int = 5
-    accumulator: str = "float32"
+    accumulator: torch.dtype = torch.float32
     seed: int = 0
     require_approval: bool = False
     approval_expiry: float = 7 * 24 * 3600.0

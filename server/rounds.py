@@ -15,8 +15,8 @@ import torch
 from sqlalchemy import Connection
 
 from fednot.errors import FednotError
-from fednot.tensors import first_not_finite
 from server.aggregation import RunningAverage
+from server.blocks import Block
 from server.cohorts.cohort import Answer, Update, WorkKind, WorkPlan
 from server.evaluation import WeightedMeans, finite, score_by_clients
 from server.federation import Federation
@@ -59,7 +59,7 @@ class RoundOrder:
 
 @dataclass(frozen=True)
 class _Sum:
-    flat: torch.Tensor | None
+    model: Block | None
     missing: Mapping[str, str]
     metrics: Scores
 
@@ -187,17 +187,17 @@ class Rounds:
         federation = self._federation
         base = federation.model.current
         summed = await federation.work.run(self._sum(order, begun, base))
-        if summed.flat is None:
+        if summed.model is None:
             return await self._fail(begun, summed)
         upcoming = replace(base, number=base.number + 1)
-        scoring = self.score(summed.flat, upcoming, order.policy.deadline)
+        scoring = self.score(summed.model.tensor, upcoming, order.policy.deadline)
         metrics = {**summed.metrics, **finite(await federation.work.run(scoring))}
         outcome = RoundOutcome.DEGRADED if summed.missing else RoundOutcome.COMPLETED
         ended = replace(
             begun, outcome=outcome, missing=summed.missing, metrics=metrics, ended_at=time.time()
         )
         draft = Draft(
-            flat=summed.flat,
+            flat=summed.model,
             origin=VersionOrigin(order.phase.value),
             parent=base.number,
             generation=base.generation,
@@ -217,18 +217,24 @@ class Rounds:
 
     async def _sum(self, order: RoundOrder, begun: Round, base: Version) -> _Sum:
         federation = self._federation
+        given = federation.model.block
         plan = WorkPlan(
             kind=WorkKind.TRAIN,
             round=begun.number,
             phase=order.phase,
             version=base,
-            flat=federation.model.flat,
+            flat=given.tensor,
+            release=given.release,
             clients=begun.cohort,
             deadline=order.policy.deadline,
             seed=federation.defaults.seed,
             config=order.config,
         )
-        average = RunningAverage(federation.model.manifest)
+        average = RunningAverage(
+            federation.model.manifest,
+            memory=federation.memory,
+            precision=federation.defaults.accumulator,
+        )
         trained = WeightedMeans()
         progress = RoundProgress(begun.number, order.phase, begun.cohort)
         missing: dict[str, str] = {}
@@ -245,12 +251,11 @@ class Rounds:
                 federation.shows(progress)
         if len(progress.accepted) < max(1, math.ceil(order.policy.quorum * len(begun.cohort))):
             return _Sum(None, missing, {})
-        flat = await asyncio.to_thread(average.applied_to, plan.flat)
-        overflow = await asyncio.to_thread(first_not_finite, flat, federation.model.manifest)
-        if overflow is not None:
-            why = f"the mean of the updates makes {overflow} NaN or Inf"
-            return _Sum(None, missing | dict.fromkeys(progress.accepted, why), {})
-        return _Sum(flat, missing, {f"train_{key}": x for key, x in trained.means().items()})
+        try:
+            model = await asyncio.to_thread(average.applied_to, given)
+        except FednotError as overflow:
+            return _Sum(None, missing | dict.fromkeys(progress.accepted, overflow.message), {})
+        return _Sum(model, missing, {f"train_{key}": x for key, x in trained.means().items()})
 
     async def _add(self, average: RunningAverage, answer: Answer) -> str | None:
         updates = self._federation.metrics.updates
@@ -258,9 +263,7 @@ class Rounds:
             updates.labels("missing").inc()
             return getattr(answer, "reason", "it evaluated instead of training")
         try:
-            manifest = self._federation.model.manifest
-            flat = await asyncio.to_thread(answer.codec.decode, answer.payload.tensor, manifest)
-            await asyncio.to_thread(average.add, flat, answer.num_examples)
+            await asyncio.to_thread(average.add, answer.payload, answer.num_examples, answer.codec)
         except FednotError as refusal:
             answer.settle(refusal)
             return f"{refusal.reason}: {refusal.message}"

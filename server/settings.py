@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final, Literal
 
+import torch
 from pydantic import ByteSize, ConfigDict, Field, field_validator, model_validator
 
 from fednot.address import is_loopback
@@ -16,6 +17,8 @@ from server.records import RecoveryPolicy, RoundPolicy
 from server.uploads.desk import UploadLimits
 
 ENVIRONMENT_PREFIX: Final = "FEDNOT_SERVER_"
+
+_PRECISIONS: Final = {"float32": torch.float32, "float64": torch.float64}
 
 
 class ServerSettings(Settings):
@@ -191,7 +194,7 @@ class ServerSettings(Settings):
             round_retries=self.round_retries,
             retry_wait=self.retry_wait,
             keep_versions=self.keep_versions,
-            accumulator=self.accumulator,
+            accumulator=_PRECISIONS[self.accumulator],
             seed=self.seed,
             require_approval=self.require_approval,
             approval_expiry=self.approval_expiry,

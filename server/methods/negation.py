@@ -58,6 +58,8 @@ def _write(
     before, after = base.tensor[part].view(dtype), result.tensor[part].view(dtype)
     for start in range(0, after.numel(), PIECE):
         old, new = before[start : start + PIECE], after[start : start + PIECE]
+        place = part.start + start * dtype.itemsize
+        result.prefault(place, place + new.nbytes)
         if negate:
             torch.neg(old, out=new)
         else:

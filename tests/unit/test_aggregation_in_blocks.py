@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.manifests import manifest_of, manifests
 from support.manifests import random_flat as made
@@ -71,6 +71,7 @@ def averaged(
     return average.applied_to(copied(random_flat(manifest, 9), memory)).tensor
 
 
+@settings(deadline=None)
 @given(manifest=manifests(), precision=st.sampled_from(PRECISIONS))
 def test_spilled_and_in_memory_any_model_gets_the_same_bits(
     tmp_path_factory: pytest.TempPathFactory, manifest: Manifest, precision: torch.dtype

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load, save
 from support.manifests import manifests, random_flat
@@ -25,6 +25,7 @@ LARGE = Manifest(
 )
 
 
+@settings(deadline=None)
 @given(manifest=manifests(), seed=st.integers(0, 9))
 def test_any_model_comes_back_bit_for_bit(
     tmp_path_factory: pytest.TempPathFactory, manifest: Manifest, seed: int
@@ -37,6 +38,7 @@ def test_any_model_comes_back_bit_for_bit(
     assert torch.equal(again, flat)
 
 
+@settings(deadline=None)
 @given(manifest=manifests(), seed=st.integers(0, 9))
 def test_the_library_reads_the_same_tensors(manifest: Manifest, seed: int) -> None:
     flat = random_flat(manifest, seed)
@@ -52,6 +54,7 @@ def bytes_of(tensor: torch.Tensor) -> list[int]:
     return tensor.contiguous().reshape(-1).view(torch.uint8).tolist()
 
 
+@settings(deadline=None)
 @given(manifest=manifests(), seed=st.integers(0, 9))
 def test_what_the_library_wrote_is_read(
     tmp_path_factory: pytest.TempPathFactory, manifest: Manifest, seed: int

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.manifests import manifest_of, manifests, random_flat
 
@@ -16,6 +16,7 @@ from server.methods.negation import PIECE, negated, negated_block
 NEGATABLE = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8")
 
 
+@settings(deadline=None)
 @given(manifest=manifests(NEGATABLE).filter(lambda found: bool(found.tensors)), data=st.data())
 def test_any_choice_of_any_model_is_negated_and_nothing_else(
     tmp_path_factory: pytest.TempPathFactory, manifest: Manifest, data: st.DataObject

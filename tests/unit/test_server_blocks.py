@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.blocks import HUGE_PAGE, TRAIL, Block, Memory, Trail
@@ -140,6 +140,27 @@ def test_a_range_is_released_by_whole_pages_inside_it(folder: Path) -> None:
     assert full - resident(block) == 2 * PAGE
 
 
+def test_pages_are_made_resident_before_they_are_written(folder: Path) -> None:
+    """Bytes 1 to 2 pages + 1 lie in three pages; the fourth stays out."""
+    block = Memory(0, folder).block(4 * PAGE)
+    block.release()
+    block.prefault(1, 2 * PAGE + 1)
+    assert resident(block) == 3 * PAGE
+    block.prefault(3 * PAGE, 3 * PAGE)
+    assert resident(block) == 3 * PAGE
+    assert not block.tensor.any()
+
+
+def test_prefaulting_is_only_a_gain_where_the_kernel_has_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block = Memory(0, folder).block(PAGE)
+    monkeypatch.setattr("server.blocks._POPULATE_WRITE", 12345)
+    block.prefault(0, PAGE)
+    block.tensor.fill_(1)
+    Block.of(torch.zeros(8, dtype=torch.uint8)).prefault(0, 8)
+
+
 def test_releasing_memory_does_nothing(folder: Path) -> None:
     for block in (Memory(None, folder).block(4 * PAGE), Block.of(torch.zeros(8).byte())):
         block.tensor.fill_(9)
@@ -166,6 +187,7 @@ def test_memory_without_a_folder_spills_into_the_systems() -> None:
     assert block.spilled
 
 
+@settings(deadline=None)
 @given(data=st.data(), size=st.integers(0, 5 * PAGE))
 def test_no_release_changes_a_byte(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, size: int
