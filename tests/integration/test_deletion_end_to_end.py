@@ -139,7 +139,7 @@ def _assert_first_recovery_round_is_the_mean_of_c1_and_c2(
             TrainContext(torch.device("cpu"), seed=seed, round=number, phase="recovery"),
         )
         average.add(difference(flatten_module(model, manifest), given, manifest), 200)
-    expected = views(average.applied_to(given), manifest)
+    expected = views(average.applied_to(given).tensor, manifest)
     version = ended.job.attempts[0].rounds[0].version
     sha256 = federation.versions()[version].sha256
     flat, _, _ = read(federation.version_file(sha256))

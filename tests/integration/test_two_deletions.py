@@ -116,7 +116,7 @@ def _recovered(story: Story, tensors: list[str], rounds: int) -> Mapping[str, fl
             average.add(
                 difference(flatten_module(model, manifest), flat, manifest), result.num_examples
             )
-        flat = average.applied_to(flat)
+        flat = average.applied_to(flat).tensor
     load_into(model, flat, manifest)
     data = story.server_task.test_data()
     if data is None:
