@@ -125,7 +125,7 @@ def _exactly(magnitudes: torch.Tensor, count: int) -> torch.Tensor:
     chosen = magnitudes > smallest
     ties = (magnitudes == smallest).nonzero().view(-1)
     chosen[ties[: count - int(chosen.sum())]] = True
-    return chosen
+    return chosen.nonzero().view(-1)
 
 
 def _filled(
