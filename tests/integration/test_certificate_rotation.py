@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +11,7 @@ import grpc
 import pytest
 from cryptography import x509
 from support.federation import CALL, OFFICER, OPERATOR, LocalFederation, eventually, refusal
+from support.forked import FEDNOT, Command
 from support.identities import HOSTS, Identities, Stubs, certificate_served, serial_of
 from support.replay import MANIFEST, assert_close, mean_of_clients, stored
 
@@ -23,7 +22,6 @@ from fednot.identity.subject import Role
 from fednot.rpc_errors import from_rpc_error
 from fednot.v1 import identity_pb2, operator_pb2
 
-FEDNOT = (sys.executable, "-c", "from fednot.cli.main import main; main()")
 INDICES = (0, 1, 2)
 CLIENTS = [f"c{index}" for index in INDICES]
 ENDS = 'fednot_certificate_expiry_timestamp_seconds{certificate="%s"}'
@@ -176,13 +174,7 @@ def test_the_authority_is_rotated_and_the_old_one_retired(federation: LocalFeder
 def _certs(verb: str, federation: LocalFederation, *more: str, code: int = 0) -> str:
     """Runs `fednot certs` on the authority while the server uses it; gives what it prints."""
     directory = str(federation.identities.authority.directory)
-    done = subprocess.run(
-        [*FEDNOT, "certs", verb, "--authority", directory, *more],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    done = Command(FEDNOT, ["certs", verb, "--authority", directory, *more]).ended(30)
     assert done.returncode == code, done.stderr
     return done.stdout + done.stderr
 

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import grpc
 import pytest
-from support.federation import CALL, ROOT, LocalFederation, eventually, refusal
+from support.federation import CALL, LocalFederation, eventually, refusal
+from support.forked import FEDNOT, Command
 from support.handmade_authority import HandMadeAuthority, days_from_now, serving
 from support.identities import HOSTS, Stubs
 from support.raw_client import RawClient, constant_update, parts_of
@@ -29,7 +28,6 @@ from fednot.identity.subject import Role, Subject
 from fednot.identity.token import Token
 from fednot.v1 import federation_pb2, operator_pb2, operator_pb2_grpc
 
-FEDNOT = (sys.executable, "-c", "from fednot.cli.main import main; main()")
 SECONDS_OF_A_DAY = 24 * 3600
 TRACELESS = ("--task-arg", "trace=no")
 OPERATOR = Role.OPERATOR
@@ -228,23 +226,17 @@ def _is_refused(stub: operator_pb2_grpc.OperatorServiceStub) -> bool:
     return False
 
 
-def start(verb: str, dialled: Dialled) -> subprocess.Popen[str]:
+def start(verb: str, dialled: Dialled) -> Command:
     """Starts a verb of `fednot` in a process of its own."""
     identity, address = dialled
     who = ("--identity", str(identity)) if identity else ("--insecure",)
-    return subprocess.Popen(
-        [*FEDNOT, verb, "--server", address, *who, "--format", "json"],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return Command(FEDNOT, [verb, "--server", address, *who, "--format", "json"])
 
 
-def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+def ended(process: Command) -> tuple[int, str, str]:
     """Its exit code and what it printed."""
-    output, errors = process.communicate(timeout=30)
-    return process.returncode, output, errors
+    found = process.ended(30)
+    return found.returncode, found.stdout, found.stderr
 
 
 @pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: wrong.__name__)
@@ -305,14 +297,7 @@ def test_enrolling_at_the_wrong_port_says_that_a_certificate_is_missing(stage: S
     token, folder = Token.fresh("c9", "fednot", stage.trust).text(), stage.new_folder()
     where = ("--server", stage.federation.address, "--out", str(folder), "--format", "json")
 
-    refused = subprocess.run(
-        [*FEDNOT, "certs", "enroll", *where],
-        input=token,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    refused = Command(FEDNOT, ["certs", "enroll", *where], token).ended(30)
 
     told = json.loads(refused.stderr)
     assert refused.returncode != 0

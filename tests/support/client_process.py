@@ -1,21 +1,18 @@
-"""Real client processes that start at once, since the process they are forked from knows torch."""
+"""Real client processes that start at once, and what they say."""
 
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import os
 import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from support.forked import CLIENT, Forked
+
 WAIT: Final = 30.0
 _PAUSE: Final = 0.02
-_CONTEXT: Final = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["client.__main__", "torch._dynamo"])
-"""The second one would be imported by the first step of an optimiser."""
 
 
 class ClientProcess:
@@ -24,8 +21,8 @@ class ClientProcess:
     def __init__(self, arguments: Sequence[str], log: Path) -> None:
         self._log = log
         log.touch()
-        self._process = _CONTEXT.Process(target=_main, args=(list(arguments), str(log)))
-        self._process.start()
+        environment = {name: value for name, value in os.environ.items() if "FEDNOT" not in name}
+        self._process = Forked(CLIENT, arguments, errors=log, environment=environment)
 
     async def said(self, text: str) -> str:
         """Waits until its log has a line with this text; gives that line."""
@@ -40,28 +37,15 @@ class ClientProcess:
     async def ended(self, within: float = WAIT) -> tuple[int | None, str]:
         """Waits for its end, for so many seconds at the most; gives exit code and log."""
         async with asyncio.timeout(within):
-            while self._process.is_alive():  # noqa: ASYNC110 - no event tells of it
+            while self._process.poll() is None:  # noqa: ASYNC110 - no event tells of it
                 await asyncio.sleep(_PAUSE)
-        return self._process.exitcode, self._log.read_text()
+        return self._process.poll(), self._log.read_text()
 
     def terminate(self) -> None:
         """Sends SIGTERM."""
-        assert self._process.pid is not None
-        os.kill(self._process.pid, signal.SIGTERM)
+        self._process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
         """Ends it if it still runs."""
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join(WAIT)
-
-
-def _main(arguments: list[str], log: str) -> None:
-    handle = os.open(log, os.O_WRONLY | os.O_APPEND)
-    os.dup2(handle, sys.stderr.fileno())
-    for name in [name for name in os.environ if "FEDNOT" in name]:
-        del os.environ[name]
-    sys.argv = ["fednot-client", *arguments]
-    from client.__main__ import main
-
-    sys.exit(main())
+        self._process.kill()
+        self._process.wait(WAIT)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +13,7 @@ from urllib.request import urlopen
 
 import grpc
 import pytest
+from support.forked import CLIENT, SERVER, Command, Forked
 from support.identities import Identities, Stubs
 from support.ports import free_port
 
@@ -61,14 +60,7 @@ def refusal(call: Callable[[], Any]) -> FednotError:
 
 def run_server(*flags: str) -> subprocess.CompletedProcess[str]:
     """Runs a server that is expected to end by itself."""
-    return subprocess.run(
-        [sys.executable, "-m", "server", *flags],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=False,
-    )
+    return Command(SERVER, flags).ended(90)
 
 
 class LocalFederation:
@@ -97,7 +89,7 @@ class LocalFederation:
         self.address = f"127.0.0.1:{self.port}"
         self._served_on = f"{host}:{self.port}"
         self._flags = (*(("--task", TASK) if task else ()), *server_flags)
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._processes: dict[str, Forked] = {}
         self._made = None if insecure else Identities(folder)
         self._signs = signs
         self._stubs: dict[tuple[Role, str], Stubs] = {}
@@ -150,7 +142,8 @@ class LocalFederation:
         """Starts the server and waits until it answers."""
         self._start(
             "server",
-            *("server", *self.server_identity, "--address", self._served_on),
+            SERVER,
+            *(*self.server_identity, "--address", self._served_on),
             *("--http-address", f"127.0.0.1:{self.http_port}"),
             *("--state-dir", str(self.state), "--heartbeat-interval", "0.5"),
             *("--retry-wait", "0.1", "--stop-grace", "0.2", *self._flags, *flags),
@@ -200,7 +193,8 @@ class LocalFederation:
             identity = ("--identity", str(self.identity_of(Role.CLIENT, name)))
         self._start(
             name,
-            *("client", *identity, "--server", self.address, "--http-address", ""),
+            CLIENT,
+            *(*identity, "--server", self.address, "--http-address", ""),
             *("--state-dir", str(self.folder / name), "--device", "cpu", "--task", TASK),
             *(part for argument in arguments for part in ("--task-arg", argument)),
             *flags,
@@ -311,8 +305,7 @@ class LocalFederation:
     def kill(self, name: str, how: signal.Signals = signal.SIGKILL) -> int:
         """Ends a process by a signal and returns its exit code."""
         process = self._processes.pop(name)
-        if process.poll() is None:
-            process.send_signal(how)
+        process.send_signal(how)
         return process.wait(60)
 
     def runs(self, name: str) -> bool:
@@ -322,12 +315,6 @@ class LocalFederation:
     def exit_code(self, name: str) -> int | None:
         return self._processes[name].poll()
 
-    def _start(self, name: str, *arguments: str) -> None:
-        with (self.folder / f"{name}.log").open("ab") as log:
-            self._processes[name] = subprocess.Popen(
-                [sys.executable, "-m", *arguments],
-                cwd=ROOT,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
-            )
+    def _start(self, name: str, program: str, *arguments: str) -> None:
+        log = self.folder / f"{name}.log"
+        self._processes[name] = Forked(program, arguments, output=log, errors=log)
