@@ -12,6 +12,7 @@ from fednot.layer_map import LayerMapError
 from fednot.model_file import ModelFileError
 from fednot.settings import USAGE_ERROR, load_or_exit
 from fednot.task_loading import TaskLoadError
+from server import malloc
 from server.app import serve
 from server.identity import IdentityError
 from server.settings import ENVIRONMENT_PREFIX, ServerSettings
@@ -29,6 +30,7 @@ def main() -> None:
     state.
     """
     os.umask(ONLY_THE_OWNER)
+    malloc.tune()
     settings = load_or_exit(ServerSettings, program="fednot-server", prefix=ENVIRONMENT_PREFIX)
     logging.basicConfig(
         level=settings.log_level.upper(),
