@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 import tempfile
 import time
@@ -26,6 +27,7 @@ from benchmarks.identities import HOST, Identities
 from benchmarks.measuring import Memory, MemoryWatch
 from benchmarks.models import write_model
 from benchmarks.processes import ROOT, BenchmarkError, Child, await_port, free_port
+from benchmarks.watched_server import VARIABLE
 from fednot.channel import open_channel
 from fednot.identity.folder import read_credentials
 from fednot.v1 import operator_pb2, operator_pb2_grpc
@@ -57,8 +59,21 @@ class Variant:
 class Federation:
     """One server and its bench clients, as a contestant."""
 
-    def __init__(self, work: Work, variant: Variant | None = None) -> None:
+    def __init__(
+        self,
+        work: Work,
+        variant: Variant | None = None,
+        *,
+        joining: int | None = None,
+        watched: bool = False,
+    ) -> None:
+        """`joining` are the clients that join at once, if not all; `start_clients` adds others.
+
+        A `watched` server writes `lag_file`, how late its event loop comes.
+        """
+        self._module = "benchmarks.watched_server" if watched else "server"
         self.variant = variant or Variant()
+        self._joining = work.clients if joining is None else joining
         self.name = self.variant.name
         self.work = work
         self._stack = ExitStack()
@@ -72,12 +87,18 @@ class Federation:
             self._start_server(stack)
             self._dial(stack)
             self._watch = stack.enter_context(MemoryWatch(self.server.pid))
-            self.start_clients(self.work.clients)
+            if self._joining:
+                self.start_clients(self._joining)
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    @property
+    def lag_file(self) -> Path:
+        """What a watched server writes."""
+        return self.folder / "lag.txt"
 
     def _start_server(self, stack: ExitStack) -> None:
         write_model(self.folder / "model.safetensors", self.work.nbytes)
@@ -92,12 +113,13 @@ class Federation:
         self.server = Child(
             "server",
             [
-                *(sys.executable, "-m", "server", *identity, "--address", self.address),
+                *(sys.executable, "-m", self._module, *identity, "--address", self.address),
                 *("--http-address", "", "--state-dir", str(self.folder / "state")),
                 *("--model", str(self.folder / "model.safetensors"), "--keep-versions", "2"),
                 *("--round-retries", "0", "--log-level", "warning", *data, *self.variant.flags),
             ],
             self.folder,
+            {VARIABLE: str(self.lag_file)},
         )
         stack.callback(self.server.end)
         await_port(self.server, port)
@@ -139,8 +161,9 @@ class Federation:
             raise BenchmarkError(f"no status ({error.code()}): {self.server.tail()}") from error
 
     def rounds(self, count: int) -> list[float]:
-        """A run of so many rounds, of which each client must complete every one."""
-        policy = operator_pb2.RoundPolicy(fraction=1, quorum=1, min_clients=self.work.clients)
+        """A run of so many rounds, of which each client that joined must complete every one."""
+        clients = self.status().clients_connected
+        policy = operator_pb2.RoundPolicy(fraction=1, quorum=1, min_clients=clients)
         policy.deadline.FromSeconds(int(ROUND_SECONDS))
         request = operator_pb2.StartTrainingRequest(rounds=count, policy=policy)
         try:
@@ -186,6 +209,21 @@ def seconds_of(rounds: list[operator_pb2.Round]) -> list[float]:
         found.append((ended - before) / 1e9)
         before = ended
     return found
+
+
+def bare_server_mb() -> float:
+    """What an idle server has with a model of a few bytes, in MB. Raises BenchmarkError."""
+    with Federation(Work(1, 0.001), joining=0) as federation:
+        return federation.memory().idle
+
+
+def has_data_channel() -> bool:
+    """Whether this server can serve the raw data channel."""
+    command = [sys.executable, "-m", "server", "--help"]
+    said = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=CALL_SECONDS * 3, check=False
+    )
+    return "--data-address" in said.stdout
 
 
 def results(works: tuple[Work, ...] = (Work(8, 10),), transport: str = "grpc") -> Iterator[Result]:
