@@ -12,7 +12,8 @@ import select
 import socket
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final, cast
 
 from fednot.data_messages import PREFIX_BYTES, size_in
@@ -124,8 +125,23 @@ class DataLink:
                 return found[0][1]
             self.look()
 
+    @contextmanager
+    def looking(self, look: Callable[[], None]) -> Iterator[None]:
+        """Looks at something for a time."""
+        before, self.look = self.look, look
+        try:
+            yield
+        finally:
+            self.look = before
+
+    def await_more(self, until: float) -> None:
+        """Waits for what the last read or write lacked. Raises as `wait` does."""
+        self.wait(self._wanted, until)
+
     def rest(self, seconds: float) -> bool:
         """Waits for the other side without looking at anything; False if it stayed silent."""
+        if self._tls is not None and self._tls.pending():
+            return True
         self._poll.modify(self._socket, select.POLLIN)
         return bool(self._poll.poll(1000 * seconds))
 
@@ -146,7 +162,7 @@ class DataLink:
             count = self.read_some(into[got:])
             got += count
             if not count:
-                self.wait(self._wanted, until)
+                self.await_more(until)
         return bytes(found)
 
     def receive(self, until: float) -> bytes:

@@ -81,8 +81,9 @@ def _identity(settings: ServerSettings) -> ServerIdentity | None:
 
 def _places(settings: ServerSettings) -> str:
     how = "in plaintext" if settings.insecure else "over mutual TLS"
-    enrolment = settings.enrolment_address
-    return f"{settings.address} {how}" + (f", enrolment on {enrolment}" if enrolment else "")
+    beside = (("enrolment", settings.enrolment_address), ("data channel", settings.data_address))
+    more = (f", {what} on {address}" for what, address in beside if address)
+    return f"{settings.address} {how}" + "".join(more)
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

@@ -1,7 +1,8 @@
-"""The gRPC listeners: one for everybody who has a certificate, one for machines that have none yet.
+"""The listeners: gRPC for everybody who has a certificate, gRPC for machines that have none yet,
+and the data channel.
 
-They are two because gRPC demands a certificate of every connection to a port, or asks for none.
-Each has a guard of its own; no servicer is reached past one.
+The first two are two because gRPC demands a certificate of every connection to a port, or asks for
+none. Each has a guard or a door of its own; nothing is reached past one.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from fednot.v1 import (
 from server.audit import RefusalLog
 from server.cohorts.remote import RemoteCohort
 from server.coordinator import Coordinator
+from server.data_channel.listener import DataChannel
 from server.federation import Federation
 from server.identity import ServerIdentity
 from server.services.approval import ApprovalServicer
@@ -100,11 +102,14 @@ class Listeners:
         self._servers: list[aio.Server] = []
         self.ports: Final[list[int]] = []
         self.refusals: Final = RefusalLog(federation.database)
+        self.data: Final = DataChannel(federation, cohort, self._uploads, identity, self.refusals)
 
     async def start(self) -> None:
         """Serves on every address of the settings. Raises StateError if one is taken."""
         settings, identity = self._settings, self._identity
         credentials = identity.credentials() if identity else None
+        if settings.data_address:  # before the first join, whose answer tells its port
+            await self.data.start(settings.data_address)
         await self._serve(self._main_server(), settings.address, credentials)
         if identity is not None and settings.enrolment_address:
             server = self._enrolment_server()
@@ -119,7 +124,9 @@ class Listeners:
     async def stop(self) -> None:
         """Gives calls the grace of the settings to end; then every refusal is in the audit."""
         grace = self._settings.stop_grace
-        await asyncio.gather(*(server.stop(grace) for server in self._servers))
+        await asyncio.gather(
+            self.data.stop(grace), *(server.stop(grace) for server in self._servers)
+        )
         self._signing.close()
         await self.refusals.flush()
 
@@ -143,6 +150,7 @@ class Listeners:
             heartbeat_interval=settings.heartbeat_interval,
             codecs=frozenset(settings.codecs),
             top_k_fraction=settings.top_k_fraction,
+            data_port=lambda: self.data.port,
         )
 
     def _main_server(self) -> aio.Server:

@@ -63,6 +63,15 @@ class Metrics:
             ["direction"],
             registry=registry,
         )
+        self.data_transfer = Counter(
+            "fednot_data_channel_bytes_total",
+            "Those of fednot_transfer_bytes_total that went over the data channel",
+            ["direction"],
+            registry=registry,
+        )
+        self.data_connections = Gauge(
+            "fednot_data_connections", "Open connections of the data channel", registry=registry
+        )
         self.uploads = Gauge(
             "fednot_uploads", "Uploads that are under way by state", ["state"], registry=registry
         )
@@ -119,6 +128,7 @@ class Metrics:
             self.updates.labels(update_outcome)
         for direction in DIRECTIONS:
             self.transfer.labels(direction)
+            self.data_transfer.labels(direction)
         self.show_uploads(receiving=0, waiting=0, cut=0)
         self.show_clients({})
         self.show_jobs({}, 0.0)
@@ -131,6 +141,11 @@ class Metrics:
         made_version = outcome in (RoundOutcome.COMPLETED, RoundOutcome.DEGRADED)
         if phase is RoundPhase.RECOVERY and made_version:
             self.recovery_rounds.inc()
+
+    def moved_beside_grpc(self, direction: str, num_bytes: int) -> None:
+        """Counts model bytes that the data channel moved; the direction is one of DIRECTIONS."""
+        self.transfer.labels(direction).inc(num_bytes)
+        self.data_transfer.labels(direction).inc(num_bytes)
 
     def show_uploads(self, **counts: int) -> None:
         """Shows how many uploads are receiving, waiting for a slot, and cut but kept."""
