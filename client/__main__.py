@@ -62,7 +62,7 @@ async def _run(prepared: Prepared, worker: Worker) -> int:
     identity = prepared.identity
     dialler = Dialler(prepared.settings.server, identity.current if identity else None)
     keeper = IdentityKeeper(identity, dialler, prepared.metrics) if identity else None
-    transfer = Transfer(dialler, prepared.metrics.moved)
+    transfer = Transfer(dialler, prepared.connection.moved)
     rounds = Rounds(prepared.connection, transfer, prepared.trainer, worker, prepared.metrics)
     told_trust = keeper.told_trust if keeper else _unheard
     runtime = Runtime(dialler, prepared, rounds, worker, told_trust)

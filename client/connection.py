@@ -92,6 +92,7 @@ class Connection:
         self.waiting_for = "the start"
         self._metrics = metrics
         self._clock = clock
+        self._bytes_moved = 0
         self._in_session = False
         self._last_answer = float("-inf")
         self._live_seconds = LIVE_SECONDS
@@ -107,16 +108,20 @@ class Connection:
     ) -> T:
         """Awaits attempts, with growing pauses in between, until the server answers.
 
+        The pauses are short again after an attempt that moved bytes of a model.
+
         Raises FednotError for a refusal that the caller must judge, SessionLostError,
         FinalRefusalError, and WorkCancelledError once `cancelled` is set.
         """
         backoff = Backoff()
         while True:
-            pause = backoff.next()
+            moved = self._bytes_moved
             try:
                 return await self.once(attempt)
             except _PassingError as passing:
-                pause = max(pause, passing.retry_after or 0.0)
+                if moved != self._bytes_moved:
+                    backoff.reset()
+                pause = max(backoff.next(), passing.retry_after or 0.0)
             if cancelled is not None and cancelled.is_set():
                 raise WorkCancelledError("the work no longer counts")
             await asyncio.sleep(pause)
@@ -136,6 +141,11 @@ class Connection:
             raise self._sorted(error) from error
         self._answered()
         return answer
+
+    def moved(self, direction: str, num_bytes: int) -> None:
+        """Bytes of a model moved; the metrics tell."""
+        self._bytes_moved += num_bytes
+        self._metrics.moved(direction, num_bytes)
 
     def opened(self, heartbeat_seconds: float) -> None:
         """A session was opened; from now on an answer is due in a few heartbeats."""

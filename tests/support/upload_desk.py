@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from fednot.errors import FednotError
 from fednot.layers import layer_map
@@ -121,11 +122,13 @@ async def _settle(made: Counter, plan: WorkPlan) -> None:
 
 
 @asynccontextmanager
-async def small_federation(folder: Path) -> AsyncIterator[Federation]:
-    """A federation with a model of a few weights and no coordinator that runs."""
+async def small_federation(
+    folder: Path, module: nn.Module | None = None
+) -> AsyncIterator[Federation]:
+    """A federation with a model, of a few weights if none is given; no coordinator runs."""
     torch.set_num_threads(1)
     database = Database(folder / "state.sqlite3")
-    module = Mlp(in_features=4, hidden=(8,), num_classes=4)
+    module = module or Mlp(in_features=4, hidden=(8,), num_classes=4)
     manifest = Manifest.of(module)
     initial = InitialModel(flatten_module(module, manifest), manifest, lambda: layer_map(manifest))
     yield Federation(

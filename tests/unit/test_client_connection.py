@@ -89,6 +89,25 @@ async def test_what_passes_is_retried_and_logged_once(
     assert registry.get_sample_value("fednot_client_reconnects_total") == 1
 
 
+async def test_pauses_are_short_again_after_an_attempt_that_moved_bytes(
+    connection: Connection, clock: Clock
+) -> None:
+    """Ten growing pauses are at least 0.1+0.2+0.4+0.8+1.6+2.5*5 = 15.6 s, ten first ones 2 s."""
+    left = 10
+
+    async def attempt() -> str:
+        nonlocal left
+        left -= 1
+        connection.moved("upload", 5)
+        if left:
+            raise BrokenStreamError("cut")
+        return "there"
+
+    begun = clock.now
+    await connection.call(attempt)
+    assert clock.now - begun <= 2.0
+
+
 @pytest.mark.parametrize(
     ("act", "kind"),
     [
