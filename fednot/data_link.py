@@ -169,6 +169,15 @@ class DataLink:
         """One message. Raises OSError (LinkClosedError, TimeoutError), DataMessageError."""
         return self.read(size_in(self.read(PREFIX_BYTES, until)), until)
 
+    def receive_if_any(self, until: float) -> bytes | None:
+        """One message if it has begun to come, else None. Raises as `receive` does."""
+        prefix = bytearray(PREFIX_BYTES)
+        got = self.read_some(memoryview(prefix))
+        if not got:
+            return None
+        prefix[got:] = self.read(PREFIX_BYTES - got, until)
+        return self.read(size_in(prefix), until)
+
     def send(
         self, data: memoryview, seconds: float, news: Callable[[], None] | None = None
     ) -> None:
