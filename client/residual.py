@@ -26,7 +26,7 @@ class Residual:
 
     One proposal is open at a time: `propose`, then `accepted` or `dropped`. It holds two float32
     numbers for each coded element from the first proposal on, and nothing if the codec does not
-    feed back.
+    feed back. `codec` is the one that it was made for.
     """
 
     def __init__(self, codec: Codec, manifest: Manifest) -> None:
