@@ -33,7 +33,7 @@ protos: $(STAMP)
 		--mypy_out=quiet:. --mypy_grpc_out=quiet:. protos/fednot/v1/*.proto
 
 bench: $(STAMP)
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks $(PARTS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Self
 
 import torch
-from prometheus_client import CollectorRegistry, disable_created_metrics
 
 from benchmarks.identities import client_name
 from benchmarks.models import manifest_of_bytes, random_flat
@@ -58,31 +57,36 @@ class ReadyTrainer(Trainer):
 class Record(ClientMetrics):
     """Writes when each download began and ended and each upload ended, by the monotonic clock."""
 
-    def __init__(self, name: str, path: Path | None) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]
-        super().__init__(CollectorRegistry())
-        self._name = name
-        self._path = path
-        self._times: dict[str, float] = {}
+    name = ""
+    path: Path | None = None
+    times: dict[str, float]
+
+    @classmethod
+    def of(cls, name: str, path: Path | None) -> Self:
+        """The record of a client, in a file of lines of JSON; None for no file."""
+        made = cls.fresh()
+        made.name, made.path = name, path
+        made.times = {}
+        return made
 
     def moved(self, direction: str, num_bytes: int) -> None:
         """A chunk moved; the first one of a download begins a row."""
         super().moved(direction, num_bytes)
         if direction == "download":
-            self._times.setdefault("began", time.monotonic())
+            self.times.setdefault("began", time.monotonic())
 
     def trained(self, seconds: float) -> None:
         """The update is ready and its upload begins."""
         super().trained(seconds)
-        self._times["downloaded"] = time.monotonic()
+        self.times["downloaded"] = time.monotonic()
 
     def work_ended(self, phase: str, outcome: str) -> None:
         """The work ended, and with it the row."""
         super().work_ended(phase, outcome)
-        row = {"client": self._name, "outcome": outcome, "ended": time.monotonic()} | self._times
-        self._times = {}
-        if self._path is not None:
-            with self._path.open("a") as file:
+        row = {"client": self.name, "outcome": outcome, "ended": time.monotonic()} | self.times
+        self.times = {}
+        if self.path is not None:
+            with self.path.open("a") as file:
                 file.write(json.dumps(row) + "\n")
 
 
@@ -100,7 +104,7 @@ def prepared(given: argparse.Namespace, index: int, trainer: Trainer) -> Prepare
         identity=identity,
         insecure=identity is None,
     )
-    metrics = Record(name, given.record)
+    metrics = Record.of(name, given.record)
     return Prepared(
         settings=settings,
         name=name,

@@ -1,7 +1,8 @@
 """The floor: the same bytes over bare grpc.aio, dropped as they come, and nothing else.
 
 One stream down and one up per client and round, in chunks of 1 MiB that no serializer touches, read
-by `context.read()`. In plaintext or over mutual TLS; either side keeps gRPC's own options.
+by `context.read()`. In plaintext or over mutual TLS; either side keeps gRPC's own options, and the
+server has the malloc settings of the product's.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from benchmarks.identities import (
 )
 from benchmarks.measuring import Memory, MemoryWatch
 from benchmarks.processes import Child, fork, say
+from server import malloc
 
 CHUNK: Final = 1 << 20
 ROUND_SECONDS: Final = 120.0
@@ -195,6 +197,7 @@ def main() -> None:
     parser.add_argument("--identity", type=Path)
     given = parser.parse_args()
     if given.role == "serve":
+        malloc.tune()
         asyncio.run(_serve(given.clients, given.bytes, given.identity))
     elif given.role == "send":
         fork(

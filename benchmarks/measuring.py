@@ -19,6 +19,7 @@ from typing import Any, Final, Self
 
 SAMPLE_SECONDS: Final = 0.02
 _PROC: Final = Path("/proc")
+_LISTENING: Final = "0A"
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,20 @@ def received_bytes(text: str, device: str) -> int:
         if colon and name.strip() == device:
             return int(counters.split()[0])
     raise KeyError(device)
+
+
+def connections(text: str, port: int) -> int:
+    """How many connections of /proc/net/tcp have or had this port; a listener is none."""
+    rows = [line.split() for line in text.splitlines()[1:]]
+    named = f":{port:04X}"
+    return sum(
+        row[3] != _LISTENING and (row[1].endswith(named) or row[2].endswith(named)) for row in rows
+    )
+
+
+def connections_to(port: int) -> int:
+    """How many connections of this machine have or lately had this port."""
+    return connections((_PROC / "net" / "tcp").read_text(), port)
 
 
 def median(values: Sequence[float]) -> float | None:

@@ -24,7 +24,7 @@ import grpc
 
 from benchmarks.contest import Result, Work, contest
 from benchmarks.identities import HOST, Identities
-from benchmarks.measuring import Memory, MemoryWatch
+from benchmarks.measuring import Memory, MemoryWatch, connections_to
 from benchmarks.models import write_model
 from benchmarks.processes import ROOT, BenchmarkError, Child, await_port, free_port
 from benchmarks.watched_server import VARIABLE
@@ -35,6 +35,7 @@ from fednot.v1 import operator_pb2, operator_pb2_grpc
 OUT: Final = ROOT / "bench-out"
 CALL_SECONDS: Final = 20.0
 JOIN_SECONDS: Final = 120.0
+DATA_SECONDS: Final = 5.0
 ROUND_SECONDS: Final = 180.0
 MOST_PROCESSES: Final = 8
 _PAUSE: Final = 0.1
@@ -107,9 +108,10 @@ class Federation:
         identity = ("--insecure",)
         if self._identities is not None:
             identity = ("--authority", str(self._identities.authority.directory))
+        self._data_port = free_port()
         data = ()
         if self.variant.transport == "data":
-            data = ("--data-address", f"{HOST}:{free_port()}")
+            data = ("--data-address", f"{HOST}:{self._data_port}")
         self.server = Child(
             "server",
             [
@@ -123,6 +125,8 @@ class Federation:
         )
         stack.callback(self.server.end)
         await_port(self.server, port)
+        if data:
+            await_port(self.server, self._data_port, DATA_SECONDS)
 
     def _dial(self, stack: ExitStack) -> None:
         operator = self._identities.operator() if self._identities else None
@@ -173,6 +177,8 @@ class Federation:
             found = self.operator.ListRounds(listed, timeout=CALL_SECONDS).rounds
         except grpc.RpcError as error:
             raise BenchmarkError(f"{error.code()}: {error.details()}") from error
+        if self.variant.transport == "data" and not connections_to(self._data_port):
+            raise BenchmarkError("no client used the data channel")
         return seconds_of(list(reversed(found)))
 
     def _await_end(self, count: int) -> None:
