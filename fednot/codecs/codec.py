@@ -17,7 +17,7 @@ from fednot.runs import PIECE_ELEMENTS, joined, tensor_at
 from fednot.tensors import empty, views
 
 SMALLEST_CODED: Final = 1024
-"""Tensors of fewer elements are raw: they cost nothing, and they are the sensitive ones."""
+"""Tensors of fewer elements are raw: their bytes count for nothing."""
 LARGEST: Final = torch.finfo(torch.float32).max
 
 
