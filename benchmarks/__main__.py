@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.contest import Contestant, Result, Work, contest
-from benchmarks.growth import over_clients_and_sizes, over_memory
+from benchmarks.growth import over_budget, over_clients_and_sizes, over_memory
 from benchmarks.grpc_floor import GrpcFloor
 from benchmarks.measuring import ratio
 from benchmarks.peers.flower import FlowerGrpc
@@ -31,7 +31,16 @@ from benchmarks.tcp_limit import TcpLimit
 CONTESTS: Final = ("round", "tcp_limit", "grpc_floor")
 PEER_PARTS: Final = ("flower", "nvflare", "superlink")
 LINES: Final = ("aggregation", "negation", "codec", "calls")
-PARTS: Final = (*CONTESTS, *PEER_PARTS, "memory", "stall", "slow_clients", *LINES, "growth")
+PARTS: Final = (
+    *CONTESTS,
+    *PEER_PARTS,
+    "memory",
+    "stall",
+    "slow_clients",
+    *LINES,
+    "budget",
+    "growth",
+)
 PEER_ROUNDS: Final = {"flower": 6, "nvflare": 6, "superlink": 3}
 MINUTES: Final = 25.0
 LONGEST_STALL_MS: Final = 100
@@ -69,6 +78,7 @@ class Run:
         yield "slow_clients", "slow_clients", self._slow
         for part in LINES:
             yield part, part, partial(self._figures, part)
+        yield "budget", "budget", partial(self._grown, "budget", over_budget)
         yield "growth", "growth", partial(self._grown, "growth", over_clients_and_sizes)
 
     def _timed(self, what: str, measure: Callable[[], None]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Final
 
 from benchmarks.contest import Result, Work, contest
@@ -12,13 +13,19 @@ from benchmarks.tcp_limit import TcpLimit
 BY_CLIENTS: Final = tuple(Work(clients, 10) for clients in (2, 8, 32, 64))
 BY_SIZE: Final = tuple(Work(2, megabytes) for megabytes in (1, 10, 100, 1000))
 BY_MEMORY: Final = (Work(4, 100), Work(32, 100))
+LARGE: Final = Work(2, 1000)
+BUDGET: Final = "512MB"
 ROUNDS: Final = 6
 
 
 def over_clients_and_sizes(variant: Variant) -> Iterator[Result]:
-    """Rounds at 10 MB with ever more clients, and of two clients with ever larger models."""
+    """Rounds at 10 MB with ever more clients, and of two clients with ever larger models.
+
+    One contestant after the other, since both at 1 GB would not fit a machine of 24 GB.
+    """
     for work in (*BY_CLIENTS, *BY_SIZE):
-        yield from contest(work, [TcpLimit(work), Federation(work, variant)], 1, ROUNDS)
+        for each in (TcpLimit(work), Federation(work, variant)):
+            yield from contest(work, [each], 1, ROUNDS)
 
 
 def over_memory(variant: Variant) -> Iterator[Result]:
@@ -27,9 +34,15 @@ def over_memory(variant: Variant) -> Iterator[Result]:
         yield from contest(work, [Federation(work, variant)], 1, ROUNDS)
 
 
+def over_budget(variant: Variant) -> Iterator[Result]:
+    """A model of 1 GB with a memory budget of half of that; the rest goes to disk."""
+    spilling = replace(variant, flags=(*variant.flags, "--memory-budget", BUDGET))
+    yield from contest(LARGE, [Federation(LARGE, spilling)], 1, ROUNDS)
+
+
 def main() -> None:
-    """Prints both."""
-    for results in (over_memory, over_clients_and_sizes):
+    """Prints all of them."""
+    for results in (over_memory, over_budget, over_clients_and_sizes):
         for result in results(Variant()):
             print(result.row())
 

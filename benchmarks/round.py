@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from typing import Any, Final, Self
 
 import grpc
 
-from benchmarks.contest import Result, Work, contest
+from benchmarks.contest import Work, contest
 from benchmarks.identities import HOST, Identities
 from benchmarks.measuring import Memory, MemoryWatch, connections_to
 from benchmarks.models import write_model
@@ -232,21 +231,17 @@ def has_data_channel() -> bool:
     return "--data-address" in said.stdout
 
 
-def results(works: tuple[Work, ...] = (Work(8, 10),), transport: str = "grpc") -> Iterator[Result]:
-    """The product for each work, in plaintext and over mutual TLS."""
-    for work in works:
-        variants = [Variant(tls, transport) for tls in (False, True)]
-        yield from contest(work, [Federation(work, each) for each in variants])
-
-
 def main() -> None:
-    """Measures one work."""
+    """Measures one work; flags that it does not know go to the server."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--megabytes", type=float, default=10)
     parser.add_argument("--transport", choices=("grpc", "data"), default="grpc")
-    given = parser.parse_args()
-    for result in results((Work(given.clients, given.megabytes),), given.transport):
+    parser.add_argument("--tls", action="store_true")
+    given, flags = parser.parse_known_args()
+    work = Work(given.clients, given.megabytes)
+    variant = Variant(given.tls, given.transport, tuple(flags))
+    for result in contest(work, [Federation(work, variant)]):
         print(result.row())
 
 
