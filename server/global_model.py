@@ -92,8 +92,8 @@ class GlobalModel:
     ) -> GlobalModel:
         """Continues from the state, or begins with the initial model if the state is new.
 
-        Versions are read into blocks of `memory`, if given. Raises StateError if the state belongs
-        to another model.
+        The model is in a block of `memory`, if given, and versions are read into such. Raises
+        StateError if the state belongs to another model, OSError if the disk has no room.
         """
         row = await database.run(lambda c: c.execute(select(schema.federation)).one())
         if not row.current_version:
@@ -132,8 +132,12 @@ class GlobalModel:
             return version
 
         version = await database.run(command)
-        current = (version, draft.block)
-        return cls(database, store, initial.manifest, layers, current, memory)
+        block = draft.block
+        if memory is not None:
+            block = memory.block(initial.manifest.nbytes)
+            block.tensor.copy_(initial.flat)
+            block.release()
+        return cls(database, store, initial.manifest, layers, (version, block), memory)
 
     async def commit(self, draft: Draft, step: Step) -> Version:
         """Makes a new version current; `step` writes what belongs to it in the same transaction.

@@ -7,7 +7,7 @@ from itertools import permutations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.manifests import manifest_of
 
@@ -193,6 +193,7 @@ FLOATS = st.floats(-1e3, 1e3, width=32, allow_subnormal=False)
 UPDATES = st.lists(st.tuples(FLOATS, FLOATS, st.integers(1, 10_000)), min_size=1, max_size=8)
 
 
+@settings(deadline=None)
 @given(model=st.tuples(FLOATS, FLOATS), updates=UPDATES)
 def test_the_result_is_the_float64_mean_to_float32_rounding(
     model: tuple[float, float], updates: list[tuple[float, float, int]]
@@ -211,6 +212,7 @@ def test_the_result_is_the_float64_mean_to_float32_rounding(
         assert abs(value - float(expected)) <= step
 
 
+@settings(deadline=None)
 @given(updates=UPDATES)
 def test_the_result_lies_between_the_smallest_and_the_largest_update(
     updates: list[tuple[float, float, int]],
