@@ -13,6 +13,7 @@ import signal
 import sys
 from typing import Any, Final
 
+from client.carrier import Carrier
 from client.connection import FinalRefusalError
 from client.dialler import Dialler
 from client.renewal import IdentityKeeper
@@ -62,8 +63,14 @@ async def _run(prepared: Prepared, worker: Worker) -> int:
     identity = prepared.identity
     dialler = Dialler(prepared.settings.server, identity.current if identity else None)
     keeper = IdentityKeeper(identity, dialler, prepared.metrics) if identity else None
-    transfer = Transfer(dialler, prepared.connection.moved)
-    rounds = Rounds(prepared.connection, transfer, prepared.trainer, worker, prepared.metrics)
+    carrier = Carrier(
+        Transfer(dialler, prepared.connection.moved),
+        prepared.settings.server,
+        lambda: keeper.current if keeper else None,
+        prepared.connection.moved,
+        data_channel=prepared.settings.data_channel == "auto",
+    )
+    rounds = Rounds(prepared.connection, carrier, prepared.trainer, worker, prepared.metrics)
     told_trust = keeper.told_trust if keeper else _unheard
     runtime = Runtime(dialler, prepared, rounds, worker, told_trust)
     keeping = asyncio.create_task(keeper.run()) if keeper else None
@@ -75,6 +82,7 @@ async def _run(prepared: Prepared, worker: Worker) -> int:
     finally:
         if keeping is not None:
             keeping.cancel()
+        carrier.close()
         await dialler.close()
     return 0
 

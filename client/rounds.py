@@ -11,12 +11,13 @@ from typing import Any, Final
 import torch
 from google.protobuf import struct_pb2
 
+from client.carrier import Carrier
 from client.connection import Connection
 from client.encoder import Encoder
 from client.metrics import ClientMetrics
 from client.session import Session
 from client.trainer import Trainer, Update
-from client.transfer import Expected, Transfer
+from client.transfer import Expected
 from client.worker import Worker, WorkFailedError
 from fednot.errors import FednotError, Reason
 from fednot.training import TrainContext, WorkCancelledError
@@ -55,18 +56,22 @@ class Rounds:
     def __init__(
         self,
         connection: Connection,
-        transfer: Transfer,
+        carrier: Carrier,
         trainer: Trainer,
         worker: Worker,
         metrics: ClientMetrics,
     ) -> None:
         self.current: Work | None = None
         self._connection = connection
-        self._transfer = transfer
+        self._carrier = carrier
         self._encoder = Encoder(trainer.manifest)
         self._trainer = trainer
         self._worker = worker
         self._metrics = metrics
+
+    def joined(self, session: Session) -> None:
+        """A session was opened, whose work is done from now on."""
+        self._carrier.joined(session.data_port)
 
     async def train(self, session: Session, order: federation_pb2.TrainWork) -> str:
         """Trains and uploads; gives the outcome, one of client.metrics.OUTCOMES.
@@ -152,7 +157,7 @@ class Rounds:
         request = federation_pb2.DownloadModelRequest(session=session.message, work_id=work.id)
         expected, receiver = Expected(version, manifest.digest), Receiver(manifest)
         return await self._connection.call(
-            lambda: self._transfer.download(request, expected, receiver, work.cancelled),
+            lambda: self._carrier.download(request, expected, receiver, work.cancelled),
             work.cancelled,
         )
 
@@ -183,7 +188,7 @@ class Rounds:
     ) -> None:
         try:
             await self._connection.call(
-                lambda: self._transfer.upload(header, payload, work.cancelled), work.cancelled
+                lambda: self._carrier.upload(header, payload, work.cancelled), work.cancelled
             )
         except FednotError as refusal:
             # A reply was lost and the update sent twice: it counts, once.

@@ -94,6 +94,7 @@ class Runtime:
         self._request.device = str(self._device.current)
         session = await Session.join(self._dialler, self._connection, self._request)
         self._session = session
+        self._rounds.joined(session)
         try:
             self._state.remember(self._request.client)
         except OSError as error:

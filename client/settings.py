@@ -52,6 +52,9 @@ class ClientSettings(Settings):
         default="none",
         description="encoding of updates, if the server allows it: none, bf16, fp16, int8 or topk",
     )
+    data_channel: Literal["auto", "never"] = Field(
+        default="auto", description="auto: the server's data channel if it has one; never: gRPC"
+    )
     poll_wait: float = Field(
         default=20.0, gt=0, le=30, description="seconds that the server may hold a poll for work"
     )
