@@ -19,6 +19,10 @@ KEPT_FRAMES: Final = 32
 HASHED_BYTES: Final = 16 << 20
 
 
+def _nothing(_start: int, _stop: int) -> None:
+    """What is in memory has no pages to give back."""
+
+
 class Broadcast:
     """A flat model that many clients download; `release` gives back pages that were read."""
 
@@ -47,6 +51,12 @@ class Broadcast:
             whole = start == offset
             yield end - offset, self._frame(start, end) if whole else self._framed(offset, end)
             offset = end
+
+    def close(self) -> None:
+        """Lets the model go: nothing is sent of it any more."""
+        self._payload = memoryview(b"")
+        self._frames.clear()
+        self._release = _nothing
 
     def view(self, start: int, stop: int) -> memoryview:
         """A part of the bytes, without a copy."""

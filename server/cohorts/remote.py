@@ -120,6 +120,7 @@ class Assignment:
         self.over = True
         for end in tuple(self._at_end):
             end()
+        self._at_end.clear()
         if self._verdict is not None and not self._verdict.done():
             self._verdict.set_exception(_round_over())
 
@@ -210,9 +211,10 @@ class RemoteCohort:
             mark = self._pulse.mark()
             if self._stopping:
                 raise FednotError(Reason.SHUTTING_DOWN, "the server is stopping", retry_after=1.0)
-            for assignment in self._of(client):
-                if not assignment.answered:
-                    return assignment
+            # No variable of the loop may keep an assignment, and with it a model, while this waits.
+            open_one = next((a for a in self._of(client) if not a.answered), None)
+            if open_one is not None:
+                return open_one
             left = until - time.monotonic()
             if left <= 0 or not await self._pulse.wait(left, mark):
                 return None
@@ -251,6 +253,7 @@ class RemoteCohort:
             for assignment in batch:
                 assignment.end()
                 del self._assignments[assignment.id]
+            broadcast.close()
             self._pulse.beat()
 
     def _give_up_on_lapsed(self, batch: Iterable[Assignment]) -> None:

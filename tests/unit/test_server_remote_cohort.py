@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
+import weakref
 from contextlib import aclosing
+from dataclasses import replace
 
 import pytest
 import torch
 
+from fednot.codecs.none import Plain
 from fednot.errors import FednotError, Reason
+from server.blocks import Block
 from server.cohorts.cohort import NoAnswer, Update, WorkKind, WorkPlan
 from server.cohorts.remote import Assignment, RemoteCohort, Session
 from server.interruption import Interruptible, WorkInterruptedError
@@ -43,7 +47,7 @@ async def given(cohort: RemoteCohort, client: str) -> Assignment:
 
 
 def update(client: str) -> Update:
-    return Update(client, 1, FLAT, {}, lambda _: None)
+    return Update(client, 1, Block.of(FLAT), Plain(), {}, lambda _: None)
 
 
 @pytest.mark.parametrize("turns", range(5))
@@ -58,6 +62,27 @@ async def test_an_answer_just_before_an_interruption_does_not_swallow_it(turns: 
         await work.interrupt()
         with pytest.raises(WorkInterruptedError):
             await running
+
+
+async def test_a_client_that_waits_for_work_keeps_no_model_of_the_round_before() -> None:
+    """Each would be one more model in the server's memory."""
+    cohort = cohort_of("a", "b")
+    work = replace(plan("a", "b"), flat=torch.zeros(8, dtype=torch.uint8))
+    gone = weakref.ref(work.flat)
+    running = asyncio.create_task(answers_of(cohort, work))
+    (await given(cohort, "a")).answer(NoAnswer("a", "it failed"))
+    polling = asyncio.create_task(cohort.next_assignment("b", 5))
+    assert await polling is not None
+    waiting = asyncio.create_task(cohort.next_assignment("a", 5))
+    await asyncio.sleep(0)
+    (await given(cohort, "b")).answer(NoAnswer("b", "it failed"))
+    later = asyncio.create_task(cohort.next_assignment("b", 5))
+    await running
+    del work, polling, running
+    await asyncio.sleep(0.05)
+    assert gone() is None
+    assert not waiting.done()
+    assert not later.done()
 
 
 async def test_a_client_that_is_lost_is_not_waited_for() -> None:
@@ -136,7 +161,9 @@ async def test_the_end_of_the_work_settles_updates_and_cuts_downloads() -> None:
     assignment = await given(cohort, "a")
 
     async def stalled_download() -> None:
-        with assignment.downloading():
+        task = asyncio.current_task()
+        assert task is not None
+        with assignment.until_its_end(task.cancel):
             await asyncio.sleep(30)
 
     download = asyncio.create_task(stalled_download())
