@@ -21,7 +21,7 @@ from benchmarks.measuring import ratio
 from benchmarks.peers.flower import FlowerGrpc
 from benchmarks.peers.nvflare import NvflareSimulator
 from benchmarks.peers.superlink import FlowerSuperLink
-from benchmarks.processes import BenchmarkError
+from benchmarks.processes import BenchmarkError, end_on_sigterm
 from benchmarks.round import OUT, Federation, Variant, bare_server_mb, has_data_channel
 from benchmarks.slow_clients import slow_clients
 from benchmarks.stall import stall
@@ -195,6 +195,7 @@ def main() -> None:
     unknown = set(given.parts) - set(PARTS)
     if unknown:
         parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(PARTS)}")
+    end_on_sigterm()
     found, run = machine(), Run(given)
     run.go()
     print(table(run.results))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, Self
 
 from benchmarks.measuring import Memory, loopback_bytes, median, ratio
-from benchmarks.processes import BenchmarkError
+from benchmarks.processes import BenchmarkError, end_on_sigterm
 
 BLOCKS: Final = 3
 ROUNDS: Final = 3
@@ -94,6 +94,7 @@ def contest(
 
     Who fails is out, with the reason in its result; the others go on.
     """
+    end_on_sigterm()
     results = [Result(each.name, work) for each in contestants]
     with ExitStack() as stack:
         for each, result in zip(contestants, results, strict=True):

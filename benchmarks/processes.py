@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -129,6 +130,12 @@ class Child:
 def die_with_parent() -> None:
     """Asks Linux to end this process when its parent ends."""
     _LIBC.prctl(_DEATH_SIGNAL, signal.SIGTERM)
+
+
+def end_on_sigterm() -> None:
+    """Lets SIGTERM unwind this process, so that whatever it started and wrote is cleared away."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def say(answer: Any) -> None:
