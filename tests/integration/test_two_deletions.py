@@ -48,7 +48,7 @@ pytestmark = [pytest.mark.timeout(400), pytest.mark.asyncio(loop_scope="module")
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def story(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Story]:
     """Twelve rounds of training, then client-0 and client-1 are deleted by the default."""
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     server_task = DigitsTask(seed=SEED, poisoned="2")
     tasks = {f"client-{i}": DigitsTask(str(i), str(CLIENTS), SEED, "2") for i in range(CLIENTS)}
     folder: Path = tmp_path_factory.mktemp("story")
