@@ -59,7 +59,7 @@ async def federation(
 async def opened(
     folder: Path, tasks: Mapping[str, SmallDigits], defaults: Defaults = TWICE
 ) -> AsyncIterator[InProcessFederation]:
-    async with in_process(folder, SmallDigits(), tasks, defaults) as found:
+    async with in_process(folder, SmallDigits(trace="no"), tasks, defaults) as found:
         yield found
 
 

@@ -32,7 +32,9 @@ async def test_a_mean_that_overflows_makes_no_version(tmp_path: Path) -> None:
     """3e38 in round 1; every later update is -6e38, beyond float32, hence -Inf: refused."""
     tasks = {f"c{index}": Overflowing(str(index)) for index in range(2)}
     defaults = Defaults(round_retries=1, retry_wait=0.01)
-    async with in_process(tmp_path, SmallDigits(server_test="no"), tasks, defaults) as federation:
+    async with in_process(
+        tmp_path, SmallDigits(server_test="no", trace="no"), tasks, defaults
+    ) as federation:
         run = await federation.train(3)
         assert run.state is RunState.FAILED
         assert run.rounds_done == 1
@@ -59,7 +61,9 @@ async def test_finite_updates_cannot_make_an_infinite_model(tmp_path: Path) -> N
     """2e38 + 2e38 = 4e38 is beyond float32's 3.4e38: the client's own model overflows first."""
     tasks = {f"c{index}": Growing(str(index)) for index in range(2)}
     defaults = Defaults(round_retries=0)
-    async with in_process(tmp_path, SmallDigits(server_test="no"), tasks, defaults) as federation:
+    async with in_process(
+        tmp_path, SmallDigits(server_test="no", trace="no"), tasks, defaults
+    ) as federation:
         run = await federation.train(3)
         assert (run.state, run.rounds_done) == (RunState.FAILED, 1)
         flat = federation.federation.model.flat
@@ -68,7 +72,7 @@ async def test_finite_updates_cannot_make_an_infinite_model(tmp_path: Path) -> N
 
 async def test_a_deletion_completes_only_once_the_files_are_gone(tmp_path: Path) -> None:
     tasks: Mapping[str, SmallDigits] = {f"c{i}": SmallDigits(str(i)) for i in range(3)}
-    async with in_process(tmp_path, SmallDigits(), tasks, Defaults()) as federation:
+    async with in_process(tmp_path, SmallDigits(trace="no"), tasks, Defaults()) as federation:
         await federation.train(2)
         real = federation.store.delete_all_but
         refused = []

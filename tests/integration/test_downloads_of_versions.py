@@ -23,7 +23,7 @@ def servicer_of(found: InProcessFederation) -> OperatorServicer:
 
 async def test_only_a_deletion_ends_a_download(tmp_path: Path) -> None:
     tasks = {f"c{index}": SmallDigits(str(index)) for index in range(3)}
-    async with in_process(tmp_path, SmallDigits(), tasks, Defaults()) as found:
+    async with in_process(tmp_path, SmallDigits(trace="no"), tasks, Defaults()) as found:
         servicer = servicer_of(found)
         with pytest.raises(FednotError, match="train first"):
             await anext(servicer.DownloadVersion(operator_pb2.DownloadVersionRequest(), None))

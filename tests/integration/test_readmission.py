@@ -17,6 +17,7 @@ from server.federation import Defaults
 from server.records import JobPhase, RecoveryPolicy
 from server.state import deletion_rows, round_rows
 
+UNTRACED = SmallDigits(trace="no")
 SHORT = RecoveryPolicy(max_rounds=2)
 
 
@@ -34,7 +35,7 @@ async def last_cohort(federation: InProcessFederation) -> tuple[str, ...]:
 async def test_readmitted_it_trains_and_can_be_forgotten_again(
     tmp_path: Path, tasks: Mapping[str, SmallDigits]
 ) -> None:
-    async with in_process(tmp_path, SmallDigits(), tasks, Defaults()) as federation:
+    async with in_process(tmp_path, UNTRACED, tasks, Defaults()) as federation:
         await federation.train(3)
         first = await federation.forget("c0", policy=SHORT, caller=DORA)
         await federation.train(1)
@@ -56,7 +57,7 @@ async def test_the_same_request_is_the_old_deletion_even_after_readmission(
     tmp_path: Path, tasks: Mapping[str, SmallDigits]
 ) -> None:
     """A request id names one deletion for ever: what was forgotten once does not bar again."""
-    async with in_process(tmp_path, SmallDigits(), tasks, Defaults()) as federation:
+    async with in_process(tmp_path, UNTRACED, tasks, Defaults()) as federation:
         await federation.train(2)
         done = await federation.forget("c0", policy=SHORT, caller=DORA)
         await federation.coordinator.readmit("c0", OLGA)
@@ -69,7 +70,7 @@ async def test_what_is_being_forgotten_is_cancelled_rather_than_readmitted(
     tmp_path: Path, tasks: Mapping[str, SmallDigits]
 ) -> None:
     defaults = Defaults(require_approval=True)
-    async with in_process(tmp_path, SmallDigits(), tasks, defaults) as federation:
+    async with in_process(tmp_path, UNTRACED, tasks, defaults) as federation:
         await federation.coordinator.accept(asked("c0", caller=DORA))
         with pytest.raises(FednotError) as refusal:
             await federation.coordinator.readmit("c0", OLGA)
@@ -81,12 +82,12 @@ async def test_a_readmission_that_waits_lifts_nothing_across_a_restart(
     tmp_path: Path, tasks: Mapping[str, SmallDigits]
 ) -> None:
     twice = Defaults(require_approval=True)
-    async with in_process(tmp_path, SmallDigits(), tasks, Defaults()) as federation:
+    async with in_process(tmp_path, UNTRACED, tasks, Defaults()) as federation:
         await federation.train(2)
         await federation.forget("c0", policy=SHORT, caller=DORA)
-    async with in_process(tmp_path, SmallDigits(), tasks, twice) as federation:
+    async with in_process(tmp_path, UNTRACED, tasks, twice) as federation:
         wanted = await federation.coordinator.readmit("c0", OLGA)
-    async with in_process(tmp_path, SmallDigits(), tasks, twice) as federation:
+    async with in_process(tmp_path, UNTRACED, tasks, twice) as federation:
         assert federation.federation.fences.bar_of("c0") is not None
         await federation.train(1)
         assert await last_cohort(federation) == ("c1", "c2")

@@ -26,7 +26,9 @@ def readmit(federation: LocalFederation, name: str) -> operator_pb2.ReadmitClien
 
 @pytest.mark.timeout(180)
 def test_forgotten_and_readmitted_by_two_people_each(tmp_path: Path) -> None:
-    with LocalFederation(tmp_path, server_flags=("--require-approval",)) as federation:
+    with LocalFederation(
+        tmp_path, server_flags=("--task-arg", "trace=no", "--require-approval")
+    ) as federation:
         federation.start_server()
         for index in range(3):
             federation.start_client(index)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from pathlib import Path
 
@@ -17,6 +18,7 @@ CLIENT_SIZE = 200
 TEST_SIZE = 200
 OWN_TEST_START = 4000
 OWN_TEST_MOST = 100
+_digits = functools.cache(mnist5k)
 
 
 class SmallDigits(Task):
@@ -45,7 +47,7 @@ class SmallDigits(Task):
         self._test = client_test if client else server_test
         self._trace = trace == "yes"
         self._hidden = int(hidden)
-        self._digits = mnist5k()
+        self._digits = _digits()
         self._order = torch.randperm(5000, generator=torch.Generator().manual_seed(1)).tolist()
 
     def build_model(self) -> nn.Module:
