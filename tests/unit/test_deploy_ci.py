@@ -34,11 +34,12 @@ def run_pytest(
         **os.environ,
         "PYTHONPATH": str(ROOT / ".ci"),
         "FEDNOT_CI_ALLOWED_SKIPS": allowed,
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
     }
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-q", "-p", "no_skips", "--rootdir", folder),
-            *(*workers, folder),
+            *("-p", "xdist.plugin", *workers, folder),
         ],
         capture_output=True,
         text=True,

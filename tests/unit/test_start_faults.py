@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.federation import run_server
 from support.handmade_authority import HandMadeAuthority, days_from_now
 from torch import nn
 
@@ -94,9 +95,18 @@ def test_a_server_whose_task_fails_exits_with_2_and_a_sentence(tmp_path: Path) -
 
 
 def test_a_server_without_its_certificate_exits_with_2_and_a_sentence(tmp_path: Path) -> None:
-    told = ended_with_2(tmp_path, "--identity", str(tmp_path / "none"), "--task", "t.py:T")
-    assert f"there is no cert.pem in {tmp_path / 'none'}" in told
-    assert told.count("\n") == 1
+    """Run by the interpreter, as users do."""
+    flags = ["--state-dir", str(tmp_path / "state"), "--task", "t.py:T"]
+    ended = subprocess.run(
+        [sys.executable, "-m", "server", "--identity", str(tmp_path / "none"), *flags],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 2, ended.stderr
+    assert f"there is no cert.pem in {tmp_path / 'none'}" in ended.stderr
+    assert ended.stderr.count("\n") == 1
 
 
 def test_a_port_that_is_taken_exits_with_3_and_a_sentence(tmp_path: Path) -> None:
@@ -110,14 +120,14 @@ def test_a_port_that_is_taken_exits_with_3_and_a_sentence(tmp_path: Path) -> Non
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         flags = ["--authority", str(authority.directory), "--address", "127.0.0.1:0"]
         flags += ["--enrolment-address", address, "--http-address", "", "--task", f"{place}:Small"]
-        ended = run_server(tmp_path, *flags)
+        ended = run_server("--state-dir", str(tmp_path / "state"), *flags)
     assert ended.returncode == 3, ended.stderr
     assert f"cannot serve on {address}; is the port taken?" in ended.stderr
 
 
 def ended_with_2(folder: Path, *flags: str) -> str:
     """What a server says that does not start."""
-    ended = run_server(folder, *flags)
+    ended = run_server("--state-dir", str(folder / "state"), *flags)
     assert ended.returncode == 2, ended.stderr
     assert "Traceback" not in ended.stderr
     return ended.stderr
@@ -151,6 +161,7 @@ def test_what_a_process_writes_is_for_its_user_alone(tmp_path: Path, module: str
         started.terminate()
         started.communicate(timeout=30)
     assert told
+    assert started.returncode == 0
     assert len(modes) > (4 if module == "server" else 1)
     assert not {path: oct(mode) for path, mode in modes.items() if mode & 0o077}
     assert soft == hard or module == "client", "each connection takes a file handle"
@@ -164,16 +175,6 @@ def test_a_shared_directory_is_left_as_it_is_with_a_warning(
     assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o1777
     assert "other users may enter the state directory" in caplog.text
     assert stat.S_IMODE((tmp_path / "lock").stat().st_mode) == 0o600
-
-
-def run_server(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "server", "--state-dir", str(folder / "state"), *flags],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
 
 
 class Stage:
