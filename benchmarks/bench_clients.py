@@ -21,7 +21,7 @@ import torch
 from benchmarks.identities import client_name
 from benchmarks.models import manifest_of_bytes, random_flat
 from benchmarks.processes import fork
-from client.__main__ import _run as run_client
+from client.__main__ import run as run_client
 from client.connection import Connection
 from client.device import Device
 from client.metrics import ClientMetrics

@@ -46,7 +46,7 @@ def main() -> int:
         return USAGE_ERROR
     worker = Worker()
     try:
-        code = asyncio.run(_run(prepared, worker))
+        code = asyncio.run(run(prepared, worker))
     finally:
         prepared.close()
     if worker.busy:
@@ -56,7 +56,8 @@ def main() -> int:
     return code
 
 
-async def _run(prepared: Prepared, worker: Worker) -> int:
+async def run(prepared: Prepared, worker: Worker) -> int:
+    """Serves with what was prepared until a signal stops it; gives the exit code."""
     stop = asyncio.Event()
     for number in _SIGNALS:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

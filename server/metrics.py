@@ -57,6 +57,33 @@ class Metrics:
         self.refusals = Counter(
             "fednot_refusals_total", "Refused calls by reason", ["reason"], registry=registry
         )
+        self.accuracy = Gauge(
+            "fednot_evaluation_accuracy_ratio", "Accuracy of the newest version", registry=registry
+        )
+        self.loss = Gauge("fednot_evaluation_loss", "Loss of the newest version", registry=registry)
+        self.version = Gauge("fednot_model_version", "The newest version", registry=registry)
+        self.released = Gauge(
+            "fednot_model_released_version", "The released version, 0 if none", registry=registry
+        )
+        self.generation = Gauge(
+            "fednot_model_generation", "How often unlearning changed the model", registry=registry
+        )
+        self.jobs = Gauge(
+            "fednot_unlearning_jobs", "Unlearning jobs by phase", ["phase"], registry=registry
+        )
+        self.recovery_rounds = Counter(
+            "fednot_recovery_rounds_total", "Recovery rounds that made a version", registry=registry
+        )
+        self.oldest_request = Gauge(
+            "fednot_oldest_open_deletion_timestamp_seconds",
+            "When the oldest open deletion was accepted, 0 if none is open",
+            registry=registry,
+        )
+        self._add_transfers(registry)
+        self._add_certificates(registry)
+        self._start_at_zero()
+
+    def _add_transfers(self, registry: CollectorRegistry) -> None:
         self.transfer = Counter(
             "fednot_transfer_bytes_total",
             "Model bytes moved between server and clients",
@@ -80,30 +107,6 @@ class Metrics:
             "Slow uploads that moved from memory to a spill file",
             registry=registry,
         )
-        self.accuracy = Gauge(
-            "fednot_evaluation_accuracy_ratio", "Accuracy of the newest version", registry=registry
-        )
-        self.loss = Gauge("fednot_evaluation_loss", "Loss of the newest version", registry=registry)
-        self.version = Gauge("fednot_model_version", "The newest version", registry=registry)
-        self.released = Gauge(
-            "fednot_model_released_version", "The released version, 0 if none", registry=registry
-        )
-        self.generation = Gauge(
-            "fednot_model_generation", "How often unlearning changed the model", registry=registry
-        )
-        self.jobs = Gauge(
-            "fednot_unlearning_jobs", "Unlearning jobs by phase", ["phase"], registry=registry
-        )
-        self.recovery_rounds = Counter(
-            "fednot_recovery_rounds_total", "Recovery rounds that made a version", registry=registry
-        )
-        self.oldest_request = Gauge(
-            "fednot_oldest_open_deletion_timestamp_seconds",
-            "When the oldest open deletion was accepted, 0 if none is open",
-            registry=registry,
-        )
-        self._add_certificates(registry)
-        self._start_at_zero()
 
     def _add_certificates(self, registry: CollectorRegistry) -> None:
         self.certificates = Gauge(

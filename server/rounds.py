@@ -230,7 +230,8 @@ class Rounds:
             seed=federation.defaults.seed,
             config=order.config,
         )
-        average = RunningAverage(
+        average = await asyncio.to_thread(
+            RunningAverage,
             federation.model.manifest,
             memory=federation.memory,
             precision=federation.defaults.accumulator,

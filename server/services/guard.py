@@ -63,7 +63,11 @@ class Guard(aio.ServerInterceptor):
         return make(wrap(method, serve), read, write)
 
     def _watching(self, serve: Serve) -> Serve:
-        return lambda requests, context: serve(_Watched(requests, self._caller, context), context)
+        def watched(requests: AsyncIterator[Any], context: Context) -> Any:
+            judge = self._judge_of(context)
+            return serve(_Watched(requests, judge), context)
+
+        return watched
 
     def _unary(self, method: str, serve: Serve) -> Serve:
         async def call(request: Any, context: Context) -> Any:
@@ -85,9 +89,10 @@ class Guard(aio.ServerInterceptor):
                 if inspect.isawaitable(responses):  # it writes to the context by itself
                     await responses
                     return
+                judge = self._judge_of(context)
                 async with aclosing(responses):
                     async for response in responses:
-                        self._caller(context)
+                        judge()
                         yield response
             except Exception as error:
                 await self._abort(method, error, context)
@@ -98,8 +103,10 @@ class Guard(aio.ServerInterceptor):
         pem = _certificate(context)
         callers.begin(self._door.admit(method, pem), pem)
 
-    def _caller(self, context: Context) -> Caller:
-        return self._door.caller(_certificate(context))
+    def _judge_of(self, context: Context) -> Callable[[], object]:
+        """Judges the certificate of a call anew; to ask gRPC for it costs more than that."""
+        pem = _certificate(context)
+        return lambda: self._door.caller(pem)
 
     async def _abort(self, method: str, error: Exception, context: Context) -> NoReturn:
         if isinstance(error, aio.AbortError):
@@ -121,19 +128,17 @@ class _Watched:
     def __init__(
         self,
         messages: AsyncIterator[Any],
-        judge: Callable[[Context], Caller],
-        context: Context,
+        judge: Callable[[], object],
     ) -> None:
         self._messages = messages
         self._judge = judge
-        self._context = context
 
     def __aiter__(self) -> AsyncIterator[Any]:
         return self
 
     async def __anext__(self) -> Any:
         message = await anext(self._messages)
-        self._judge(self._context)
+        self._judge()
         return message
 
 
