@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 import grpc
 import pytest
@@ -34,6 +35,8 @@ from server.state.database import Database
 from server.state.model_store import ModelStore
 
 ANY_PORT = "127.0.0.1:0"
+LOOK_EVERY = 0.1
+"""The seconds between two looks of the server at its identity's files; in production it is one."""
 CALL = 10.0
 
 
@@ -129,7 +132,8 @@ async def served(
     looking = asyncio.create_task(identity.run() if identity else asyncio.sleep(0))
     found = Served(identities, federation, cohort, identity, listeners)
     try:
-        yield found
+        with patch("server.identity.LOOK_EVERY", LOOK_EVERY):
+            yield found
     finally:
         await found.hang_up()
         looking.cancel()

@@ -41,6 +41,12 @@ WHO = identity_pb2.GetIdentityRequest()
 SECONDS = 1 / 86400
 
 
+@pytest.fixture(autouse=True)
+def quick_monitor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It looks for sessions whose certificate has ended more often than every two seconds."""
+    monkeypatch.setattr("server.monitor.TICK", 0.1)
+
+
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[Served]:
     async with served(tmp_path) as found:

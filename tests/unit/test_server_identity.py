@@ -15,7 +15,7 @@ from grpc import aio
 from support.handmade_authority import HandMadeAuthority, days_from_now
 from support.identities import Identities, certificate_served, serial_of
 from support.replay import MANIFEST
-from support.served import CALL, Served, eventually, served
+from support.served import CALL, LOOK_EVERY, Served, eventually, served
 
 from fednot.identity import certificates
 from fednot.identity.folder import read_credentials
@@ -118,7 +118,7 @@ async def test_broken_files_leave_the_old_ones_in_force(
     assert told.startswith("its replaced files cannot be used")
     assert f"{folder / 'cert.pem'} holds no certificate" in server.identity.fault
     assert await whoami(server.dial(Role.AUDITOR, "ada")) == "ada"
-    await asyncio.sleep(2.2)
+    await asyncio.sleep(5 * LOOK_EVERY)
     rows = [row for row in caplog.records if "the ones before stay" in row.message]
     assert len(rows) == 1, "it is told once"
     for path, content in sound.items():
@@ -173,7 +173,7 @@ async def test_the_server_renews_itself_at_two_thirds_of_the_lifetime(tmp_path: 
         maker.server(folder, ["127.0.0.1", "other.example"], begins=days_from_now(-19), days=30)
         early = serial_of(folder)
         await eventually("it is read", lambda: _serial(server.identity) == early)
-        await asyncio.sleep(2.2)
+        await asyncio.sleep(5 * LOOK_EVERY)
         assert serial_of(folder) == early, "two thirds of 30 days are 20, of which 19 are over"
 
         maker.server(folder, ["127.0.0.1", "other.example"], begins=days_from_now(-21), days=30)
@@ -297,7 +297,7 @@ async def test_revocations_are_taken_while_the_authority_is_busy(tmp_path: Path)
             maker.server(server.identities.server, begins=days_from_now(-21), days=30)
             due = serial_of(server.identities.server)
             await eventually("it is read", lambda: _serial(server.identity) == due)
-            await asyncio.sleep(1.1)
+            await asyncio.sleep(3 * LOOK_EVERY)
             lists.write_bytes(revoking(maker, client.serial_number))
             pem = certificates.pem_of([client])
             await eventually("revoked", lambda: not server.identity.holds(pem), seconds=3)
