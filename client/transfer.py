@@ -96,9 +96,11 @@ class Transfer:
             call = line.upload(timeout=longest_transfer(len(payload)))
             try:
                 if await _written(call, federation_pb2.UploadUpdateRequest(header=header)):
-                    await self._send(call, payload, await _granted(call), cancelled)
-                    await _written(call, federation_pb2.UploadUpdateRequest(trailer=trailer))
-                await call.done_writing()
+                    offset = await _granted(call)
+                    if offset is not None:
+                        await self._send(call, payload, offset, cancelled)
+                        await _written(call, federation_pb2.UploadUpdateRequest(trailer=trailer))
+                        await call.done_writing()
                 return await call
             finally:
                 call.cancel()
@@ -143,13 +145,14 @@ async def _part(call: DownloadCall) -> federation_pb2.DownloadModelResponse | me
     return part
 
 
-async def _granted(call: UploadCall) -> int:
+async def _granted(call: UploadCall) -> int | None:
     """The byte to send from, once the server lets the upload begin; the call's deadline bounds it.
 
-    A call that was refused has no such metadata, and tells why when it is awaited.
+    None if it was refused: nothing may be written then, since gRPC would take the failed write for
+    the call's outcome and lose the server's reason.
     """
-    value = (await call.initial_metadata()).get(OFFSET_KEY, "0")
-    return int(value)
+    value = (await call.initial_metadata()).get(OFFSET_KEY)
+    return None if value is None else int(value)
 
 
 async def _written(call: UploadCall, request: federation_pb2.UploadUpdateRequest | bytes) -> bool:
