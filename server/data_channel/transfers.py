@@ -164,6 +164,7 @@ class Transfers:
             self._door.caller(call.pem)
             arrival = upload.check()
             until = time.monotonic() + MESSAGE_SECONDS
+        upload.held()  # or a newer connection brought the rest
 
     def _cut(self, upload: Upload) -> None:
         async def cut() -> None:
