@@ -217,8 +217,9 @@ class DataLink:
     def _drain(self) -> None:
         plain, waste = self._socket, bytearray(_DRAIN_BYTES)
         socket.socket.shutdown(plain, socket.SHUT_WR)
+        self._poll.modify(plain, select.POLLIN)
         until = time.monotonic() + DRAIN_SECONDS
-        while (left := until - time.monotonic()) > 0 and self.rest(left):
+        while (left := until - time.monotonic()) > 0 and self._poll.poll(1000 * left):
             if not socket.socket.recv_into(plain, waste):
                 return
 
