@@ -18,7 +18,9 @@ from fednot.identity.folder import Credentials
 from fednot.v1 import federation_pb2
 from fednot.wire import Receiver
 
-MOST_BREAKS: Final = 3
+MOST_BREAKS: Final = 12
+_IN_VAIN: Final = 4
+"""As how many breaks one counts before which not a byte has moved."""
 SHARE: Final = 20
 """A dial that failed after so long is not tried again before SHARE times as long has passed."""
 
@@ -30,9 +32,9 @@ T = TypeVar("T")
 class Carrier:
     """Moves flat models and updates, as `Transfer` does.
 
-    Where the data channel cannot be reached, or breaks again and again before a byte has moved,
-    the rest of a piece of work goes over gRPC; the next piece of work tries again. Failing costs
-    at most a twentieth of the time. `server` is the address that gRPC dials; with `data_channel`
+    Where the data channel cannot be reached, or breaks again and again, the rest of a piece of
+    work goes over gRPC; the next piece of work tries again. Failing to reach it costs at most a
+    twentieth of the time. `server` is the address that gRPC dials; with `data_channel`
     False everything goes over gRPC.
     """
 
@@ -58,11 +60,11 @@ class Carrier:
         self._told = False
         self._left_out = ""
         self._not_before = float("-inf")
-        self._breaks = 0
+        self._broken, self._breaks = "", 0
 
     def joined(self, data_port: int) -> None:
         """A session was opened; the server's data channel is on this port, 0 if it has none."""
-        self._told, self._breaks = False, 0
+        self._told = False
         self._left_out, self._not_before = "", float("-inf")
         if data_port != self._port:
             self.close()
@@ -108,6 +110,8 @@ class Carrier:
         over_grpc: Callable[[], Awaitable[T]],
     ) -> T:
         channel, moved, begun = self._channel, self._bytes_moved, self._clock()
+        if work_id != self._broken:
+            self._broken, self._breaks = work_id, 0
         if channel is None or work_id == self._left_out or begun < self._not_before:
             return await over_grpc()
         try:
@@ -117,14 +121,14 @@ class Carrier:
             self._leave_out(work_id, channel, str(error))
             self._not_before = now + SHARE * (now - begun)
         except (BrokenStreamError, TimeoutError) as error:
-            self._breaks = self._breaks + 1 if self._bytes_moved == moved else 0
+            self._breaks += _IN_VAIN if self._bytes_moved == moved else 1
             if self._breaks >= MOST_BREAKS:
                 self._leave_out(work_id, channel, str(error))
             raise
         return await over_grpc()
 
     def _leave_out(self, work_id: str, channel: DataChannel, why: str) -> None:
-        self._left_out, self._breaks = work_id, 0
+        self._left_out = work_id
         if not self._told:
             self._told = True
             _log.warning(
