@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from fednot.manifest import Manifest
+from fednot.pages import HUGE_PAGE, anonymous, tensor_of
 
 UNAVERAGED: Final = (torch.bool, torch.uint8)
 """Dtypes that have no differences; such tensors stay as the server has them."""
@@ -19,7 +20,9 @@ UNAVERAGED: Final = (torch.bool, torch.uint8)
 
 def empty(manifest: Manifest) -> torch.Tensor:
     """A flat model of zeros, uint8 of shape [manifest.nbytes]."""
-    return torch.zeros(manifest.nbytes, dtype=torch.uint8)
+    if manifest.nbytes < HUGE_PAGE:
+        return torch.zeros(manifest.nbytes, dtype=torch.uint8)
+    return tensor_of(anonymous(manifest.nbytes), manifest.nbytes)
 
 
 def views(flat: torch.Tensor, manifest: Manifest) -> dict[str, torch.Tensor]:

@@ -6,7 +6,6 @@ is made: a disk that is full is an OSError then, and no signal when the block is
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import mmap
 import os
@@ -19,7 +18,8 @@ from typing import Final
 
 import torch
 
-HUGE_PAGE: Final = 1 << 21
+from fednot.pages import anonymous, tensor_of
+
 TRAIL: Final = 16 << 20
 _POPULATE_WRITE: Final = 23
 """MADV_POPULATE_WRITE of Linux 5.14, which Python does not name."""
@@ -137,12 +137,12 @@ class Memory:
         if not fits:
             return self.spilled_block(nbytes)
         try:
-            mapping = _anonymous(nbytes)
+            mapping = anonymous(nbytes)
         except BaseException:
             self._returned.append(nbytes)
             raise
         weakref.finalize(mapping, self._returned.append, nbytes).atexit = False
-        return Block(_tensor_of(mapping, nbytes))
+        return Block(tensor_of(mapping, nbytes))
 
     def spilled_block(self, nbytes: int) -> Block:
         """A block of zeros in a file. Raises OSError if the disk has no room for it."""
@@ -151,26 +151,10 @@ class Memory:
                 os.posix_fallocate(file.fileno(), 0, nbytes)
                 mapping = mmap.mmap(file.fileno(), nbytes)
             else:
-                mapping = _anonymous(nbytes)
-        return Block(_tensor_of(mapping, nbytes), mapping)
+                mapping = anonymous(nbytes)
+        return Block(tensor_of(mapping, nbytes), mapping)
 
     def _counted(self) -> int:
         while self._returned:
             self._taken -= self._returned.popleft()
         return self._taken
-
-
-def _anonymous(nbytes: int) -> mmap.mmap:
-    huge = nbytes >= HUGE_PAGE
-    size = -(-nbytes // HUGE_PAGE) * HUGE_PAGE if huge else max(nbytes, 1)
-    mapping = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if huge:
-        # A third of the time that it takes to write to a new block for the first time.
-        with contextlib.suppress(OSError):
-            mapping.madvise(mmap.MADV_HUGEPAGE)
-    return mapping
-
-
-def _tensor_of(mapping: mmap.mmap, nbytes: int) -> torch.Tensor:
-    # The tensor's storage keeps the mapping alive.
-    return torch.frombuffer(mapping, dtype=torch.uint8)[:nbytes]

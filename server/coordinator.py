@@ -77,8 +77,7 @@ class Coordinator:
         while True:
             mark = self._federation.changes.mark()
             try:
-                await self._federation.model.sweep()
-                if not await self._step():
+                if not await self._step_and_sweep():
                     await self._federation.changes.wait(IDLE_TICK, mark)
             except (WorkInterruptedError, FencedError):
                 log.info("the work in hand was interrupted")
@@ -89,6 +88,14 @@ class Coordinator:
                 )
                 await asyncio.sleep(FAULT_WAIT)
                 self._federation.waits_for("")
+
+    async def _step_and_sweep(self) -> bool:
+        """Deletes what the step before left behind while the next one waits for clients."""
+        sweeping = asyncio.create_task(self._federation.model.sweep())
+        try:
+            return await self._step()
+        finally:
+            await sweeping
 
     async def _step(self) -> bool:
         job, run = await self._federation.database.run(_agenda)

@@ -76,6 +76,7 @@ class GlobalModel:
         self.manifest = manifest
         self.layers = layers
         self.current, self.block = current
+        self._files = asyncio.Lock()
 
     @property
     def flat(self) -> torch.Tensor:
@@ -144,6 +145,10 @@ class GlobalModel:
 
         If `step` raises, nothing is committed and the exception is passed on.
         """
+        async with self._files:
+            return await self._commit(draft, step)
+
+    async def _commit(self, draft: Draft, step: Step) -> Version:
         layers = self.layers.to_json()
         sha256 = await asyncio.to_thread(self._store.write, draft.flat, self.manifest, layers)
 
@@ -179,10 +184,12 @@ class GlobalModel:
     async def sweep(self) -> int:
         """Deletes the bytes that no kept version names, and returns how many files there were.
 
-        It is cheap when there is nothing to do: call it until it has done its work.
+        It is cheap when there is nothing to do: call it until it has done its work. It may run
+        beside a round; a commit waits for it, since a file has no row before its version has.
         """
-        kept = await self._database.run(version_rows.kept_hashes)
-        count = await asyncio.to_thread(self._store.delete_all_but, kept)
+        async with self._files:
+            kept = await self._database.run(version_rows.kept_hashes)
+            count = await asyncio.to_thread(self._store.delete_all_but, kept)
         if count:
             log.info("%d model files were destroyed", count)
         return count

@@ -16,6 +16,7 @@ from fednot.manifest import Manifest
 from fednot.model_file import PIECE
 from fednot.tensors import as_bytes
 from server.blocks import Block, Memory, Trail
+from server.state import writeback
 
 
 class ModelStoreError(RuntimeError):
@@ -123,9 +124,15 @@ class ModelStore:
 def _write_synced(path: Path, block: Block, manifest: Manifest, layers: str) -> None:
     trail = Trail(block)
     with path.open("wb") as file:
+        descriptor, written = file.fileno(), 0
+        if block.nbytes:
+            os.posix_fallocate(descriptor, 0, block.nbytes)
         for part in model_file.parts(block.tensor, manifest, layers=layers):
             file.write(part)
+            writeback.begin(descriptor, written, len(part))
+            written += len(part)
             trail.passed(len(part))
+        file.truncate(written)
         file.flush()
-        os.fsync(file.fileno())
+        os.fsync(descriptor)
     trail.end()

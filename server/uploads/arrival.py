@@ -51,6 +51,7 @@ class Arrival:
             end = self.received + len(chunk)
             if end > self.num_bytes:
                 raise FednotError(Reason.WRONG_SIZE, f"more than {self.num_bytes} bytes were sent")
+            self.block.prefault(self.received, end)
             self._into[self.received : end] = chunk
             self._took(end)
 
@@ -63,6 +64,7 @@ class Arrival:
         with self._lock:
             self._check_open()
             start = self.received
+            self.block.prefault(start, min(start + most, self.num_bytes))
             count = read(self._into[start : min(start + most, self.num_bytes)])
             self._took(start + count)
         return count

@@ -13,7 +13,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.blocks import HUGE_PAGE, TRAIL, Block, Memory, Trail
+from fednot.pages import HUGE_PAGE
+from server.blocks import TRAIL, Block, Memory, Trail
 
 PAGE = mmap.PAGESIZE
 SIZES = (0, 1, PAGE - 1, PAGE, 3 * PAGE + 5, HUGE_PAGE - 1, HUGE_PAGE, HUGE_PAGE + 1)

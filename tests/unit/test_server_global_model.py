@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -97,4 +99,28 @@ async def test_a_draft_whose_step_fails_leaves_the_model_as_it_was(
         await model.commit(draft(memory, 2, 1), fails)
     assert model.current.number == 1
     assert torch.equal(model.flat, random_flat(MANIFEST, 1))
+    database.close()
+
+
+async def test_a_sweep_beside_a_commit_leaves_the_new_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is there before its row is; a sweep in between would take it for a left-over."""
+    memory = Memory()
+    model, database = await opened(tmp_path, memory)
+    real = Database.run
+    written = asyncio.Event()
+
+    async def slowly(self: Database, command: Callable[[Connection], object]) -> object:
+        if model.current.number == 1 and command.__qualname__.startswith("GlobalModel"):
+            written.set()
+            await asyncio.sleep(0.1)
+        return await real(self, command)
+
+    monkeypatch.setattr(Database, "run", slowly)
+    committing = asyncio.create_task(model.commit(draft(memory, 2, 1), no_step))
+    await written.wait()
+    assert await model.sweep() == 0
+    version = await committing
+    assert torch.equal((await model.read_back(version.number))[1], random_flat(MANIFEST, 2))
     database.close()
