@@ -39,7 +39,7 @@ ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 \
     FEDNOT_SERVER_STATE_DIR=/var/lib/fednot
 USER 10001:10001
 VOLUME /var/lib/fednot
-EXPOSE 50051 50052 9464
+EXPOSE 50051 50052 50053 9464
 HEALTHCHECK --interval=5s --timeout=5s --start-period=60s --retries=3 \
   CMD ["python", "/app/healthcheck.py", "9464"]
 ENTRYPOINT ["fednot-server"]

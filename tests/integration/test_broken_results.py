@@ -31,7 +31,7 @@ class Overflowing(SmallDigits):
 async def test_a_mean_that_overflows_makes_no_version(tmp_path: Path) -> None:
     """3e38 in round 1; every later update is -6e38, beyond float32, hence -Inf: refused."""
     tasks = {f"c{index}": Overflowing(str(index)) for index in range(2)}
-    defaults = Defaults(round_retries=1, retry_wait=0.01)
+    defaults = Defaults(round_retries=1, retry_wait=0.01, accumulator=torch.float64)
     async with in_process(
         tmp_path, SmallDigits(server_test="no", trace="no"), tasks, defaults
     ) as federation:
@@ -60,7 +60,7 @@ class Growing(SmallDigits):
 async def test_finite_updates_cannot_make_an_infinite_model(tmp_path: Path) -> None:
     """2e38 + 2e38 = 4e38 is beyond float32's 3.4e38: the client's own model overflows first."""
     tasks = {f"c{index}": Growing(str(index)) for index in range(2)}
-    defaults = Defaults(round_retries=0)
+    defaults = Defaults(round_retries=0, accumulator=torch.float64)
     async with in_process(
         tmp_path, SmallDigits(server_test="no", trace="no"), tasks, defaults
     ) as federation:

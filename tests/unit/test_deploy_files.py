@@ -48,6 +48,7 @@ def test_the_server_starts_from_the_compose_environment() -> None:
     assert server.http_address == "0.0.0.0:9464"
     assert (server.insecure, server.authority) == (False, Path("/authority"))
     assert server.enrolment_address == "0.0.0.0:50052"
+    assert server.data_address == "0.0.0.0:50053"
     assert server.min_clients == len(CLIENTS) - 1, "else nothing recovers after a deletion"
 
 
@@ -75,7 +76,13 @@ def test_an_environment_variable_that_no_setting_has_is_refused() -> None:
 
 def test_published_ports_stay_on_this_machine() -> None:
     ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
-    assert sorted(port.rsplit(":", 1)[1] for port in ports) == ["50051", "50052", "9090", "9464"]
+    assert sorted(port.rsplit(":", 1)[1] for port in ports) == [
+        "50051",
+        "50052",
+        "50053",
+        "9090",
+        "9464",
+    ]
     assert all(port.startswith("127.0.0.1:") for port in ports)
 
 
