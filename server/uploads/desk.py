@@ -55,7 +55,7 @@ class UploadDesk:
         self._federation = federation
         self._cohort = cohort
         self._limits = limits
-        self._slots = Slots(limits.slots, limits.wait)
+        self._slots = Slots(limits.slots, limits.wait, self._show)
         self._buffers = Buffers(federation.memory, limits.slots)
         self._arrivals: dict[str, Arrival] = {}
         self._newest: dict[str, Upload] = {}
@@ -177,10 +177,7 @@ class UploadDesk:
     async def _slot(self) -> None:
         if self._watch is None or self._watch.done():
             self._watch = asyncio.create_task(self._look_for_slow_ones())
-        try:
-            await self._slots.acquire()
-        finally:
-            self._show()
+        await self._slots.acquire()
 
     async def _look_for_slow_ones(self) -> None:
         await asyncio.sleep(0)

@@ -89,6 +89,7 @@ class Project:
     identities: Path
     grpc_port: int
     enrolment_port: int
+    data_port: int
     metrics_port: int
     prometheus_port: int
 
@@ -99,6 +100,7 @@ class Project:
             "FEDNOT_PROMETHEUS_IMAGE": f"{self.name}-prometheus",
             "FEDNOT_GRPC_PORT": str(self.grpc_port),
             "FEDNOT_ENROLMENT_PORT": str(self.enrolment_port),
+            "FEDNOT_DATA_PORT": str(self.data_port),
             "FEDNOT_METRICS_PORT": str(self.metrics_port),
             "FEDNOT_PROMETHEUS_PORT": str(self.prometheus_port),
         }
@@ -168,7 +170,7 @@ def project(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Project]:
     identities = tmp_path_factory.mktemp("identities")
-    made = Project(f"fednot-test-{os.getpid()}", identities, *free_ports(4))
+    made = Project(f"fednot-test-{os.getpid()}", identities, *free_ports(5))
     started = False
     try:
         made.build()
@@ -208,6 +210,8 @@ def test_a_client_is_deleted_and_prometheus_shows_it(project: Project) -> None:
     eventually(SCRAPED_SECONDS, recovered, lambda: project.value(recovered), sum(rounds))
     assert project.value('fednot_rounds_total{phase="training",outcome="completed"}') == 1
     assert project.value('fednot_clients{state="barred"}') == 1
+    moved = 'fednot_data_channel_bytes_total{direction="received"}'
+    assert (project.value(moved) or 0) > 0, "the clients use the data channel"
 
 
 def test_prometheus_reaches_the_server_and_every_client(project: Project) -> None:

@@ -88,6 +88,7 @@ async def test_a_sender_without_a_slot_is_told_when_to_come_again(federation: Fe
         await desk.open("a", update)
         waiting = asyncio.create_task(desk.open("b", update))
         await asyncio.sleep(0)
+        assert desk.metric('fednot_uploads{state="waiting"}') == 1
         with pytest.raises(FednotError, match="1 uploads are in flight, and 1 came before") as late:
             await desk.open("c", update)
         assert late.value.reason is Reason.SERVER_BUSY
