@@ -7,6 +7,7 @@ device or state directory, 3 refused by the server for good.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -58,6 +59,7 @@ def main() -> int:
 
 async def run(prepared: Prepared, worker: Worker) -> int:
     """Serves with what was prepared until a signal stops it; gives the exit code."""
+    gc.freeze()  # no collection looks again at what the imports and the start have made
     stop = asyncio.Event()
     for number in _SIGNALS:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

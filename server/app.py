@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import time
@@ -62,6 +63,7 @@ async def serve(settings: ServerSettings) -> None:
             stack.push_async_callback(_ended, asyncio.create_task(work))
         if identity is not None:
             stack.push_async_callback(_ended, asyncio.create_task(identity.run()))
+        gc.freeze()  # no collection looks again at what the imports and the start have made
         current = federation.model.current
         log.info("serving on %s; current version %d", _places(settings), current.number)
         await stopping.wait()
