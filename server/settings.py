@@ -148,7 +148,7 @@ class ServerSettings(Settings):
             raise ValueError(
                 f"--insecure serves without identities and {given[0]} needs them; keep one"
             )
-        for address in filter(None, (self.address, self.data_address)):
+        for address in (self.address, self.data_address or self.address):
             if not is_loopback(address):
                 raise ValueError(
                     f"--insecure serves loopback only and {address} is not; give --authority DIR "

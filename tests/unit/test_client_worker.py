@@ -69,7 +69,8 @@ async def test_two_pieces_never_run_at_once() -> None:
 def test_a_bar_is_logged_once_and_can_be_lifted(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     registry = CollectorRegistry()
-    barring = Barring(ClientMetrics(registry))
+    forgotten: list[str] = []
+    barring = Barring(ClientMetrics(registry), lambda: forgotten.append("all"))
     barring.lifted()
     for request in ("r1", "r1", "r2"):
         barring.told(federation_pb2.Barred(message="forgotten", request_id=request))
@@ -78,6 +79,7 @@ def test_a_bar_is_logged_once_and_can_be_lifted(caplog: pytest.LogCaptureFixture
     assert registry.get_sample_value("fednot_client_barred") == 0
     levels = [record.levelname for record in caplog.records]
     assert levels == ["WARNING", "WARNING", "INFO"]
+    assert forgotten == ["all", "all"], "what encodings left out is destroyed at each request"
 
 
 def test_known_labels_begin_at_zero_and_the_device_is_one() -> None:
