@@ -71,14 +71,16 @@ class Run:
             yield first, f"plaintext {work.label}", partial(self._plain, work)
             yield first, f"mutual TLS {work.label}", partial(self._tls, work)
         for work in self.works:
-            for part in PEER_PARTS:
-                yield part, f"{part} {work.label}", partial(self._peer, part, work)
+            yield "flower", f"flower {work.label}", partial(self._peer, "flower", work)
         yield "memory", "memory", partial(self._grown, MEMORY, over_memory)
         yield "stall", "stall", self._stall
         yield "slow_clients", "slow_clients", self._slow
         for part in LINES:
             yield part, part, partial(self._figures, part)
         yield "budget", "budget", partial(self._grown, "budget", over_budget)
+        for work in self.works:
+            for part in ("nvflare", "superlink"):
+                yield part, f"{part} {work.label}", partial(self._peer, part, work)
         yield "growth", "growth", partial(self._grown, "growth", over_clients_and_sizes)
 
     def _timed(self, what: str, measure: Callable[[], None]) -> None:
@@ -116,8 +118,8 @@ class Run:
         if "grpc_floor" in self.parts:
             found.append(GrpcFloor(work, tls=True))
         if "round" in self.parts:
-            found.append(Federation(work, Variant()))
-            found += [Federation(work, Variant(True, each)) for each in self.transports]
+            for tls in (False, True):
+                found += [Federation(work, Variant(tls, each)) for each in self.transports]
         self._contest(TLS, work, found)
 
     def _peer(self, part: str, work: Work) -> None:
@@ -125,9 +127,10 @@ class Run:
         self._contest(PEERS, work, [kinds[part](work)], blocks=1, rounds=PEER_ROUNDS[part])
 
     def _grown(self, group: str, measure: Callable[[Variant], Any]) -> None:
-        for result in measure(Variant()):
-            self.results[Key(group, result.name, result.work.label)] = result
-            print(f"  {result.row()}", flush=True)
+        for transport in reversed(self.transports):
+            for result in measure(Variant(transport=transport)):
+                self.results[Key(group, result.name, result.work.label)] = result
+                print(f"  {result.row()}", flush=True)
 
     def _stall(self) -> None:
         for transport in self.transports:

@@ -46,25 +46,35 @@ class Ratio:
     under: Key
 
 
-def ratios(work: str) -> dict[str, Ratio]:
-    """What is compared at a work, by its name in the summary."""
+def ratios(work: str, ours: str = DATA, ours_tls: str = DATA_TLS) -> dict[str, Ratio]:
+    """What is compared at a work, by its name in the summary.
+
+    `ours` and `ours_tls` are the product as it is deployed, with its data channel; `over_grpc_...`
+    are the same without it.
+    """
     plain, tls = ({name: Key(group, name, work) for name in _NAMES} for group in (PLAIN, TLS))
     peers = {name: Key(PEERS, name, work) for name in _NAMES}
     found = {
-        "tcp_ratio": Ratio(plain[OURS], plain[TCP]),
-        "grpc_floor_ratio": Ratio(plain[OURS], plain[FLOOR]),
-        "data_tcp_ratio": Ratio(plain[DATA], plain[TCP]),
-        "data_grpc_ratio": Ratio(plain[DATA], plain[OURS]),
-        "tls_ratio": Ratio(tls[OURS_TLS], tls[OURS]),
-        "tls_tcp_ratio": Ratio(tls[OURS_TLS], tls[TCP]),
-        "tls_grpc_floor_ratio": Ratio(tls[OURS_TLS], tls[FLOOR_TLS]),
-        "tls_data_tcp_ratio": Ratio(tls[DATA_TLS], tls[TCP]),
-        "tls_data_grpc_ratio": Ratio(tls[DATA_TLS], tls[OURS_TLS]),
-        "flower_grpc_ratio": Ratio(peers[FLOWER], plain[OURS]),
-        "flower_superlink_ratio": Ratio(peers[SUPERLINK], plain[OURS]),
-        "nvflare_ratio": Ratio(peers[NVFLARE], plain[OURS]),
+        "tcp_ratio": Ratio(plain[ours], plain[TCP]),
+        "grpc_floor_ratio": Ratio(plain[ours], plain[FLOOR]),
+        "tls_ratio": Ratio(tls[ours_tls], tls[ours]),
+        "tls_tcp_ratio": Ratio(tls[ours_tls], tls[TCP]),
+        "tls_grpc_floor_ratio": Ratio(tls[ours_tls], tls[FLOOR_TLS]),
+        "over_grpc_tcp_ratio": Ratio(plain[OURS], plain[TCP]),
+        "over_grpc_floor_ratio": Ratio(plain[OURS], plain[FLOOR]),
+        "over_grpc_tls_ratio": Ratio(tls[OURS_TLS], tls[OURS]),
+        "over_grpc_tls_floor_ratio": Ratio(tls[OURS_TLS], tls[FLOOR_TLS]),
+        "flower_grpc_ratio": Ratio(peers[FLOWER], plain[ours]),
+        "flower_superlink_ratio": Ratio(peers[SUPERLINK], plain[ours]),
+        "nvflare_ratio": Ratio(peers[NVFLARE], plain[ours]),
     }
     return {f"{name}_{work}": each for name, each in found.items()}
+
+
+def fastest(results: Results, group: str, work: str, data: str, grpc: str) -> str:
+    """The product with its data channel if that was measured, else over gRPC."""
+    found = results.get(Key(group, data, work))
+    return data if found is not None and found.seconds else grpc
 
 
 _NAMES: Final = (
@@ -86,12 +96,20 @@ def summary(
         for work in dict.fromkeys(
             ("8x100", "8x10", *(key.work for key in results if key.group == PLAIN))
         )
-        for name, each in ratios(work).items()
+        for name, each in ratios(
+            work,
+            fastest(results, PLAIN, work, DATA, OURS),
+            fastest(results, TLS, work, DATA_TLS, OURS_TLS),
+        ).items()
     }
-    ours = results.get(Key(PLAIN, OURS, "8x100"))
+    ours = results.get(Key(PLAIN, fastest(results, PLAIN, "8x100", DATA, OURS), "8x100"))
+    grown = fastest(results, MEMORY, "32x100", DATA, OURS)
     entries["memory_models_8x100"] = _models(ours, bare_mb)
     entries["memory_over_flower_8x100"] = _of_memory(ours, results.get(Key(PEERS, FLOWER, "8x100")))
     entries["memory_growth_32_over_4"] = _of_memory(
+        results.get(Key(MEMORY, grown, "32x100")), results.get(Key(MEMORY, grown, "4x100"))
+    )
+    entries["over_grpc_memory_growth_32_over_4"] = _of_memory(
         results.get(Key(MEMORY, OURS, "32x100")), results.get(Key(MEMORY, OURS, "4x100"))
     )
     return entries | dict(others)

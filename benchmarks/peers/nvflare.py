@@ -17,7 +17,7 @@ from benchmarks.processes import ROOT, BenchmarkError, Child
 
 PACKAGES: Final = ("nvflare==2.9.0", "numpy")
 START_SECONDS: Final = 120.0
-ROUND_SECONDS: Final = 60.0
+ROUND_SECONDS: Final = 30.0
 _WORKER: Final = b"simulator_worker"
 
 

@@ -8,7 +8,7 @@ from benchmarks import summary
 from benchmarks.contest import Contestant, Result, Work, contest
 from benchmarks.measuring import Memory
 from benchmarks.processes import BenchmarkError
-from benchmarks.summary import FLOWER, MEMORY, OURS, PEERS, PLAIN, TCP, Key
+from benchmarks.summary import DATA, FLOWER, MEMORY, OURS, PEERS, PLAIN, TCP, Key
 
 ASKED = (
     *("tcp_ratio_8x100", "tcp_ratio_8x10", "grpc_floor_ratio_8x100", "flower_grpc_ratio_8x100"),
@@ -116,3 +116,17 @@ def test_who_fails_is_out_and_the_others_go_on() -> None:
 @pytest.mark.parametrize("name", ASKED)
 def test_a_summary_without_contests_keeps_no_medians(name: str) -> None:
     assert summary.summary({}, {})[name]["medians"] == {}
+
+
+def test_the_product_is_the_one_with_its_data_channel_where_that_was_measured() -> None:
+    results = (
+        _result(PLAIN, OURS, "8x100", 3.0)
+        | _result(PLAIN, DATA, "8x100", 1.5)
+        | _result(PLAIN, TCP, "8x100", 1.0)
+        | _result(PLAIN, OURS, "8x10", 0.3)
+        | _result(PLAIN, TCP, "8x10", 0.1)
+    )
+    found = summary.summary(results, {})
+    assert found["tcp_ratio_8x100"] == {"ratio": 1.5, "medians": {DATA: 1.5, TCP: 1.0}}
+    assert found["over_grpc_tcp_ratio_8x100"]["ratio"] == 3.0
+    assert found["tcp_ratio_8x10"]["ratio"] == 3.0
