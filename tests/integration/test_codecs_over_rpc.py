@@ -46,7 +46,7 @@ def test_each_client_sends_what_its_session_agreed(federation: LocalFederation) 
     assert all(row.outcome == operator_pb2.ROUND_OUTCOME_COMPLETED for row in federation.rounds())
     moved = federation.metrics()[RECEIVED] - before
     assert moved == 2 * sent_by("int8", "bf16", "topk", "none")
-    assert sent_by("int8") < 0.3 * MANIFEST.nbytes
+    assert sent_by("int8") < 0.35 * MANIFEST.nbytes
     assert list((federation.state / "spill").iterdir()) == [], "spill files have no name"
 
 
