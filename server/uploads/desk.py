@@ -29,8 +29,8 @@ from server.uploads.checks import check_header
 from server.uploads.slots import RETRY_AFTER, Slots
 from server.uploads.upload import Upload
 
-LOOK_EVERY: Final = 0.04
-PACE_OVER: Final = 0.1
+LOOK_EVERY: Final = 0.02
+PACE_OVER: Final = 0.05
 IDLE_SECONDS: Final = 60.0
 
 log = logging.getLogger("server.uploads")
