@@ -153,6 +153,7 @@ async def test_a_reader_who_takes_nothing_is_cut_in_time(
         await served.give_work("c1")
         guest = Guest(served)
         await guest.says(framed(data_channel_pb2.DataRequest(download=served.request())))
+        await asyncio.to_thread(guest.socket.recv, 4)  # else it might not have been let in yet
         await eventually("it is gone", lambda: served.metric(CONNECTIONS) == 0)
         assert len(await guest.hears()) < served.flat.numel()
 
