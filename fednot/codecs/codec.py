@@ -34,10 +34,11 @@ class Piece:
     values: torch.Tensor
 
 
-class Codec(ABC):
+class Codec:
     """A way to write updates as payloads; fednot/codecs/__init__.py has the layouts.
 
-    `feeds_back`: it loses so much that the client must add what was lost to its next update.
+    `feeds_back`: it loses so much that the client must add what was lost to its next update. Here
+    every section is raw.
     """
 
     name: str
@@ -45,12 +46,7 @@ class Codec(ABC):
 
     def codes(self, spec: TensorSpec) -> bool:
         """Whether a tensor's section is coded and not raw."""
-        return (
-            spec.kind is TensorKind.PARAMETER
-            and spec.torch_dtype.is_floating_point
-            and spec.numel >= SMALLEST_CODED
-            and self.section_size(spec.numel) < aligned(spec.nbytes)
-        )
+        return False
 
     def size(self, manifest: Manifest) -> int:
         """The bytes of every payload of a model."""
@@ -79,10 +75,7 @@ class Codec(ABC):
             values = tensors[spec.name].detach().reshape(-1)
             if values.numel() != spec.numel:
                 raise ValueError(f"{spec.name} has {values.numel()} elements, not {spec.numel}")
-            if self.codes(spec):
-                self.write(values, section, spec)
-            else:
-                section[: spec.nbytes].view(spec.torch_dtype).copy_(values)
+            self._write(values, section, spec)
             start += section.numel()
         return payload
 
@@ -125,6 +118,30 @@ class Codec(ABC):
             flat[piece.byte_offset : stop].view(dtype).copy_(piece.values)
         return flat
 
+    def _size(self, spec: TensorSpec) -> int:
+        return aligned(spec.nbytes)
+
+    def _write(self, values: torch.Tensor, section: torch.Tensor, spec: TensorSpec) -> None:
+        section[: spec.nbytes].view(spec.torch_dtype).copy_(values)
+
+    def _coded_pieces(
+        self, sections: torch.Tensor, specs: list[TensorSpec], scratch: torch.Tensor
+    ) -> Iterator[Piece]:
+        yield from ()
+
+
+class LossyCodec(Codec, ABC):
+    """A codec that codes the sections of large tensors that gradient descent learns."""
+
+    def codes(self, spec: TensorSpec) -> bool:
+        """Whether a tensor is a large floating parameter that gets smaller by it."""
+        return (
+            spec.kind is TensorKind.PARAMETER
+            and spec.torch_dtype.is_floating_point
+            and spec.numel >= SMALLEST_CODED
+            and self.section_size(spec.numel) < aligned(spec.nbytes)
+        )
+
     @abstractmethod
     def section_size(self, numel: int) -> int:
         """The bytes of a coded section of so many elements, padding included."""
@@ -143,7 +160,13 @@ class Codec(ABC):
         """
 
     def _size(self, spec: TensorSpec) -> int:
-        return self.section_size(spec.numel) if self.codes(spec) else aligned(spec.nbytes)
+        return self.section_size(spec.numel) if self.codes(spec) else super()._size(spec)
+
+    def _write(self, values: torch.Tensor, section: torch.Tensor, spec: TensorSpec) -> None:
+        if self.codes(spec):
+            self.write(values, section, spec)
+        else:
+            super()._write(values, section, spec)
 
     def _coded_pieces(
         self, sections: torch.Tensor, specs: list[TensorSpec], scratch: torch.Tensor

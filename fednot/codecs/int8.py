@@ -13,7 +13,15 @@ from typing import Final
 
 import torch
 
-from fednot.codecs.codec import Codec, aligned, as_float32, bounds, check_padding, chunks, invalid
+from fednot.codecs.codec import (
+    LossyCodec,
+    aligned,
+    as_float32,
+    bounds,
+    check_padding,
+    chunks,
+    invalid,
+)
 from fednot.errors import FednotError, Reason
 from fednot.manifest import TensorSpec
 from fednot.runs import PIECE_ELEMENTS
@@ -27,7 +35,7 @@ LARGEST_SCALE: Final = float.fromhex("0x1.020406p+121")
 
 
 @dataclass(frozen=True)
-class Int8(Codec):
+class Int8(LossyCodec):
     """Symmetric linear quantisation; the error is at most scale / 2 (1 + 2^-14)."""
 
     name: str = "int8"

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import torch
 
-from fednot.codecs.codec import Codec, aligned, bounds, check_padding, chunks
+from fednot.codecs.codec import LossyCodec, aligned, bounds, check_padding, chunks
 from fednot.manifest import TensorSpec
 
 
 @dataclass(frozen=True)
-class SixteenBit(Codec):
+class SixteenBit(LossyCodec):
     """Rounds to a 16-bit dtype; values beyond its range become its largest finite ones.
 
     The relative error is at most 2^-8 for bf16 and 2^-11 for fp16, whose absolute error is 2^-25

@@ -13,7 +13,7 @@ from typing import Final
 
 import torch
 
-from fednot.codecs.codec import Codec, aligned, bounds, check_padding, chunks, invalid
+from fednot.codecs.codec import LossyCodec, aligned, bounds, check_padding, chunks, invalid
 from fednot.manifest import TensorSpec
 from fednot.runs import PIECE_ELEMENTS
 
@@ -25,7 +25,7 @@ MARGIN: Final = 1.25
 
 
 @dataclass(frozen=True)
-class TopK(Codec):
+class TopK(LossyCodec):
     """Keeps `fraction` of each tensor's elements, exactly; ties go to the lower places.
 
     Raises ValueError for a fraction that is not above 0 and at most 1.
