@@ -6,20 +6,18 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import TypeVar
 
 import torch
 from grpc import aio
 
 from client.connection import BrokenStreamError, FinalRefusalError
 from client.dialler import Dialler
-from fednot.chunk_messages import framed
+from fednot.chunk_messages import OFFSET_KEY, framed
 from fednot.errors import FednotError
 from fednot.training import WorkCancelledError
 from fednot.v1 import federation_pb2, model_pb2
 from fednot.wire import CHUNK_BYTES, MESSAGE_SECONDS, Receiver, longest_transfer
-
-OFFSET_KEY: Final = "fednot-offset"
 
 T = TypeVar("T")
 

@@ -13,6 +13,8 @@ from fednot.v1 import federation_pb2
 
 UPLOAD: Final = "/fednot.v1.FederationService/UploadUpdate"
 DOWNLOAD: Final = "/fednot.v1.FederationService/DownloadModel"
+OFFSET_KEY: Final = "fednot-offset"
+"""The initial metadata with which the server lets an upload begin: the byte to send from."""
 
 _TAG: Final = 2 << 3 | 2
 _LONGEST_LENGTH: Final = 5

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from grpc import aio
 
+from fednot.chunk_messages import OFFSET_KEY
 from fednot.errors import FednotError, Reason
 from fednot.naming import one_line
 from fednot.v1 import federation_pb2, federation_pb2_grpc, model_pb2
@@ -22,7 +23,7 @@ from server.services.admission import check_join, check_metrics, device_name, se
 from server.services.downloads import DownloadDesk
 from server.services.messages import barred_message, round_phase, timestamp
 from server.services.offer import SessionOffer
-from server.services.uploads import OFFSET_KEY, Part, UploadStream
+from server.services.uploads import Part, UploadStream
 from server.state import client_rows
 from server.uploads.desk import UploadDesk
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Final
 
 from fednot.errors import FednotError, Reason
 from fednot.v1 import federation_pb2
@@ -12,8 +11,6 @@ from fednot.wire import MESSAGE_SECONDS
 from server.metrics import Metrics
 from server.uploads.desk import UploadDesk
 from server.uploads.upload import Upload
-
-OFFSET_KEY: Final = "fednot-offset"
 
 Part = federation_pb2.UploadUpdateRequest | memoryview
 Stream = AsyncIterator[Part]

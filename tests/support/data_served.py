@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 import torch
 from support.identities import Identities
-from support.upload_desk import small_federation
+from support.upload_desk import header_of, small_federation
 
 from client.data_channel import DataChannel
 from client.transfer import Expected
@@ -21,7 +21,7 @@ from fednot.identity.folder import read_credentials
 from fednot.identity.subject import Role
 from fednot.tensors import as_bytes
 from fednot.v1 import federation_pb2
-from fednot.wire import Receiver, checksum
+from fednot.wire import Receiver
 from fednot.zoo import Mlp
 from server.cohorts.cohort import Update, WorkKind, WorkPlan
 from server.cohorts.remote import Assignment, RemoteCohort, Session
@@ -116,19 +116,7 @@ class DataServed:
     def header(
         self, update: torch.Tensor, name: str = "c1", **changes: object
     ) -> federation_pb2.UpdateHeader:
-        session, assignment = self.work[name]
-        model = self.federation.model
-        values = {
-            "session": federation_pb2.Session(client=name, id=session.id),
-            "work_id": assignment.id,
-            "base_version": model.current.number,
-            "generation": model.current.generation,
-            "manifest_digest": model.manifest.digest,
-            "num_examples": 1,
-            "num_bytes": update.numel(),
-            "xxh3_128": checksum(as_bytes(update)),
-        }
-        return federation_pb2.UpdateHeader(**{**values, **changes})  # type: ignore[arg-type]
+        return header_of(self.federation.model, self.work[name], update, **changes)
 
     def update(self, seed: int = 0) -> torch.Tensor:
         draw = torch.Generator().manual_seed(seed)

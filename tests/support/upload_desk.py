@@ -51,19 +51,7 @@ class Counter:
         self, name: str, update: torch.Tensor, **changes: object
     ) -> federation_pb2.UpdateHeader:
         """A correct header for the client's update but for the changes."""
-        session, assignment = self.work[name]
-        model = self.federation.model
-        values = {
-            "session": federation_pb2.Session(client=name, id=session.id),
-            "work_id": assignment.id,
-            "base_version": model.current.number,
-            "generation": model.current.generation,
-            "manifest_digest": model.manifest.digest,
-            "num_examples": 1,
-            "num_bytes": update.numel(),
-            "xxh3_128": checksum(as_bytes(update)),
-        }
-        return federation_pb2.UpdateHeader(**{**values, **changes})  # type: ignore[arg-type]
+        return header_of(self.federation.model, self.work[name], update, **changes)
 
     async def open(self, name: str, update: torch.Tensor, **changes: object) -> Upload:
         return await self.desk.open(self.header(name, update, **changes))
@@ -141,6 +129,27 @@ async def small_federation(
         memory=Memory(None, folder / "spill"),
     )
     database.close()
+
+
+def header_of(
+    model: GlobalModel,
+    work: tuple[Session, Assignment],
+    update: torch.Tensor,
+    **changes: object,
+) -> federation_pb2.UpdateHeader:
+    """A correct header for a plain update on the current version but for the changes."""
+    session, assignment = work
+    values = {
+        "session": federation_pb2.Session(client=session.client, id=session.id),
+        "work_id": assignment.id,
+        "base_version": model.current.number,
+        "generation": model.current.generation,
+        "manifest_digest": model.manifest.digest,
+        "num_examples": 1,
+        "num_bytes": update.numel(),
+        "xxh3_128": checksum(as_bytes(update)),
+    }
+    return federation_pb2.UpdateHeader(**{**values, **changes})  # type: ignore[arg-type]
 
 
 def update_of(federation: Federation, value: float) -> torch.Tensor:
