@@ -22,6 +22,7 @@ from server.records import (
 )
 from server.refusals import about
 from server.state import approval_rows, audit_rows, client_rows, deletion_rows, job_rows
+from server.state.commits import Commit
 
 log = logging.getLogger("server.approvals")
 
@@ -129,8 +130,8 @@ class ApprovalClock:
 
     async def _look(self) -> None:
         deadline = self._federation.defaults.job_deadline
-        told = await self._federation.database.run(
-            lambda c: expire(c, time.time(), job_deadline=deadline)
+        told = await self._federation.database.write(
+            Commit.APPROVALS_EXPIRED, lambda c: expire(c, time.time(), job_deadline=deadline)
         )
         if told:
             log.warning("%s", "; ".join(told))

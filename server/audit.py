@@ -19,6 +19,7 @@ from server.phases import ENDED
 from server.records import NOBODY, AuditEvent, AuditOutcome, Caller, JobPhase
 from server.refusals import CLIENT_KEY
 from server.state import audit_rows, client_rows, deletion_rows, pseudonym_rows
+from server.state.commits import Commit
 from server.state.database import Database
 
 __all__ = ["AuditEvent", "AuditOutcome", "RefusalLog", "destroy_pseudonym", "note_job_end"]
@@ -125,7 +126,7 @@ class RefusalLog:
             return destroy(connection)
 
         try:
-            return await self._database.run(command)
+            return await self._database.write(Commit.PSEUDONYM_DESTROYED, command)
         except BaseException:
             for kind, opened in counted.items():
                 self._keep(kind, opened.repeats)
@@ -152,7 +153,7 @@ class RefusalLog:
 
     async def _write(self, kind: _Refusal, count: int, at: float) -> bool:
         try:
-            await self._database.run(lambda c: _append(c, kind, count, at))
+            await self._database.write(Commit.REFUSAL_NOTED, lambda c: _append(c, kind, count, at))
         except Exception:
             log.exception("a refusal could not be written to the audit")
             return False

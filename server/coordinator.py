@@ -36,6 +36,7 @@ from server.records import (
 )
 from server.rounds import Rounds
 from server.state import audit_rows, deletion_rows, job_rows, round_rows, version_rows
+from server.state.commits import Commit
 from server.state.fencing import FencedError
 from server.training import TrainingDriver
 from server.unlearning import UnlearningDriver
@@ -60,8 +61,8 @@ class Coordinator:
     async def recover_state(self) -> None:
         """After a start: aborts rounds that the last process left running, reloads the fences."""
         federation = self._federation
-        aborted = await federation.database.run(
-            lambda c: round_rows.abort_running_rounds(c, time.time())
+        aborted = await federation.database.write(
+            Commit.ROUNDS_TAKEN_OVER, lambda c: round_rows.abort_running_rounds(c, time.time())
         )
         if aborted:
             log.warning("rounds %s were running when the server stopped; aborted", list(aborted))
@@ -98,7 +99,7 @@ class Coordinator:
             await sweeping
 
     async def _step(self) -> bool:
-        job, run = await self._federation.database.run(_agenda)
+        job, run = await self._federation.database.read(_agenda)
         if job is not None:
             await self._unlearning.step(job)
         elif run is not None:
@@ -130,7 +131,9 @@ class Coordinator:
         Raises FednotError (UNKNOWN_APPROVAL, APPROVAL_ENDED).
         """
         return await _to_its_end(
-            self._refenced(lambda c: approvals.refuse(c, approval_id, caller, time.time()))
+            self._refenced(
+                Commit.REFUSED, lambda c: approvals.refuse(c, approval_id, caller, time.time())
+            )
         )
 
     async def readmit(self, client: str, caller: Caller) -> Approval | None:
@@ -144,7 +147,7 @@ class Coordinator:
             until = self._approval_until(now)
             return approvals.readmit(connection, client, caller, now, approval_until=until)
 
-        return await _to_its_end(self._refenced(command))
+        return await _to_its_end(self._refenced(Commit.CLIENT_READMITTED, command))
 
     async def start_training(self, run: Run, caller: Caller) -> Run:
         """Starts a run. Raises FednotError (TRAINING_ACTIVE)."""
@@ -154,7 +157,7 @@ class Coordinator:
             audit_rows.append(connection, event, time.time())
             return round_rows.start_run(connection, run)
 
-        started = await self._federation.database.run(command)
+        started = await self._federation.database.write(Commit.TRAINING_STARTED, command)
         self._federation.changes.beat()
         return started
 
@@ -182,7 +185,7 @@ class Coordinator:
             _note_deletion(connection, deletion, ask.caller, "DeletionService.Unlearn", now)
             return deletion, True
 
-        deletion, is_new = await federation.database.run(command)
+        deletion, is_new = await federation.database.write(Commit.DELETION_ACCEPTED, command)
         await federation.reload_fences()
         if is_new:
             await self._interrupt()
@@ -199,7 +202,7 @@ class Coordinator:
             _note_deletion(connection, deletion, caller, "DeletionService.CancelDeletion", now)
             return deletion, served == deletion.job.id
 
-        deletion, was_served = await federation.database.run(command)
+        deletion, was_served = await federation.database.write(Commit.DELETION_CANCELLED, command)
         await federation.reload_fences()
         if was_served:  # else the work in hand is another job's, and its round goes on
             await self._interrupt()
@@ -215,7 +218,7 @@ class Coordinator:
                 round_rows.abort_running_rounds(connection, now)
             return approval, goes_first
 
-        approval, goes_first = await self._federation.database.run(command)
+        approval, goes_first = await self._federation.database.write(Commit.APPROVED, command)
         await self._federation.reload_fences()
         if goes_first:
             await self._interrupt()
@@ -234,14 +237,14 @@ class Coordinator:
             audit_rows.append(connection, event, now)
             return round_rows.end_run(connection, run.id, RunState.STOPPED), trains
 
-        run, trains = await self._federation.database.run(command)
+        run, trains = await self._federation.database.write(Commit.TRAINING_STOPPED, command)
         if trains:
             await self._interrupt()
         self._federation.changes.beat()
         return run
 
-    async def _refenced(self, command: Callable[[Connection], T]) -> T:
-        result = await self._federation.database.run(command)
+    async def _refenced(self, commit: Commit, command: Callable[[Connection], T]) -> T:
+        result = await self._federation.database.write(commit, command)
         await self._federation.reload_fences()
         return result
 

@@ -73,7 +73,7 @@ class Federation:
 
     async def reload_fences(self) -> None:
         """Takes over the tombstones that stand now, after a transaction that changed them."""
-        self.fences.load(await self.database.run(client_rows.list_bars))
+        self.fences.load(await self.database.read(client_rows.list_bars))
         self.changes.beat()
 
     def waits_for(self, sentence: str) -> None:

@@ -18,6 +18,7 @@ from fednot.manifest import Manifest
 from server.blocks import Block, Memory
 from server.records import Scores, Version, VersionOrigin
 from server.state import schema, version_rows
+from server.state.commits import Commit
 from server.state.database import Database, StateError
 from server.state.model_store import ModelStore
 
@@ -96,7 +97,7 @@ class GlobalModel:
         The model is in a block of `memory`, if given, and versions are read into such. Raises
         StateError if the state belongs to another model, OSError if the disk has no room.
         """
-        row = await database.run(lambda c: c.execute(select(schema.federation)).one())
+        row = await database.read(lambda c: c.execute(select(schema.federation)).one())
         if not row.current_version:
             return await cls._begin(database, store, initial, memory)
         found = Manifest.from_json(row.manifest)
@@ -106,7 +107,7 @@ class GlobalModel:
                 "the state belongs to another model than the Task or file given: "
                 + "; ".join(differences[:5])
             )
-        version, _ = await database.run(version_rows.current_and_released)
+        version, _ = await database.read(version_rows.current_and_released)
         if version is None:
             raise StateError("the state names a current version that it does not hold")
         block = store.read(version.sha256, found, memory)
@@ -132,7 +133,7 @@ class GlobalModel:
             version_rows.insert_version(connection, version)
             return version
 
-        version = await database.run(command)
+        version = await database.write(Commit.INITIAL_VERSION, command)
         block = draft.block
         if memory is not None:
             block = memory.block(initial.manifest.nbytes)
@@ -140,15 +141,15 @@ class GlobalModel:
             block.release()
         return cls(database, store, initial.manifest, layers, (version, block), memory)
 
-    async def commit(self, draft: Draft, step: Step) -> Version:
+    async def commit(self, commit: Commit, draft: Draft, step: Step) -> Version:
         """Makes a new version current; `step` writes what belongs to it in the same transaction.
 
         If `step` raises, nothing is committed and the exception is passed on.
         """
         async with self._files:
-            return await self._commit(draft, step)
+            return await self._commit(commit, draft, step)
 
-    async def _commit(self, draft: Draft, step: Step) -> Version:
+    async def _commit(self, commit: Commit, draft: Draft, step: Step) -> Version:
         layers = self.layers.to_json()
         sha256 = await asyncio.to_thread(self._store.write, draft.flat, self.manifest, layers)
 
@@ -158,7 +159,7 @@ class GlobalModel:
             step(connection, version)
             return version
 
-        version = await self._database.run(command)
+        version = await self._database.write(commit, command)
         self.current, self.block = version, draft.block
         return version
 
@@ -188,14 +189,14 @@ class GlobalModel:
         beside a round; a commit waits for it, since a file has no row before its version has.
         """
         async with self._files:
-            kept = await self._database.run(version_rows.kept_hashes)
+            kept = await self._database.read(version_rows.kept_hashes)
             count = await asyncio.to_thread(self._store.delete_all_but, kept)
         if count:
             log.info("%d model files were destroyed", count)
         return count
 
     async def _kept(self, number: int) -> Version:
-        version = await self._database.run(lambda c: version_rows.get_version(c, number))
+        version = await self._database.read(lambda c: version_rows.get_version(c, number))
         if version is None:
             raise FednotError(Reason.UNKNOWN_VERSION, f"there is no version {number}")
         if version.destroyed_at is not None:

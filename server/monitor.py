@@ -16,6 +16,7 @@ from server.federation import Federation
 from server.identity import ServerIdentity
 from server.records import ClientRecord, JobPhase, Version
 from server.state import client_rows, deletion_rows, version_rows
+from server.state.commits import Commit
 
 log = logging.getLogger("server.monitor")
 
@@ -62,7 +63,7 @@ class Monitor:
 
     async def _refresh(self) -> None:
         metrics = self._federation.metrics
-        current, released, clients, jobs, oldest = await self._federation.database.run(_snapshot)
+        current, released, clients, jobs, oldest = await self._federation.database.read(_snapshot)
         if current is not None:
             metrics.show_version(current, released.number if released else 0)
         connected, working = self._cohort.connected(), self._cohort.working()
@@ -93,7 +94,7 @@ class Monitor:
                 if at is not None:
                     client_rows.record_seen(connection, name, at)
 
-        await self._federation.database.run(command)
+        await self._federation.database.write(Commit.CLIENTS_SEEN, command)
 
 
 def _snapshot(

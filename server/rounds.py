@@ -34,6 +34,7 @@ from server.records import (
     VersionOrigin,
 )
 from server.state import client_rows, round_rows
+from server.state.commits import Commit
 from server.state.fencing import FencedError
 
 log = logging.getLogger("server.rounds")
@@ -120,8 +121,8 @@ class Rounds:
         dropped = len(progress.accepted) if progress else 0
         self._federation.metrics.updates.labels("dropped").inc(dropped)
         self._federation.metrics.round_ended(begun.phase, outcome, now - begun.started_at)
-        await self._federation.database.run(
-            lambda c: round_rows.close_round(c, begun.number, outcome, now)
+        await self._federation.database.write(
+            Commit.ROUND_CLOSED, lambda c: round_rows.close_round(c, begun.number, outcome, now)
         )
 
     async def score(self, flat: torch.Tensor, version: Version, deadline: float) -> Scores:
@@ -152,7 +153,7 @@ class Rounds:
             federation.waits_for("")
 
     async def _missing(self, minimum: int, clients: tuple[str, ...], purpose: str) -> str:
-        known = await self._federation.database.run(client_rows.list_clients)
+        known = await self._federation.database.read(client_rows.list_clients)
         gone = [
             f"{client.name}, last seen {self._silence(client):.0f} s ago"
             for client in known
@@ -169,7 +170,7 @@ class Rounds:
     async def _begin(self, order: RoundOrder, clients: tuple[str, ...]) -> Round:
         federation = self._federation
         version = federation.model.current
-        upcoming = await federation.database.run(round_rows.next_number)
+        upcoming = await federation.database.read(round_rows.next_number)
         new = Round(
             number=0,
             phase=order.phase,
@@ -181,7 +182,9 @@ class Rounds:
             job_id=order.job_id,
             attempt=order.attempt,
         )
-        return await federation.database.run(lambda c: round_rows.start_round(c, new))
+        return await federation.database.write(
+            Commit.ROUND_BEGUN, lambda c: round_rows.start_round(c, new)
+        )
 
     async def _to_its_end(self, order: RoundOrder, begun: Round, step: Step) -> Round:
         federation = self._federation
@@ -211,7 +214,7 @@ class Rounds:
             round_rows.end_round(connection, replace(ended, result_version=version.number))
             step(connection, version)
 
-        version = await federation.model.commit(draft, commit)
+        version = await federation.model.commit(Commit.ROUND_COMPLETED, draft, commit)
         self._report(ended)
         return replace(ended, result_version=version.number)
 
@@ -276,7 +279,9 @@ class Rounds:
         ended = replace(
             begun, outcome=RoundOutcome.FAILED, missing=summed.missing, ended_at=time.time()
         )
-        await self._federation.database.run(lambda c: round_rows.end_round(c, ended))
+        await self._federation.database.write(
+            Commit.ROUND_FAILED, lambda c: round_rows.end_round(c, ended)
+        )
         self._report(ended)
         return ended
 

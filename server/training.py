@@ -14,6 +14,7 @@ from server.interruption import WorkInterruptedError
 from server.records import RoundOutcome, RoundPhase, Run, RunState, Version
 from server.rounds import NotEnoughClientsError, RoundOrder, Rounds, missing_text
 from server.state import deletion_rows, round_rows, version_rows
+from server.state.commits import Commit
 from server.state.fencing import FencedError
 
 log = logging.getLogger("server.training")
@@ -57,7 +58,7 @@ class TrainingDriver:
 
     async def _retry_or_give_up(self, run: Run, why: str) -> None:
         federation = self._federation
-        failures = await federation.database.run(lambda c: round_rows.failures_in_a_row(c, run.id))
+        failures = await federation.database.read(lambda c: round_rows.failures_in_a_row(c, run.id))
         if failures > federation.defaults.round_retries:
             await self._give_up(run, f"{failures} rounds in a row failed; {why}")
             return
@@ -70,7 +71,7 @@ class TrainingDriver:
 
     async def _give_up(self, run: Run, failure: str) -> None:
         log.error("run %d failed: %s", run.id, failure)
-        await self._federation.database.run(
-            lambda c: round_rows.end_run(c, run.id, RunState.FAILED, failure)
+        await self._federation.database.write(
+            Commit.RUN_FAILED, lambda c: round_rows.end_run(c, run.id, RunState.FAILED, failure)
         )
         self._federation.changes.beat()

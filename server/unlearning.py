@@ -33,6 +33,7 @@ from server.records import (
 )
 from server.rounds import NotEnoughClientsError, RoundOrder, Rounds, missing_text
 from server.state import deletion_rows, job_rows, round_rows, version_rows
+from server.state.commits import Commit
 from server.state.model_store import ModelStoreError, sha256_of
 from server.stop_rule import Judgement
 
@@ -107,7 +108,7 @@ class UnlearningDriver:
             job_rows.insert_attempt(connection, replace(attempt, start_version=version.number))
             job_rows.move(connection, job, JobPhase.RECOVERING, time.time())
 
-        await federation.model.commit(draft, commit)
+        await federation.model.commit(Commit.ATTEMPT_BEGUN, draft, commit)
         log.info("%s attempt %d: %s", job.id, attempt.number, explanation)
 
     def _next_plan(self, job: Job, base: Version) -> tuple[Method, Choice, str]:
@@ -136,7 +137,7 @@ class UnlearningDriver:
         federation = self._federation
         initial = None
         if method.needs.initial:
-            first = await federation.database.run(version_rows.initial_version)
+            first = await federation.database.read(version_rows.initial_version)
             _, initial = await federation.model.read(first.number)
         context = StartContext(federation.model.manifest, base, initial, tensors)
         return await asyncio.to_thread(method.start, context)
@@ -176,7 +177,7 @@ class UnlearningDriver:
         method = METHODS[attempt.method]
         trained = 0
         if method.needs.rounds_trained:
-            trained = await federation.database.run(
+            trained = await federation.database.read(
                 lambda c: version_rows.rounds_trained(c, job.base_version)
             )
         budget = method.budget(default=federation.defaults.recovery_rounds, rounds_trained=trained)
@@ -206,7 +207,7 @@ class UnlearningDriver:
             job_rows.end_attempt(connection, ended)
             job_rows.move(connection, job, to, time.time())
 
-        await self._federation.database.run(command)
+        await self._federation.database.write(Commit.ATTEMPT_ENDED, command)
         log.info("%s attempt %d: %s", job.id, attempt.number, ended.explanation)
 
     async def _verify(self, job: Job) -> None:
@@ -217,14 +218,17 @@ class UnlearningDriver:
         """
         model, database = self._federation.model, self._federation.database
         current = model.current
-        base = await database.run(lambda c: version_rows.get_version(c, job.base_version))
+        base = await database.read(lambda c: version_rows.get_version(c, job.base_version))
         if base is not None and base.destroyed_at is None:
             failure = await self._stored_fault(job)
             if failure:
                 await self._fail(job, failure)
                 return
-            await database.run(
-                lambda c: version_rows.destroy(c, before=current.number, by=job.id, now=time.time())
+            await database.write(
+                Commit.VERSIONS_DESTROYED,
+                lambda c: version_rows.destroy(
+                    c, before=current.number, by=job.id, now=time.time()
+                ),
             )
         await model.sweep()
 
@@ -236,7 +240,7 @@ class UnlearningDriver:
                 version_rows.set_released(connection, current.number)
                 job_rows.set_released_by(connection, job.id, current.number)
 
-        await database.run(command)
+        await database.write(Commit.JOB_COMPLETED, command)
         log.info("%s completed with version %d", job.id, current.number)
 
     async def _stored_fault(self, job: Job) -> str:
@@ -258,7 +262,7 @@ class UnlearningDriver:
         return ""
 
     async def _config(self) -> dict[str, float]:
-        run = await self._federation.database.run(round_rows.latest_run)
+        run = await self._federation.database.read(round_rows.latest_run)
         return dict(run.config) if run else {}
 
     async def _gather(self, job: Job, purpose: str) -> bool:
@@ -273,8 +277,8 @@ class UnlearningDriver:
         return max(0.0, job.queued_at + self._federation.defaults.job_deadline - time.time())
 
     async def _move(self, job: Job, to: JobPhase, **values: object) -> None:
-        await self._federation.database.run(
-            lambda c: job_rows.move(c, job, to, time.time(), **values)
+        await self._federation.database.write(
+            Commit.BASE_PINNED, lambda c: job_rows.move(c, job, to, time.time(), **values)
         )
 
     async def _fail(self, job: Job, failure: str) -> None:
@@ -285,4 +289,4 @@ class UnlearningDriver:
             deletion_rows.fail(connection, job, failure, now)
             note_job_end(connection, job.id, JobPhase.FAILED, now)
 
-        await self._federation.database.run(command)
+        await self._federation.database.write(Commit.JOB_FAILED, command)

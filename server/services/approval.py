@@ -29,7 +29,7 @@ class ApprovalServicer(approval_pb2_grpc.ApprovalServiceServicer):
     ) -> approval_pb2.ListApprovalsResponse:
         """Lists approvals, newest first."""
         before, size = page_of(request.page_size, request.page_token)
-        found = await self._federation.database.run(
+        found = await self._federation.database.read(
             lambda c: approval_rows.list_approvals(c, before, size)
         )
         return approval_pb2.ListApprovalsResponse(

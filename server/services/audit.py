@@ -43,7 +43,7 @@ class AuditServicer(audit_pb2_grpc.AuditServiceServicer):
             shown = {name for entry in entries for name in (entry.actor, entry.subject)}
             return entries, pseudonym_rows.names_of(connection, shown)
 
-        entries, names = await self._database.run(command)
+        entries, names = await self._database.read(command)
         return audit_pb2.ListAuditEntriesResponse(
             entries=[audit_message(entry, names) for entry in entries],
             next_page_token=str(entries[-1].sequence) if len(entries) == size else "",

@@ -63,7 +63,7 @@ class DeletionServicer(deletion_pb2_grpc.DeletionServiceServicer):
         """Lists deletions, newest first."""
         before, size = page_of(request.page_size, request.page_token)
         caller = callers.current()
-        found = await self._federation.database.run(
+        found = await self._federation.database.read(
             lambda c: deletion_rows.list_deletions(c, before, size, caller)
         )
         first = await self._first_ready()
@@ -133,11 +133,11 @@ class DeletionServicer(deletion_pb2_grpc.DeletionServiceServicer):
         caller = callers.current()
         if request.WhichOneof("key") == "job_id":
             job_id = request.job_id
-            return await self._federation.database.run(
+            return await self._federation.database.read(
                 lambda c: deletion_rows.get_deletion_of_job(c, job_id, caller)
             )
         request_id = request.request_id
-        return await self._federation.database.run(
+        return await self._federation.database.read(
             lambda c: deletion_rows.get_deletion(c, request_id, caller)
         )
 
@@ -145,7 +145,7 @@ class DeletionServicer(deletion_pb2_grpc.DeletionServiceServicer):
         return self._shown(deletion, await self._first_ready())
 
     async def _first_ready(self) -> str:
-        return await self._federation.database.run(job_rows.first_ready_id)
+        return await self._federation.database.read(job_rows.first_ready_id)
 
     def _shown(self, deletion: Deletion, first_ready: str) -> deletion_pb2.Deletion:
         waiting_for = self._federation.activity.waiting_for

@@ -20,6 +20,7 @@ from server.records import AuditEvent
 from server.services import callers
 from server.services.signing import Signing, check_request
 from server.state import audit_rows, token_rows
+from server.state.commits import Commit
 
 LONGEST_SECRET: Final = 256
 ENROLMENTS_AT_ONCE: Final = 16
@@ -50,13 +51,13 @@ class EnrolmentServicer(identity_pb2_grpc.EnrolmentServiceServicer):
             raise FednotError(Reason.INVALID_TOKEN, "the secret is longer than any token's")
         secret = secret_digest(request.secret)
         async with self._place():
-            token = await self._database.run(lambda c: token_rows.find(c, secret, time.time()))
+            token = await self._database.read(lambda c: token_rows.find(c, secret, time.time()))
             subject = Subject(Role.CLIENT, token.client, domain)
             key = check_request(request.certificate_request, subject)
             with self._signing.turn(subject):
                 if not token.used:
                     await self._signing.check_new(subject, key)
-                await self._database.run(lambda c: _use(c, secret, key))
+                await self._database.write(Commit.TOKEN_USED, lambda c: _use(c, secret, key))
                 signed = await self._signing.sign(
                     request.certificate_request, subject, granted_at=token.created_at
                 )

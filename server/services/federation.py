@@ -25,6 +25,7 @@ from server.services.messages import barred_message, round_phase, timestamp
 from server.services.offer import SessionOffer
 from server.services.uploads import Part, UploadStream
 from server.state import client_rows
+from server.state.commits import Commit
 from server.uploads.desk import UploadDesk
 
 MAX_POLL_SECONDS: Final = 30.0
@@ -82,7 +83,9 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
             num_test_examples=request.num_test_examples,
             device=device,
         )
-        await self._federation.database.run(lambda c: client_rows.record_join(c, record))
+        await self._federation.database.write(
+            Commit.CLIENT_JOINED, lambda c: client_rows.record_join(c, record)
+        )
         self._cohort.open(session)
         software = one_line(request.software_version, MAX_VERSION_LENGTH)
         log.info("%s joined: fednot %s on %s", name, software, device)
@@ -187,8 +190,8 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
         session = session_of(self._cohort, request.session)
         self._cohort.close(session)
         seen = time.time()
-        await self._federation.database.run(
-            lambda c: client_rows.record_seen(c, session.client, seen)
+        await self._federation.database.write(
+            Commit.CLIENT_LEFT, lambda c: client_rows.record_seen(c, session.client, seen)
         )
         return federation_pb2.LeaveResponse()
 

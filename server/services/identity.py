@@ -23,6 +23,7 @@ from server.services.admission import check_client_name
 from server.services.messages import caller_message, timestamp
 from server.services.signing import Signing
 from server.state import audit_rows, token_rows
+from server.state.commits import Commit
 
 TOKEN_SECONDS: Final = 3600.0
 LONGEST_TOKEN_SECONDS: Final = 30 * 24 * 3600.0
@@ -77,7 +78,7 @@ class IdentityServicer(identity_pb2_grpc.IdentityServiceServicer):
             )
             audit_rows.append(connection, event, now)
 
-        await self._database.run(command)
+        await self._database.write(Commit.TOKEN_MADE, command)
         return identity_pb2.CreateTokenResponse(
             token=token.text(), expires_at=timestamp(expires_at)
         )
@@ -98,7 +99,9 @@ class IdentityServicer(identity_pb2_grpc.IdentityServiceServicer):
         with self._signing.turn(subject):
             signed = await self._signing.sign(request.certificate_request, subject, holder=holder)
         event = AuditEvent(caller, "IdentityService.RenewCertificate", subject=subject.caller)
-        await self._database.run(lambda c: audit_rows.append(c, event, time.time()))
+        await self._database.write(
+            Commit.CERTIFICATE_RENEWED, lambda c: audit_rows.append(c, event, time.time())
+        )
         return identity_pb2.RenewCertificateResponse(certificate=signed)
 
 

@@ -44,6 +44,7 @@ from server.state import (
     round_rows,
     version_rows,
 )
+from server.state.commits import Commit
 
 Context = aio.ServicerContext[Any, Any]
 
@@ -98,7 +99,7 @@ class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
         self, request: operator_pb2.GetStatusRequest, context: Context
     ) -> operator_pb2.GetStatusResponse:
         """Says where the federation stands."""
-        standing = await self._federation.database.run(_standing)
+        standing = await self._federation.database.read(_standing)
         number = standing.released.number if standing.released else 0
         activity, shown = self._federation.activity, standing.shown
         waiting = waiting_sentence(shown, shown.job.id, activity.waiting_for) if shown else ""
@@ -120,7 +121,7 @@ class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
         self, request: operator_pb2.ListClientsRequest, context: Context
     ) -> operator_pb2.ListClientsResponse:
         """Lists clients by name."""
-        known = await self._federation.database.run(client_rows.list_clients)
+        known = await self._federation.database.read(client_rows.list_clients)
         sessions, working = self._cohort.sessions(), self._cohort.working()
         return operator_pb2.ListClientsResponse(
             clients=[self._client(client, sessions, working) for client in known]
@@ -133,7 +134,7 @@ class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
         name = request.client
         with about(name):
             approval = await self._coordinator.readmit(name, callers.current())
-        known = await self._federation.database.run(client_rows.list_clients)
+        known = await self._federation.database.read(client_rows.list_clients)
         client = next(found for found in known if found.name == name)
         sessions, working = self._cohort.sessions(), self._cohort.working()
         return operator_pb2.ReadmitClientResponse(
@@ -146,7 +147,7 @@ class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
     ) -> operator_pb2.ListRoundsResponse:
         """Lists rounds, newest first."""
         before, size = page_of(request.page_size, request.page_token)
-        found = await self._federation.database.run(
+        found = await self._federation.database.read(
             lambda c: round_rows.list_rounds(c, before, size)
         )
         return operator_pb2.ListRoundsResponse(
@@ -165,7 +166,7 @@ class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
             rows = version_rows.list_versions(connection, before, size)
             return list(rows), version.number if version else 0
 
-        found, number = await self._federation.database.run(command)
+        found, number = await self._federation.database.read(command)
         return operator_pb2.ListVersionsResponse(
             versions=[version_message(row, number) for row in found],  # type: ignore[misc]
             next_page_token=next_token(len(found), size, found[-1].number) if found else "",
@@ -183,7 +184,7 @@ class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
             audit_rows.append(connection, event, time.time())
             return wanted
 
-        version = await self._federation.database.run(command)
+        version = await self._federation.database.write(Commit.VERSION_FETCHED, command)
         _, path = await self._federation.model.file_of(version.number)
         with await asyncio.to_thread(_open, path) as file:
             header = operator_pb2.VersionHeader(
@@ -192,7 +193,7 @@ class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
             yield operator_pb2.DownloadVersionResponse(header=header)
             digest = xxhash.xxh3_128()
             while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
-                await self._federation.database.run(lambda c: _check_not_withdrawn(c, version))
+                await self._federation.database.read(lambda c: _check_not_withdrawn(c, version))
                 digest.update(chunk)
                 yield operator_pb2.DownloadVersionResponse(chunk=chunk)
         trailer = model_pb2.StreamTrailer(xxh3_128=digest.hexdigest())

@@ -11,6 +11,8 @@ from typing import Any, Final, TypeVar
 from sqlalchemy import Connection, create_engine, event, insert, inspect, select, text
 from sqlalchemy.exc import DatabaseError
 
+from server.failpoints import around
+from server.state.commits import Commit
 from server.state.schema import SCHEMA_VERSION, federation, metadata
 
 T = TypeVar("T")
@@ -39,24 +41,40 @@ class Database:
         event.listen(self._engine, "connect", _configure)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="state")
         try:
-            self._run(_prepare)
+            self.write_now(Commit.SCHEMA, _prepare)
         except DatabaseError as error:
             raise StateError(f"{path} cannot be used: {error.orig}") from error
 
-    async def run(self, command: Callable[[Connection], T]) -> T:
-        """Runs a command in the writer thread and returns its result."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, command)
+    async def read(self, command: Callable[[Connection], T]) -> T:
+        """Runs a command that only reads, on a state that does not change meanwhile."""
+        return await self._in_thread(lambda: self.read_now(command))
 
-    def _run(self, command: Callable[[Connection], T]) -> T:
-        with self._engine.begin() as connection:
+    async def write(self, commit: Commit, command: Callable[[Connection], T]) -> T:
+        """Runs a command and commits what it wrote; `commit` names the transaction for tests."""
+        return await self._in_thread(lambda: self.write_now(commit, command))
+
+    def read_now(self, command: Callable[[Connection], T]) -> T:
+        """As `read`, in this thread, before there is an event loop."""
+        with self._engine.connect() as connection:
             return command(connection)
+
+    def write_now(self, commit: Commit, command: Callable[[Connection], T]) -> T:
+        """As `write`, in this thread, before there is an event loop."""
+        with self._engine.connect() as connection, connection.begin() as transaction:
+            result = command(connection)
+            with around(f"commit.{commit}"):
+                transaction.commit()
+            return result
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     async def scrub(self) -> bool:
         """Empties the write-ahead log, so that nothing that was deleted is left in a file.
 
         False if another program reads the database just now, so that the log had to stay.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._scrub)
+        return await self._in_thread(self._scrub)
 
     def _scrub(self) -> bool:
         with self._engine.connect() as connection:

@@ -292,6 +292,7 @@ def _insert_request(connection: Connection, ask: DeletionAsk, job_id: str, now: 
             digest=ask.digest,
             client=ask.client,
             job_id=job_id,
+            own_job_id=job_id,
             accepted_at=now,
             aborted_rounds=list(aborted),
         )

@@ -16,7 +16,7 @@ from fednot.manifest import Manifest
 from fednot.model_file import PIECE
 from fednot.tensors import as_bytes
 from server.blocks import Block, Memory, Trail
-from server.state import writeback
+from server.state import durable, writeback
 
 
 class ModelStoreError(RuntimeError):
@@ -61,8 +61,8 @@ class ModelStore:
             sha256 = hashed.result()
             path = self.path(sha256)
             if not path.exists():
-                temporary.rename(path)
-                self._sync_directory()
+                durable.rename(temporary, path, "version")
+                durable.sync_directory(self._directory, "versions")
         finally:
             temporary.unlink(missing_ok=True)
         return sha256
@@ -104,21 +104,14 @@ class ModelStore:
         failure: OSError | None = None
         for path in doomed:
             try:
-                path.unlink()
+                durable.remove(path, "version")
             except OSError as error:
                 failure = error
         if doomed:
-            self._sync_directory()
+            durable.sync_directory(self._directory, "swept-versions")
         if failure is not None:
             raise failure
         return len(doomed)
-
-    def _sync_directory(self) -> None:
-        descriptor = os.open(self._directory, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _write_synced(path: Path, block: Block, manifest: Manifest, layers: str) -> None:
@@ -134,5 +127,5 @@ def _write_synced(path: Path, block: Block, manifest: Manifest, layers: str) -> 
             trail.passed(len(part))
         file.truncate(written)
         file.flush()
-        os.fsync(descriptor)
+        durable.sync(descriptor, "version")
     trail.end()

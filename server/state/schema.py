@@ -22,7 +22,7 @@ from sqlalchemy import (
     event,
 )
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 
 metadata = MetaData()
 
@@ -35,6 +35,9 @@ federation = Table(
     Column("layers", Text, nullable=False, default=""),
     Column("current_version", Integer, nullable=False, default=0),
     Column("released_version", Integer, nullable=False, default=0),
+    Column("state_id", String(32), nullable=False, default=""),
+    Column("ledger_sequence", Integer, nullable=False, default=0),
+    Column("ledger_hash", String(64), nullable=False, default=""),
 )
 
 versions = Table(
@@ -53,6 +56,7 @@ versions = Table(
     Column("negated_tensors", JSON, nullable=False),
     Column("destroyed_at", Double),
     Column("destroyed_by", String(64), nullable=False, default=""),
+    Column("held_by", String(64), nullable=False, default=""),
 )
 
 clients = Table(
@@ -112,6 +116,10 @@ jobs = Table(
     Column("target_accuracy", Double),
     Column("released_version", Integer, nullable=False, default=0),
     Column("failure", Text, nullable=False, default=""),
+    Column("priority", Integer, nullable=False, default=0),
+    Column("retain", Boolean, nullable=False, default=False),
+    Column("hold_lifted_at", Double),
+    Column("merged_into", String(64), nullable=False, default=""),
 )
 
 phase_entries = Table(
@@ -150,6 +158,9 @@ requests = Table(
     Column("job_id", String(64), ForeignKey("jobs.id"), nullable=False, index=True),
     Column("accepted_at", Double, nullable=False),
     Column("aborted_rounds", JSON, nullable=False),
+    Column("own_job_id", String(64), ForeignKey("jobs.id"), nullable=False, index=True),
+    Column("not_after", Double),
+    Column("overdue_noted_at", Double),
     UniqueConstraint("caller", "request_id", name="one_request_per_caller_and_id"),
 )
 
@@ -161,6 +172,19 @@ tombstones = Table(
     Column("request", Integer, ForeignKey("requests.sequence"), nullable=False),
     Column("since", Double, nullable=False),
     Column("lifted_at", Double),
+)
+
+destructions = Table(
+    "destructions",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("job_id", String(64), ForeignKey("jobs.id"), nullable=False, index=True),
+    Column("client", String(63), ForeignKey("clients.name"), nullable=False, index=True),
+    Column("generation", Integer, nullable=False),
+    Column("ordered_at", Double, nullable=False),
+    Column("acknowledged_at", Double),
+    Column("destroyed", JSON, nullable=False),
+    UniqueConstraint("job_id", "client", name="one_destruction_per_job_and_client"),
 )
 
 approvals = Table(

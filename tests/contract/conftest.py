@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import pytest
 from sqlalchemy import Connection
+from support.state import BY_TEST
 
 from server.state.database import Database
 
@@ -37,5 +38,5 @@ def run(
 ) -> Iterator[Callable[[Callable[[Connection], T]], T]]:
     """Runs one command in a transaction of its own, as the writer thread does."""
     database = open_database()
-    yield database._run
+    yield lambda command: database.write_now(BY_TEST, command)
     database.close()

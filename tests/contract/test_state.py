@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import Connection, inspect, text, update
 from sqlalchemy.exc import IntegrityError
 from support.state import (
+    BY_TEST,
     COMPLETED,
     FAILED,
     RECOVERING,
@@ -290,7 +291,7 @@ class TestDatabase:
             threads.add(threading.current_thread())
             at_once -= 1
 
-        await asyncio.gather(*(database.run(command) for _ in range(50)))
+        await asyncio.gather(*(database.read(command) for _ in range(50)))
         assert most == 1
         assert len(threads) == 1
         assert threading.current_thread() not in threads
@@ -306,22 +307,22 @@ class TestDatabase:
             raise ValueError("a fault")
 
         with pytest.raises(ValueError, match="a fault"):
-            await database.run(command)
-        assert await database.run(version_rows.current_and_released) == (None, None)
-        await database.run(begun)
-        assert await database.run(released) == 2
+            await database.write(BY_TEST, command)
+        assert await database.read(version_rows.current_and_released) == (None, None)
+        await database.write(BY_TEST, begun)
+        assert await database.read(released) == 2
         database.close()
 
     async def test_what_was_committed_is_there_when_the_state_is_opened_again(
         self, open_database: Open
     ) -> None:
         database = open_database()
-        await database.run(begun)
-        deletion = await database.run(accepted)
+        await database.write(BY_TEST, begun)
+        deletion = await database.write(BY_TEST, accepted)
         database.close()
         again = open_database()
-        assert await again.run(released) == 0
-        assert await again.run(lambda c: deletion_of(c, "r1")) == deletion
+        assert await again.read(released) == 0
+        assert await again.read(lambda c: deletion_of(c, "r1")) == deletion
         again.close()
 
     def test_rows_that_name_nothing_are_refused(self, run: Any) -> None:
@@ -335,7 +336,9 @@ class TestDatabase:
         self, open_database: Open, found: int
     ) -> None:
         database = open_database()
-        database._run(lambda c: c.execute(update(schema.federation).values(schema_version=found)))
+        database.write_now(
+            BY_TEST, lambda c: c.execute(update(schema.federation).values(schema_version=found))
+        )
         database.close()
         with pytest.raises(StateError) as refusal:
             open_database()
@@ -348,12 +351,14 @@ class TestDatabase:
         """A newer program may have dropped a table; opening it here must not bring it back."""
         database = open_database()
         newer = schema.SCHEMA_VERSION + 1
-        database._run(lambda c: c.execute(update(schema.federation).values(schema_version=newer)))
-        database._run(schema.tombstones.drop)
-        before = database._run(lambda c: set(inspect(c).get_table_names()))
+        database.write_now(
+            BY_TEST, lambda c: c.execute(update(schema.federation).values(schema_version=newer))
+        )
+        database.write_now(BY_TEST, schema.tombstones.drop)
+        before = database.read_now(lambda c: set(inspect(c).get_table_names()))
         with pytest.raises(StateError):
             open_database()
-        assert database._run(lambda c: set(inspect(c).get_table_names())) == before
+        assert database.read_now(lambda c: set(inspect(c).get_table_names())) == before
         database.close()
 
     def test_a_file_that_is_no_database_is_refused_in_a_clear_sentence(
@@ -367,6 +372,6 @@ class TestDatabase:
         """SQLite: a write-ahead log that is synced at every commit (synchronous 2 is FULL)."""
         database = Database(tmp_path / "state.sqlite3")
         pragmas = ("journal_mode", "synchronous", "foreign_keys")
-        found = [database._run(lambda c, p=p: c.scalar(text(f"PRAGMA {p}"))) for p in pragmas]
+        found = [database.read_now(lambda c, p=p: c.scalar(text(f"PRAGMA {p}"))) for p in pragmas]
         assert found == ["wal", 2, 1]
         database.close()

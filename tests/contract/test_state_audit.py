@@ -14,6 +14,7 @@ from sqlalchemy import Connection, delete, insert, select, text, update
 from sqlalchemy.exc import DatabaseError
 from support.state import (
     AWAITING,
+    BY_TEST,
     COMPLETED,
     DORA,
     EMIL,
@@ -105,7 +106,7 @@ class TestAudit:
     ) -> None:
         """The key is random: nobody can try out names against a pseudonym."""
         other = Database(tmp_path / "other.sqlite3")
-        of_other = other._run(lambda c: pseudonym_rows.pseudonym_of(c, "client/c1"))
+        of_other = other.write_now(BY_TEST, lambda c: pseudonym_rows.pseudonym_of(c, "client/c1"))
         other.close()
         assert run(lambda c: pseudonym_rows.pseudonym_of(c, "client/c1")) != of_other
 
@@ -284,13 +285,15 @@ class TestPseudonyms:
         """Nor the name beside its pseudonym; other keys, and later restarts, stay whole."""
         database = open_database()
         for name in ("officer/zacharias", "client/c1"):
-            await database.run(lambda c, name=name: note(c, name))
-        rows = await database.run(lambda c: c.execute(select(schema.pseudonyms)).all())
+            await database.write(BY_TEST, lambda c, name=name: note(c, name))
+        rows = await database.read(lambda c: c.execute(select(schema.pseudonyms)).all())
         keys = {row.name: row.key for row in rows}
         assert found_in_files(tmp_path, keys["officer/zacharias"]), "else this test sees nothing"
         assert found_in_files(tmp_path, b"officer/zacharias")
 
-        await database.run(lambda c: destroy_pseudonym(c, "officer/zacharias", DORA, 20.0))
+        await database.write(
+            BY_TEST, lambda c: destroy_pseudonym(c, "officer/zacharias", DORA, 20.0)
+        )
         assert await database.scrub()
 
         assert not found_in_files(tmp_path, keys["officer/zacharias"])
@@ -303,12 +306,12 @@ class TestPseudonyms:
         self, open_database: Callable[[], Database], tmp_path: Path
     ) -> None:
         database = open_database()
-        await database.run(lambda c: c.execute(text("PRAGMA busy_timeout=50")))
-        await database.run(note)
+        await database.write(BY_TEST, lambda c: c.execute(text("PRAGMA busy_timeout=50")))
+        await database.write(BY_TEST, note)
         with closing(sqlite3.connect(tmp_path / "state.sqlite3")) as reader:
             reader.execute("BEGIN")
             reader.execute("SELECT * FROM audit").fetchall()
-            await database.run(note)
+            await database.write(BY_TEST, note)
             assert not await database.scrub()
         assert await database.scrub()
         database.close()

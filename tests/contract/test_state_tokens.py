@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from sqlalchemy import Connection, func, select
-from support.state import refusal_of
+from support.state import BY_TEST, refusal_of
 
 from fednot.errors import Reason
 from server.state import token_rows
@@ -102,12 +102,12 @@ def test_a_secret_that_was_never_given_out_is_invalid(run: Run[None]) -> None:
 
 def test_a_use_is_remembered_by_the_next_process(open_database: Callable[[], Database]) -> None:
     first = open_database()
-    first._run(made)
-    first._run(lambda c: token_rows.use(c, SECRET, "key", 150.0))
+    first.write_now(BY_TEST, made)
+    first.write_now(BY_TEST, lambda c: token_rows.use(c, SECRET, "key", 150.0))
     first.close()
     second = open_database()
     told = refusal_of(
-        lambda: second._run(lambda c: token_rows.use(c, SECRET, "another key", 150.0))
+        lambda: second.write_now(BY_TEST, lambda c: token_rows.use(c, SECRET, "another key", 150.0))
     )
     second.close()
     assert told[0] == Reason.TOKEN_USED

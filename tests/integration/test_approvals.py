@@ -13,7 +13,7 @@ import torch
 from sqlalchemy import update
 from support.in_process import InProcessFederation, asked, in_process
 from support.small_digits import SmallDigits
-from support.state import DORA, EMIL, OLGA
+from support.state import BY_TEST, DORA, EMIL, OLGA
 
 from fednot.audit_chain import check
 from fednot.errors import FednotError, Reason
@@ -71,7 +71,7 @@ async def eventually(what: str, holds: Callable[[], object], seconds: float = 30
 
 
 async def deletion_of(federation: InProcessFederation, request_id: str) -> Deletion:
-    found = await federation.federation.database.run(
+    found = await federation.federation.database.read(
         lambda c: deletion_rows.get_deletion(c, request_id, DORA)
     )
     assert found.approval is not None
@@ -97,13 +97,13 @@ async def round_in_flight(federation: InProcessFederation, *cohort: str) -> int:
 
 
 async def is_released(federation: InProcessFederation) -> bool:
-    _, version = await federation.federation.database.run(version_rows.current_and_released)
+    _, version = await federation.federation.database.read(version_rows.current_and_released)
     return version is not None
 
 
 async def completed_cohorts(federation: InProcessFederation) -> list[tuple[str, ...]]:
     """The cohorts of the rounds that made a version, oldest first."""
-    rounds = await federation.federation.database.run(lambda c: round_rows.list_rounds(c, 0, 999))
+    rounds = await federation.federation.database.read(lambda c: round_rows.list_rounds(c, 0, 999))
     return [found.cohort for found in reversed(rounds) if found.result_version]
 
 
@@ -170,7 +170,7 @@ async def test_training_gives_way_to_what_is_approved_at_once(
         in_flight = await round_in_flight(federation, "c1", "c2")
         assert found.approval is not None
         await federation.coordinator.approve(found.approval.id, EMIL)
-        aborted = await federation.federation.database.run(
+        aborted = await federation.federation.database.read(
             lambda c: round_rows.get_round(c, in_flight)
         )
         assert aborted.outcome is RoundOutcome.ABORTED
@@ -277,8 +277,8 @@ async def test_the_wait_for_an_approval_takes_nothing_from_the_time_of_the_job(
         await federation.train(2)
         policy = RecoveryPolicy(max_rounds=2)
         found = await federation.coordinator.accept(asked("c0", caller=DORA, policy=policy))
-        await federation.federation.database.run(
-            lambda c: c.execute(update(jobs).values(created_at=jobs.c.created_at - 3600.0))
+        await federation.federation.database.write(
+            BY_TEST, lambda c: c.execute(update(jobs).values(created_at=jobs.c.created_at - 3600.0))
         )
         assert found.approval is not None
         await federation.coordinator.approve(found.approval.id, EMIL)
@@ -326,11 +326,11 @@ async def test_everything_that_was_done_is_in_one_whole_chain(
     await coordinator.accept(asked("c1", caller=EMIL))
     await coordinator.cancel("forget-c1", EMIL)
 
-    entries = await database.run(lambda c: audit_rows.list_entries(c, 0, 999))
+    entries = await database.read(lambda c: audit_rows.list_entries(c, 0, 999))
 
     assert check(entries).entries == len(entries)
     shown = {pseudonym for entry in entries for pseudonym in (entry.actor, entry.subject)}
-    names = await database.run(lambda c: pseudonym_rows.names_of(c, shown)) | {"": ""}
+    names = await database.read(lambda c: pseudonym_rows.names_of(c, shown)) | {"": ""}
     job = found.job.id
     assert [
         (names[entry.actor], entry.action, names[entry.subject], entry.job_id)

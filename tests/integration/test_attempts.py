@@ -94,7 +94,7 @@ async def test_with_no_layer_left_the_job_retrains_in_a_new_lineage(
 
 
 async def _version(federation: InProcessFederation, number: int) -> Version:
-    found = await federation.federation.database.run(lambda c: version_rows.get_version(c, number))
+    found = await federation.federation.database.read(lambda c: version_rows.get_version(c, number))
     if found is None:
         raise AssertionError(f"version {number} has a row for ever")
     return found

@@ -41,7 +41,7 @@ async def test_a_mean_that_overflows_makes_no_version(tmp_path: Path) -> None:
         assert "2 rounds in a row failed" in run.failure
         assert "NOT_FINITE" in run.failure
         assert federation.federation.model.current.number == 2
-        rounds = await federation.federation.database.run(
+        rounds = await federation.federation.database.read(
             lambda c: round_rows.list_rounds(c, 0, 10)
         )
         outcomes = [found.outcome for found in reversed(rounds)]

@@ -262,7 +262,7 @@ async def _refused_by_grpc(served: DataServed, kind: str, role: Role, name: str)
 async def test_refusals_are_in_the_audit_under_the_names_of_grpc(over_tls: DataServed) -> None:
     await refusal(download(over_tls, over_tls.channel("olga", Role.OPERATOR)))
     await over_tls.listeners.refusals.flush()
-    rows = await over_tls.federation.database.run(
+    rows = await over_tls.federation.database.read(
         lambda c: c.execute(select(schema.audit.c.action, schema.audit.c.reason)).all()
     )
     assert ("FederationService.DownloadModel", "WRONG_ROLE") in [tuple(row) for row in rows]

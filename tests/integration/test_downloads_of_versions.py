@@ -50,7 +50,7 @@ async def test_only_a_deletion_ends_a_download(tmp_path: Path) -> None:
 
         taken = [
             entry.version
-            for entry in await found.federation.database.run(
+            for entry in await found.federation.database.read(
                 lambda c: audit_rows.list_entries(c, 0, 100)
             )
             if entry.action == "OperatorService.DownloadVersion"

@@ -28,7 +28,7 @@ def tasks() -> Mapping[str, SmallDigits]:
 
 
 async def last_cohort(federation: InProcessFederation) -> tuple[str, ...]:
-    (found,) = await federation.federation.database.run(lambda c: round_rows.list_rounds(c, 0, 1))
+    (found,) = await federation.federation.database.read(lambda c: round_rows.list_rounds(c, 0, 1))
     return found.cohort
 
 
@@ -50,7 +50,7 @@ async def test_readmitted_it_trains_and_can_be_forgotten_again(
         assert first.job.id != second.job.id
         assert not set(first.job.attempts[-1].tensors) & set(second.job.attempts[-1].tensors)
         assert federation.federation.fences.bar_of("c0") is not None
-        assert (await federation.federation.database.run(released)).number > 0
+        assert (await federation.federation.database.read(released)).number > 0
 
 
 async def test_the_same_request_is_the_old_deletion_even_after_readmission(
@@ -96,7 +96,7 @@ async def test_a_readmission_that_waits_lifts_nothing_across_a_restart(
         assert federation.federation.fences.bar_of("c0") is None
         await federation.train(1)
         assert await last_cohort(federation) == ("c0", "c1", "c2")
-        found = await federation.federation.database.run(
+        found = await federation.federation.database.read(
             lambda c: deletion_rows.get_deletion(c, "forget-c0", DORA)
         )
         assert found.job.phase is JobPhase.COMPLETED

@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from support.state import BY_TEST
+
 from fednot import Task
 from server import initial_model
 from server.blocks import Memory
@@ -72,7 +74,7 @@ class InProcessFederation:
         run = Run(0, rounds, 0, RunState.ACTIVE, time.time(), RoundPolicy(), {})
         await self.coordinator.start_training(run, NOBODY)
         while True:
-            found = await self.federation.database.run(round_rows.latest_run)
+            found = await self.federation.database.read(round_rows.latest_run)
             if found is not None and found.state is not RunState.ACTIVE:
                 return found
             await asyncio.sleep(POLL)
@@ -90,7 +92,7 @@ class InProcessFederation:
         ask = asked(client, method=method, layers=layers, policy=policy, caller=caller)
         await self.coordinator.accept(ask)
         while True:
-            found = await self.federation.database.run(
+            found = await self.federation.database.read(
                 lambda c: deletion_rows.get_deletion(c, ask.request_id, caller)
             )
             if found.job.phase in ENDED:
@@ -118,7 +120,7 @@ async def in_process(
     )
     for name, task in client_tasks.items():
         record = ClientRecord(name, time.time(), time.time(), len(task.train_data()), 0, "cpu")
-        await database.run(lambda c, record=record: client_rows.record_join(c, record))
+        await database.write(BY_TEST, lambda c, record=record: client_rows.record_join(c, record))
     coordinator = Coordinator(federation)
     await coordinator.recover_state()
     worker = asyncio.create_task(coordinator.run())

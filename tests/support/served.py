@@ -90,7 +90,7 @@ class Served:
     async def audited(self) -> list[tuple[str, str, str, str]]:
         """Role, action, outcome and reason of every entry, once repeats were written."""
         await self._listeners.refusals.flush()
-        rows = await self.federation.database.run(
+        rows = await self.federation.database.read(
             lambda c: c.execute(select(schema.audit).order_by(schema.audit.c.sequence)).all()
         )
         return [(row.role, row.action, row.outcome, row.reason) for row in rows]

@@ -29,6 +29,10 @@ from server.records import (
     VersionOrigin,
 )
 from server.state import client_rows, deletion_rows, job_rows, round_rows, version_rows
+from server.state.commits import Commit
+
+BY_TEST = Commit.CLIENTS_SEEN
+"""The transaction of a test that writes: it stands in for one that happens all the time."""
 
 DORA, EMIL = Caller(Role.OFFICER, "dora"), Caller(Role.OFFICER, "emil")
 OLGA = Caller(Role.OPERATOR, "olga")

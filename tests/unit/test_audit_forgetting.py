@@ -14,7 +14,7 @@ from server.state import schema
 
 
 async def names_in(server: Served) -> set[str]:
-    rows = await server.federation.database.run(
+    rows = await server.federation.database.read(
         lambda c: c.execute(select(schema.pseudonyms.c.name)).all()
     )
     return {row.name for row in rows}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection, select
-from support.state import DORA, EMIL, client
+from support.state import BY_TEST, DORA, EMIL, client
 
 from fednot.audit_chain import Entry, check
 from fednot.errors import FednotError, Reason
@@ -52,16 +52,16 @@ def log(database: Database, clock: Clock) -> RefusalLog:
 
 
 async def entries(database: Database) -> list[Entry]:
-    return list(await database.run(lambda c: audit_rows.list_entries(c, 0, 999)))
+    return list(await database.read(lambda c: audit_rows.list_entries(c, 0, 999)))
 
 
 async def names_in(database: Database) -> set[str]:
-    rows = await database.run(lambda c: c.execute(select(schema.pseudonyms.c.name)).all())
+    rows = await database.read(lambda c: c.execute(select(schema.pseudonyms.c.name)).all())
     return {row.name for row in rows}
 
 
 async def joined(database: Database, name: str) -> None:
-    await database.run(lambda c: client_rows.record_join(c, client(name)))
+    await database.write(BY_TEST, lambda c: client_rows.record_join(c, client(name)))
 
 
 def forgetting(name: str) -> Callable[[Connection], str]:
@@ -86,7 +86,7 @@ async def test_the_first_of_a_kind_is_written_at_once(database: Database, log: R
     (found,) = await entries(database)
     assert (found.action, found.reason, found.outcome) == (UNLEARN, "UNKNOWN_CLIENT", "refused")
     assert (found.role, found.count) == ("officer", 1)
-    names = await database.run(lambda c: pseudonym_rows.names_of(c, [found.actor, found.subject]))
+    names = await database.read(lambda c: pseudonym_rows.names_of(c, [found.actor, found.subject]))
     assert names == {found.actor: "officer/dora", found.subject: "client/c9"}
 
 
@@ -174,7 +174,7 @@ async def test_what_is_no_job_is_left_out(database: Database, log: RefusalLog) -
 async def test_a_name_that_nobody_bears_is_left_out(database: Database, log: RefusalLog) -> None:
     """A caller may make it up, and it would stand among the pseudonyms for ever."""
     await joined(database, "c1")
-    await database.run(lambda c: pseudonym_rows.pseudonym_of(c, "client/enrolled"))
+    await database.write(BY_TEST, lambda c: pseudonym_rows.pseudonym_of(c, "client/enrolled"))
     for subject in ("client/invented", "client/c1", "client/enrolled", "officer/c1"):
         await log.note(EMIL, UNLEARN, Reason.UNKNOWN_CLIENT, subject)
     found = await entries(database)
@@ -201,7 +201,7 @@ async def test_one_caller_cannot_fill_the_audit(database: Database, log: Refusal
 async def test_a_fault_changes_nothing_and_is_made_good(
     database: Database, log: RefusalLog, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await database.run(lambda c: c.exec_driver_sql("PRAGMA busy_timeout=10"))
+    await database.write(BY_TEST, lambda c: c.exec_driver_sql("PRAGMA busy_timeout=10"))
     with locked(tmp_path / "state.sqlite3"):
         await log.note(DORA, UNLEARN, Reason.WRONG_ROLE)
         await log.note(DORA, UNLEARN, Reason.WRONG_ROLE)
@@ -230,7 +230,7 @@ async def test_a_count_that_is_being_written_when_the_server_stops_is_not_lost(
     for _ in range(4):
         await log.note(DORA, UNLEARN, Reason.WRONG_ROLE)
     with locked(tmp_path / "state.sqlite3"):
-        busy = asyncio.create_task(database.run(lambda c: audit_rows.head(c)))
+        busy = asyncio.create_task(database.read(lambda c: audit_rows.head(c)))
         closing = asyncio.create_task(log._close(WINDOW))
         await asyncio.sleep(0.05)
         closing.cancel()
@@ -279,7 +279,9 @@ async def test_a_name_is_destroyed_though_its_caller_hung_up(
     for _ in range(3):
         await log.note(DORA, UNLEARN, Reason.WRONG_ROLE)
     with locked(tmp_path / "state.sqlite3"):
-        busy = asyncio.create_task(database.run(lambda c: audit_rows.append(c, BY_EMIL, 1.0)))
+        busy = asyncio.create_task(
+            database.write(BY_TEST, lambda c: audit_rows.append(c, BY_EMIL, 1.0))
+        )
         await asyncio.sleep(0.05)
         calling = asyncio.create_task(log.forget("officer/dora", forgetting("officer/dora")))
         await asyncio.sleep(0.05)

@@ -11,7 +11,7 @@ import pytest_asyncio
 from google.protobuf.duration_pb2 import Duration
 from sqlalchemy import Connection
 from support.served import CALL, Served, refusal, served
-from support.state import DORA, EMIL, accepted, client, deletion_of, driven
+from support.state import BY_TEST, DORA, EMIL, accepted, client, deletion_of, driven
 
 from fednot.identity.subject import Role
 from fednot.v1 import (
@@ -63,7 +63,7 @@ async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Serv
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def at(server: Served) -> Known:
-    return await server.federation.database.run(known)
+    return await server.federation.database.write(BY_TEST, known)
 
 
 Ask = Callable[[Any, Known], Awaitable[Any]]

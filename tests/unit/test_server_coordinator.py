@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.state import BY_TEST
 
 from fednot.errors import FednotError, Reason
 from fednot.layers import layer_map
@@ -47,7 +48,7 @@ async def federation(tmp_path: Path) -> AsyncIterator[Federation]:
         memory=Memory(None, tmp_path / "spill"),
     )
     record = ClientRecord("c1", 1.0, 1.0, 10, 0, "cpu")
-    await database.run(lambda c: client_rows.record_join(c, record))
+    await database.write(BY_TEST, lambda c: client_rows.record_join(c, record))
     yield made
     database.close()
 
@@ -93,7 +94,7 @@ async def test_an_accepted_deletion_fences_and_interrupts_though_its_caller_hung
     at_work = asyncio.create_task(federation.work.run(asyncio.sleep(30)))
     await asyncio.sleep(0)
     await hung_up(coordinator.accept(ask()), tmp_path / "state.sqlite3")
-    jobs = await federation.database.run(job_rows.open_jobs)
+    jobs = await federation.database.read(job_rows.open_jobs)
     assert [job.phase for job in jobs] == [JobPhase.QUEUED]
     assert await eventually(lambda: federation.fences.bar_of("c1") is not None)
     with pytest.raises(WorkInterruptedError):
@@ -107,7 +108,7 @@ async def test_a_repeated_request_gives_what_the_lost_reply_would_have_given(
     await hung_up(coordinator.accept(ask()), tmp_path / "state.sqlite3")
     again = await coordinator.accept(ask())
     assert (again.request_id, again.job.phase) == ("r1", JobPhase.QUEUED)
-    assert len(await federation.database.run(job_rows.open_jobs)) == 1
+    assert len(await federation.database.read(job_rows.open_jobs)) == 1
     assert federation.fences.bar_of("c1") is not None
 
 
@@ -128,5 +129,5 @@ async def test_a_refused_request_changes_nothing(federation: Federation) -> None
             DeletionAsk(NOBODY, "r1", "nobody", "", "", False, RecoveryPolicy(), "digest")
         )
     assert refusal.value.reason is Reason.UNKNOWN_CLIENT
-    assert not await federation.database.run(job_rows.open_jobs)
+    assert not await federation.database.read(job_rows.open_jobs)
     assert len(federation.fences) == 0

@@ -14,6 +14,7 @@ from google.protobuf.duration_pb2 import Duration
 from grpc import aio
 from sqlalchemy import update
 from support.served import CALL, Served, refusal, served
+from support.state import BY_TEST
 
 from fednot.errors import FednotError, Reason
 from fednot.identity import certificates, locking
@@ -132,8 +133,8 @@ async def test_a_message_that_is_too_large_is_not_read(server: Served) -> None:
 async def test_a_token_ends(server: Served) -> None:
     token = await token_for(server, seconds=60)
     past = time.time() - 1
-    await server.federation.database.run(
-        lambda c: c.execute(update(schema.enrolment_tokens).values(expires_at=past))
+    await server.federation.database.write(
+        BY_TEST, lambda c: c.execute(update(schema.enrolment_tokens).values(expires_at=past))
     )
     told = await refusal(enrol(server, token.secret, request_for(C1)))
     assert told.reason is Reason.TOKEN_EXPIRED
@@ -148,7 +149,7 @@ async def test_a_token_is_good_for_so_long(
     server: Served, valid_for: dict[str, int], seconds: float
 ) -> None:
     await token_for(server, **valid_for)
-    row = await server.federation.database.run(
+    row = await server.federation.database.read(
         lambda c: c.execute(schema.enrolment_tokens.select()).one()
     )
     assert row.expires_at - row.created_at == pytest.approx(seconds, abs=1e-3)
@@ -211,17 +212,17 @@ async def test_without_its_entry_in_the_audit_no_certificate_is_handed_out(
     server: Served,
 ) -> None:
     """What was signed for it stays in the authority's list, and nobody has it."""
-    stub, run = identity_of(server.dial(Role.CLIENT, "c1")), server.federation.database.run
+    stub, write = identity_of(server.dial(Role.CLIENT, "c1")), server.federation.database.write
     request = identity_pb2.RenewCertificateRequest(certificate_request=request_for(C1))
     fault = "CREATE TRIGGER full BEFORE INSERT ON audit BEGIN SELECT raise(ABORT, 'full'); END"
     before = len(server.identities.authority.issued())
-    await run(lambda c: c.exec_driver_sql(fault))
+    await write(BY_TEST, lambda c: c.exec_driver_sql(fault))
 
     told = await refusal(stub.RenewCertificate(request, timeout=CALL))
 
     assert told.reason is Reason.INTERNAL
     assert len(server.identities.authority.issued()) == before + 1
-    await run(lambda c: c.exec_driver_sql("DROP TRIGGER full"))
+    await write(BY_TEST, lambda c: c.exec_driver_sql("DROP TRIGGER full"))
     assert await server.audited() == []
     assert (await stub.RenewCertificate(request, timeout=CALL)).certificate.chain
     renewed = ("client", "IdentityService.RenewCertificate", "accepted", "")
@@ -405,7 +406,7 @@ async def test_connections_of_strangers_that_do_nothing_are_closed(server: Serve
 
 async def subject_of_last_entry(server: Served) -> str:
     await server.audited()
-    rows = await server.federation.database.run(
+    rows = await server.federation.database.read(
         lambda c: c.execute(schema.audit.select().order_by(schema.audit.c.sequence)).all()
     )
     return str(rows[-1].subject)
@@ -413,5 +414,5 @@ async def subject_of_last_entry(server: Served) -> str:
 
 async def pseudonym(server: Served, name: str) -> str:
     query = schema.pseudonyms.select().where(schema.pseudonyms.c.name == name)
-    row = await server.federation.database.run(lambda c: c.execute(query).one())
+    row = await server.federation.database.read(lambda c: c.execute(query).one())
     return str(row.pseudonym)

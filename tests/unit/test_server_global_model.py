@@ -17,6 +17,7 @@ from fednot.zoo.mlp import Mlp
 from server.blocks import Memory
 from server.global_model import Draft, GlobalModel, InitialModel
 from server.records import Version, VersionOrigin
+from server.state.commits import Commit
 from server.state.database import Database
 from server.state.model_store import ModelStore
 
@@ -53,7 +54,7 @@ async def test_the_model_lies_where_the_budget_says_from_the_start(
     spilled = memory.block(1).spilled
     assert model.block.spilled is spilled
     assert torch.equal(model.flat, random_flat(MANIFEST, 1))
-    version = await model.commit(draft(memory, 2, 1), no_step)
+    version = await model.commit(Commit.ROUND_COMPLETED, draft(memory, 2, 1), no_step)
     assert version.num_bytes == MANIFEST.nbytes
     assert torch.equal(model.flat, random_flat(MANIFEST, 2))
     database.close()
@@ -66,7 +67,7 @@ async def test_the_model_lies_where_the_budget_says_from_the_start(
 
 async def test_older_versions_are_read_from_the_store(tmp_path: Path, memory: Memory) -> None:
     model, database = await opened(tmp_path, memory)
-    await model.commit(draft(memory, 2, 1), no_step)
+    await model.commit(Commit.ROUND_COMPLETED, draft(memory, 2, 1), no_step)
     for number in (1, 2):
         version, flat = await model.read(number)
         assert version.number == number
@@ -79,7 +80,7 @@ async def test_a_replaced_model_is_there_until_its_last_reader_is_gone(tmp_path:
     memory = Memory(None, tmp_path / "spill")
     model, database = await opened(tmp_path, memory)
     reader = model.flat[8:]
-    await model.commit(draft(memory, 2, 1), no_step)
+    await model.commit(Commit.ROUND_COMPLETED, draft(memory, 2, 1), no_step)
     assert torch.equal(reader, random_flat(MANIFEST, 1)[8:])
     assert memory.in_use == 2 * MANIFEST.nbytes
     del reader
@@ -96,7 +97,7 @@ async def test_a_draft_whose_step_fails_leaves_the_model_as_it_was(
         raise KeyError("no such job")
 
     with pytest.raises(KeyError):
-        await model.commit(draft(memory, 2, 1), fails)
+        await model.commit(Commit.ROUND_COMPLETED, draft(memory, 2, 1), fails)
     assert model.current.number == 1
     assert torch.equal(model.flat, random_flat(MANIFEST, 1))
     database.close()
@@ -108,17 +109,20 @@ async def test_a_sweep_beside_a_commit_leaves_the_new_file(
     """The file is there before its row is; a sweep in between would take it for a left-over."""
     memory = Memory()
     model, database = await opened(tmp_path, memory)
-    real = Database.run
+    real = Database.write
     written = asyncio.Event()
 
-    async def slowly(self: Database, command: Callable[[Connection], object]) -> object:
-        if model.current.number == 1 and command.__qualname__.startswith("GlobalModel"):
-            written.set()
-            await asyncio.sleep(0.1)
-        return await real(self, command)
+    async def slowly(
+        self: Database, commit: Commit, command: Callable[[Connection], object]
+    ) -> object:
+        written.set()
+        await asyncio.sleep(0.1)
+        return await real(self, commit, command)
 
-    monkeypatch.setattr(Database, "run", slowly)
-    committing = asyncio.create_task(model.commit(draft(memory, 2, 1), no_step))
+    monkeypatch.setattr(Database, "write", slowly)
+    committing = asyncio.create_task(
+        model.commit(Commit.ROUND_COMPLETED, draft(memory, 2, 1), no_step)
+    )
     await written.wait()
     assert await model.sweep() == 0
     version = await committing

@@ -141,7 +141,7 @@ def test_a_fault_at_the_end_leaves_nothing_behind(
     def fails(*_: object) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(*((os, "fsync") if at == "fsync" else (Path, "rename")), fails)
+    monkeypatch.setattr(*((os, "fsync") if at == "fsync" else (Path, "replace")), fails)
     with pytest.raises(OSError, match="Input/output error"):
         store.write(model(), MANIFEST, "")
     assert files(store) == []
