@@ -12,7 +12,7 @@ from fednot.layer_map import LayerMapError
 from fednot.model_file import ModelFileError
 from fednot.settings import USAGE_ERROR, load_or_exit
 from fednot.task_loading import TaskLoadError
-from server import malloc
+from server import failpoints, malloc
 from server.app import serve
 from server.identity import IdentityError
 from server.settings import ENVIRONMENT_PREFIX, ServerSettings
@@ -31,6 +31,7 @@ def main() -> None:
     """
     os.umask(ONLY_THE_OWNER)
     malloc.tune()
+    failpoints.enable(os.environ)
     settings = load_or_exit(ServerSettings, program="fednot-server", prefix=ENVIRONMENT_PREFIX)
     logging.basicConfig(
         level=settings.log_level.upper(),
