@@ -63,6 +63,7 @@ class Reason(StrEnum):
     DELETION_IN_PROGRESS = auto()
     REQUEST_ID_REUSED = auto()
     NOT_CANCELLABLE = auto()
+    NO_HOLD = auto()
     TRAINING_ACTIVE = auto()
     TRAINING_NOT_ACTIVE = auto()
     NOT_RELEASED = auto()
@@ -163,6 +164,7 @@ CATALOGUE: Final[dict[Reason, Entry]] = {
         Code.ALREADY_EXISTS, "Use a new request id for another payload."
     ),
     Reason.NOT_CANCELLABLE: Entry(_STATE, "Only a job that waits can be cancelled."),
+    Reason.NO_HOLD: Entry(_STATE, "Nothing is held for it; there is nothing to lift."),
     Reason.TRAINING_ACTIVE: Entry(_STATE, "Wait for the run, or stop it first."),
     Reason.TRAINING_NOT_ACTIVE: Entry(_STATE, "Start a run first."),
     Reason.NOT_RELEASED: Entry(_STATE, "The message says what to do."),

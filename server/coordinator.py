@@ -19,7 +19,7 @@ from fednot.errors import FednotError, Reason
 from fednot.layer_choice import choose
 from fednot.layer_map import LayerMap
 from server import approvals
-from server.approvals import ApprovalClock
+from server.clock import Clock
 from server.federation import Federation
 from server.interruption import WorkInterruptedError
 from server.methods import method_named
@@ -33,9 +33,17 @@ from server.records import (
     Run,
     RunState,
     Version,
+    WaitKind,
 )
 from server.rounds import Rounds
-from server.state import audit_rows, deletion_rows, job_rows, round_rows, version_rows
+from server.state import (
+    audit_rows,
+    deletion_rows,
+    job_rows,
+    release_rows,
+    round_rows,
+    version_rows,
+)
 from server.state.commits import Commit
 from server.state.fencing import FencedError
 from server.training import TrainingDriver
@@ -56,7 +64,7 @@ class Coordinator:
         rounds = Rounds(federation)
         self._training = TrainingDriver(federation, rounds)
         self._unlearning = UnlearningDriver(federation, rounds)
-        self._approval_clock = ApprovalClock(federation)
+        self._clock = Clock(federation)
 
     async def recover_state(self) -> None:
         """After a start: aborts rounds that the last process left running, reloads the fences."""
@@ -72,7 +80,7 @@ class Coordinator:
         """Works until it is cancelled. A fault is logged, shown, and tried again after a pause."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._work())
-            tasks.create_task(self._approval_clock.run())
+            tasks.create_task(self._clock.run())
 
     async def _work(self) -> None:
         while True:
@@ -85,10 +93,11 @@ class Coordinator:
             except Exception as fault:
                 log.exception("a step failed; trying again in %g s", FAULT_WAIT)
                 self._federation.waits_for(
-                    f"retrying after a fault ({type(fault).__name__}; see the server's log)"
+                    WaitKind.FAULT,
+                    f"retrying after a fault ({type(fault).__name__}; see the server's log)",
                 )
                 await asyncio.sleep(FAULT_WAIT)
-                self._federation.waits_for("")
+                self._federation.waits_no_more()
 
     async def _step_and_sweep(self) -> bool:
         """Deletes what the step before left behind while the next one waits for clients."""
@@ -117,6 +126,20 @@ class Coordinator:
     async def cancel(self, request_id: str, caller: Caller) -> Deletion:
         """Cancels a deletion that waits. Raises FednotError if it cannot be cancelled."""
         return await _to_its_end(self._cancel(request_id, caller))
+
+    async def lift_hold(self, request_id: str, caller: Caller) -> Deletion:
+        """Lifts a deletion's legal hold. Raises FednotError (UNKNOWN_DELETION, NO_HOLD)."""
+
+        def command(connection: Connection) -> Deletion:
+            now = time.time()
+            deletion, is_new = deletion_rows.lift_hold(connection, request_id, caller, now)
+            if is_new:
+                _note_deletion(connection, deletion, caller, "DeletionService.LiftHold", now)
+            return deletion
+
+        deletion = await self._federation.database.write(Commit.HOLD_LIFTED, command)
+        self._federation.changes.beat()
+        return deletion
 
     async def approve(self, approval_id: str, caller: Caller) -> Approval:
         """Approves what another identity asked for; a deletion's job then queues.
@@ -291,7 +314,7 @@ def released(connection: Connection) -> Version:
     jobs = job_rows.open_jobs(connection)
     if jobs:
         why = f"{len(jobs)} deletion(s) have not completed; wait for them (`fednot jobs`)"
-    elif not deletion_rows.may_release(connection):
+    elif not release_rows.may_release(connection):
         why = (
             "a deletion failed, and the model may still hold what was to be forgotten; "
             "ask for it again, or by the method retrain"

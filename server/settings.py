@@ -80,6 +80,9 @@ class ServerSettings(Settings):
     keep_versions: int = Field(
         5, ge=0, description="newest versions whose bytes training keeps, 0 for all"
     )
+    destruction_wait: float = Field(
+        10.0, ge=0, description="seconds a deletion waits for clients to destroy their caches"
+    )
     heartbeat_interval: float = Field(5.0, gt=0, description="seconds between client heartbeats")
     upload_slots: int = Field(2, ge=1, description="updates that are in memory at once")
     upload_wait: float = Field(20.0, gt=0, description="seconds an upload waits for a slot")
@@ -194,6 +197,7 @@ class ServerSettings(Settings):
             round_retries=self.round_retries,
             retry_wait=self.retry_wait,
             keep_versions=self.keep_versions,
+            destruction_wait=self.destruction_wait,
             accumulator=_PRECISIONS[self.accumulator],
             seed=self.seed,
             require_approval=self.require_approval,

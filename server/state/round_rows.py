@@ -139,10 +139,11 @@ def close_round(connection: Connection, number: int, outcome: RoundOutcome, now:
     connection.execute(update(rounds).where(*running).values(outcome=outcome, ended_at=now))
 
 
-def failures_in_a_row(connection: Connection, run_id: int) -> int:
-    """How many of a run's latest rounds failed, one after the other."""
+def failures_in_a_row(connection: Connection, *, run_id: int = 0, job_id: str = "") -> int:
+    """How many of the latest rounds of a run, or of a job, failed one after the other."""
     ended = (RoundOutcome.COMPLETED, RoundOutcome.DEGRADED, RoundOutcome.FAILED)
-    query = select(rounds.c.outcome).where(rounds.c.run_id == run_id, rounds.c.outcome.in_(ended))
+    whose = (rounds.c.run_id == run_id, rounds.c.job_id == job_id)
+    query = select(rounds.c.outcome).where(*whose, rounds.c.outcome.in_(ended))
     outcomes = connection.execute(query.order_by(rounds.c.number.desc())).scalars().all()
     failed = (index for index, found in enumerate(outcomes) if found != RoundOutcome.FAILED)
     return next(failed, len(outcomes))
