@@ -230,16 +230,16 @@ class TestState:
     def test_failures_in_a_row_are_counted_back_to_the_last_success(self, run: Any) -> None:
         """F, C, F, A, F: two since the success; an aborted round is neither."""
         run(begun)
-        assert run(lambda c: round_rows.failures_in_a_row(c, 1)) == 0
+        assert run(lambda c: round_rows.failures_in_a_row(c, run_id=1)) == 0
         outcomes = ("failed", "completed", "failed", "aborted", "failed")
         found = []
         for number, outcome in enumerate(outcomes, 1):
             run(lambda c: round_rows.start_round(c, new_round()))
             ended = RoundOutcome(outcome)
             run(lambda c, n=number, o=ended: round_rows.close_round(c, n, o, 5.0))
-            found.append(run(lambda c: round_rows.failures_in_a_row(c, 1)))
+            found.append(run(lambda c: round_rows.failures_in_a_row(c, run_id=1)))
         assert found == [1, 0, 1, 1, 2]
-        assert run(lambda c: round_rows.failures_in_a_row(c, 2)) == 0
+        assert run(lambda c: round_rows.failures_in_a_row(c, run_id=2)) == 0
 
     def test_one_run_is_active_at_a_time_and_its_last_round_completes_it(self, run: Any) -> None:
         first = run(lambda c: round_rows.start_run(c, new_run()))
