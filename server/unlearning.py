@@ -34,6 +34,7 @@ from server.records import (
 from server.rounds import NotEnoughClientsError, RoundOrder, Rounds, missing_text
 from server.state import deletion_rows, job_rows, round_rows, version_rows
 from server.state.commits import Commit
+from server.state.database import StateUnavailableError
 from server.state.model_store import ModelStoreError, sha256_of
 from server.stop_rule import Judgement
 
@@ -251,6 +252,8 @@ class UnlearningDriver:
             base, base_flat = await model.read_back(job.base_version)
             start, _ = await model.read_back(attempt.start_version)
             await model.read_back(model.current.number)
+        except StateUnavailableError:
+            raise
         except (ModelStoreError, FednotError) as error:
             return f"a version could not be read back: {error}"
         twice = set(attempt.tensors) & set(base.negated_tensors)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
-from sqlalchemy import Connection, RootTransaction, text
+from sqlalchemy import Connection, RootTransaction
 from sqlalchemy.exc import DatabaseError, DBAPIError, SQLAlchemyError
 
 from server.failpoints import around
@@ -59,6 +60,7 @@ class Database:
         self._ownership = Ownership() if self._engine.dialect.name == "postgresql" else None
         self._connection: Connection | None = None
         self._lost: StateLostError | None = None
+        self._writer = 0
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="state")
         try:
             self._thread.submit(self._open).result()
@@ -82,11 +84,11 @@ class Database:
 
     def read_now(self, command: Callable[[Connection], T]) -> T:
         """As `read`, for whoever has no event loop: the caller's thread waits."""
-        return self._thread.submit(self._read, command).result()
+        return self._waited_for(lambda: self._read(command))
 
     def write_now(self, commit: Commit, command: Callable[[Connection], T]) -> T:
         """As `write`, for whoever has no event loop: the caller's thread waits."""
-        return self._thread.submit(self._write, commit, command).result()
+        return self._waited_for(lambda: self._write(commit, command))
 
     def raise_if_lost(self) -> None:
         """Raises StateLostError once another server has the state."""
@@ -110,7 +112,13 @@ class Database:
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
+    def _waited_for(self, work: Callable[[], T]) -> T:
+        if threading.get_ident() == self._writer:
+            raise RuntimeError("a command may not run another one; it would wait for itself")
+        return self._thread.submit(work).result()
+
     def _open(self) -> None:
+        self._writer = threading.get_ident()
         with self._guarded() as connection:
             upgrading.bring_up_to_date(connection)
         if self._ownership is not None:

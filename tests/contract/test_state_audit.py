@@ -294,7 +294,8 @@ class TestPseudonyms:
         run(note)
         run(lambda c: driven(c, "r1", end))
         run(lambda c: destroy_pseudonym(c, "client/c1", EMIL, 20.0))
-        assert run(lambda c: pseudonym_rows.names_of(c, [entries(run)[0].subject])) == {}
+        subject = entries(run)[0].subject
+        assert run(lambda c: pseudonym_rows.names_of(c, [subject])) == {}
 
     async def test_no_byte_of_the_key_is_left_in_a_file(
         self, open_database: Callable[[], Database], tmp_path: Path

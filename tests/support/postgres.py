@@ -56,7 +56,9 @@ class Postgres:
         self._process: subprocess.Popen[bytes] | None = None
         if os.geteuid() == 0:
             os.chown(self.folder, *self._owner())
-        self._call("initdb", "-D", self._data, "-U", USER, "--auth=trust", "--no-sync", "-E", "UTF8")
+        self._call(
+            "initdb", "-D", self._data, "-U", USER, "--auth=trust", "--no-sync", "-E", "UTF8"
+        )
 
     @property
     def _data(self) -> str:
@@ -100,7 +102,7 @@ class Postgres:
     def new_database(self, template: str = "template0") -> str:
         """Makes a database, as a copy of another one that nobody uses, and returns its name."""
         name = f"state_{next(self._names)}"
-        self.run(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
+        self.run(f"CREATE DATABASE {name} TEMPLATE {template}")
         return name
 
     def run(self, statement: str, database: str = "postgres") -> list[tuple[object, ...]]:

@@ -11,8 +11,8 @@ from alembic import op
 revision = "0002"
 down_revision = "0001"
 
-_TEXT: Final = {"nullable": False, "server_default": ""}
-_NUMBER: Final = {"nullable": False, "server_default": "0"}
+_TEXT: Final[dict[str, Any]] = {"nullable": False, "server_default": ""}
+_NUMBER: Final[dict[str, Any]] = {"nullable": False, "server_default": "0"}
 
 
 def upgrade() -> None:
