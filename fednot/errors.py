@@ -111,6 +111,8 @@ class Reason(StrEnum):
     CLIENT_NOT_BARRED = auto()
     AMBIGUOUS_REQUEST_ID = auto()
     UNKNOWN_NAME = auto()
+    STATE_UNAVAILABLE = auto()
+    NO_SPACE = auto()
     INTERNAL = auto()
 
 
@@ -255,6 +257,13 @@ CATALOGUE: Final[dict[Reason, Entry]] = {
     Reason.CLIENT_NOT_BARRED: Entry(_STATE, "Nothing is left to do."),
     Reason.AMBIGUOUS_REQUEST_ID: Entry(_INVALID, "Name the job that the message lists."),
     Reason.UNKNOWN_NAME: Entry(_NOT_FOUND, "Take a name that the audit shows."),
+    Reason.STATE_UNAVAILABLE: Entry(
+        Code.UNAVAILABLE, "Try again later; the server cannot reach or write its state now."
+    ),
+    Reason.NO_SPACE: Entry(
+        Code.RESOURCE_EXHAUSTED,
+        "Make room on the disk that holds the server's state; it goes on by itself then.",
+    ),
     Reason.INTERNAL: Entry(Code.INTERNAL, "See the server's log."),
 }
 

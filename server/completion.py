@@ -17,6 +17,7 @@ from server.records import Job, JobPhase, Version, WaitKind
 from server.starting_point import starting_point
 from server.state import destruction_rows, job_rows, release_rows, version_rows
 from server.state.commits import Commit
+from server.state.database import StateUnavailableError
 from server.state.model_store import ModelStoreError, sha256_of
 
 log = logging.getLogger("server.completion")
@@ -93,6 +94,8 @@ class Completion:
             base, base_flat = await model.read_back(job.base_version)
             start, _ = await model.read_back(attempt.start_version)
             await model.read_back(model.current.number)
+        except StateUnavailableError:
+            raise
         except (ModelStoreError, FednotError) as error:
             return f"a version could not be read back: {error}"
         twice = set(attempt.tensors) & set(base.negated_tensors)

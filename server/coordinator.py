@@ -101,11 +101,24 @@ class Coordinator:
 
     async def _step_and_sweep(self) -> bool:
         """Deletes what the step before left behind while the next one waits for clients."""
+        await self._catch_up()
         sweeping = asyncio.create_task(self._federation.model.sweep())
         try:
             return await self._step()
         finally:
             await sweeping
+
+    async def _catch_up(self) -> None:
+        """After a commit whose outcome is unknown: takes over what the state says."""
+        federation = self._federation
+        if federation.database.unsure:
+            federation.database.unsure = False
+            try:
+                await federation.model.catch_up()
+                await federation.reload_fences()
+            except BaseException:
+                federation.database.unsure = True
+                raise
 
     async def _step(self) -> bool:
         job, run = await self._federation.database.read(_agenda)

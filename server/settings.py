@@ -14,6 +14,7 @@ from fednot.codecs.topk import DEFAULT_FRACTION
 from fednot.settings import Settings
 from server.federation import Defaults
 from server.records import RecoveryPolicy, RoundPolicy
+from server.state.connecting import url_of
 from server.uploads.desk import UploadLimits
 
 ENVIRONMENT_PREFIX: Final = "FEDNOT_SERVER_"
@@ -31,6 +32,12 @@ class ServerSettings(Settings):
         "127.0.0.1:9464", description="HOST:PORT of /metrics and /healthz, empty for none"
     )
     state_dir: Path = Field(Path(".fednot-server"), description="where state and versions are kept")
+    database: str = Field(
+        "",
+        repr=False,
+        description="postgresql+psycopg://USER:PASSWORD@HOST/DATABASE; empty for SQLite in "
+        "--state-dir",
+    )
     task: str = Field(
         "", description="the Task, FILE.py:Class: it builds the model, traces it and evaluates"
     )
@@ -117,6 +124,13 @@ class ServerSettings(Settings):
     def _empty_is_none(cls, value: object) -> object:
         return value or None
 
+    @field_validator("database")
+    @classmethod
+    def _known_database(cls, text: str) -> str:
+        if text:
+            url_of(text)
+        return text
+
     @field_validator("codecs")
     @classmethod
     def _known_codecs(cls, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -164,6 +178,11 @@ class ServerSettings(Settings):
         if self.identity is None and self.authority is not None:
             return self.authority / "server"
         return self.identity
+
+    @property
+    def database_place(self) -> Path | str:
+        """What `Database` opens."""
+        return self.database or self.state_dir / "state.sqlite3"
 
     def upload_limits(self) -> UploadLimits:
         """What uploads may take."""
