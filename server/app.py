@@ -28,6 +28,7 @@ from server.identity import ServerIdentity, open_identity
 from server.listeners import Listeners
 from server.metrics import Metrics, new_registry
 from server.monitor import Monitor
+from server.room import Room
 from server.settings import ServerSettings
 from server.state.database import Database, StateError
 from server.state.model_store import ModelStore
@@ -114,6 +115,7 @@ async def _federation(
         defaults=settings.defaults(),
         metrics=Metrics(new_registry(), fednot.__version__),
         memory=memory,
+        room=Room(settings.local_folders, needed=initial.manifest.nbytes),
     )
     return federation, cohort
 

@@ -17,6 +17,7 @@ from server.interruption import Interruptible
 from server.metrics import Metrics
 from server.pulse import Pulse
 from server.records import RecoveryPolicy, RoundPolicy, RoundProgress, WaitKind
+from server.room import Room
 from server.state import client_rows
 from server.state.database import Database
 
@@ -66,6 +67,7 @@ class Federation:
     defaults: Defaults
     metrics: Metrics
     memory: Memory
+    room: Room = field(default_factory=Room)
     fences: Fences = field(default_factory=Fences)
     activity: Activity = field(default_factory=Activity)
     work: Interruptible = field(default_factory=Interruptible)

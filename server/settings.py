@@ -184,6 +184,11 @@ class ServerSettings(Settings):
         """What `Database` opens."""
         return self.database or self.state_dir / "state.sqlite3"
 
+    @property
+    def local_folders(self) -> tuple[Path, ...]:
+        """The folders that the server writes to."""
+        return (self.state_dir,)
+
     def upload_limits(self) -> UploadLimits:
         """What uploads may take."""
         return UploadLimits(
