@@ -31,6 +31,9 @@ class ServerSettings(Settings):
         "127.0.0.1:9464", description="HOST:PORT of /metrics and /healthz, empty for none"
     )
     state_dir: Path = Field(Path(".fednot-server"), description="where state and versions are kept")
+    versions: str = Field(
+        "", description="where versions are kept instead: a directory, or s3://BUCKET/PREFIX"
+    )
     task: str = Field(
         "", description="the Task, FILE.py:Class: it builds the model, traces it and evaluates"
     )
@@ -114,6 +117,14 @@ class ServerSettings(Settings):
     def _empty_is_none(cls, value: object) -> object:
         return value or None
 
+    @field_validator("versions")
+    @classmethod
+    def _known_store(cls, place: str) -> str:
+        scheme, separator, rest = place.partition("://")
+        if separator and (scheme != "s3" or not rest.strip("/")):
+            raise ValueError(f"{place} is neither a directory nor s3://BUCKET/PREFIX")
+        return place
+
     @field_validator("codecs")
     @classmethod
     def _known_codecs(cls, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -161,6 +172,11 @@ class ServerSettings(Settings):
         if self.identity is None and self.authority is not None:
             return self.authority / "server"
         return self.identity
+
+    @property
+    def versions_place(self) -> str:
+        """Where the model versions are kept: a path or an S3 URL."""
+        return self.versions or str(self.state_dir / "versions")
 
     def upload_limits(self) -> UploadLimits:
         """What uploads may take."""
