@@ -7,7 +7,6 @@ import hashlib
 import logging
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
@@ -15,7 +14,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from support.manifests import manifest_of, random_flat
-from support.s3 import BucketAsSeen, S3Server, served_s3
+from support.s3 import BucketAsSeen, S3Server
 
 from fednot.manifest import Manifest, TensorKind, TensorSpec
 from fednot.tensors import as_bytes
@@ -110,19 +109,11 @@ class S3(Place):
         return len(self.bucket.uploads())
 
 
-@pytest.fixture(scope="module")
-def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with served_s3(tmp_path_factory.mktemp("s3") / "log") as server:
-        yield server
-
-
 @pytest.fixture(params=["directory", "s3"])
-def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     if request.param == "directory":
         return Folder(tmp_path / "state" / "versions")
-    server: S3Server = request.getfixturevalue("s3_server")
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
+    server: S3Server = request.getfixturevalue("s3_variables")
     return S3(server.new_bucket())
 
 

@@ -28,6 +28,7 @@ log = logging.getLogger("server.state.stores")
 PART: Final = 8 << 20
 IN_FLIGHT: Final = 2
 MOST_PARTS: Final = 10_000
+PAGE: Final = 1000
 CONNECT_TIMEOUT: Final = 10
 READ_TIMEOUT: Final = 60
 ATTEMPTS: Final = 4
@@ -125,7 +126,9 @@ class Bucket:
         """The objects directly under a prefix, and each deeper prefix once."""
         onward: dict[str, str] = {}
         while True:
-            found = self._call("list_objects_v2", Prefix=prefix, Delimiter="/", **onward)
+            found = self._call(
+                "list_objects_v2", Prefix=prefix, Delimiter="/", MaxKeys=PAGE, **onward
+            )
             yield from (row["Key"] for row in found.get("Contents", ()))
             yield from (row["Prefix"] for row in found.get("CommonPrefixes", ()))
             if not found.get("IsTruncated"):
@@ -136,7 +139,7 @@ class Bucket:
         """The uploads under a prefix that are neither complete nor aborted."""
         onward: dict[str, str] = {}
         while True:
-            found = self._call("list_multipart_uploads", Prefix=prefix, **onward)
+            found = self._call("list_multipart_uploads", Prefix=prefix, MaxUploads=PAGE, **onward)
             yield from (Upload(row["Key"], row["UploadId"]) for row in found.get("Uploads", ()))
             if not found.get("IsTruncated"):
                 return
@@ -196,7 +199,7 @@ class Bucket:
         """Whether versions from before the suspension are left, which a deletion does not touch."""
         onward: dict[str, str] = {}
         while True:
-            found = self._call("list_object_versions", Prefix=prefix, **onward)
+            found = self._call("list_object_versions", Prefix=prefix, MaxKeys=PAGE, **onward)
             if any(row["VersionId"] != "null" for row in found.get("Versions", ())):
                 return True
             if not found.get("IsTruncated"):
