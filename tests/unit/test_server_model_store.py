@@ -13,6 +13,8 @@ import torch
 from support.manifests import manifest_of, random_flat
 
 from fednot.manifest import Manifest, TensorKind, TensorSpec
+from server.state.database import StateError
+from server.state.stores import open_store
 from server.state.stores.directory import DirectoryStore
 
 MANIFEST = Manifest(
@@ -109,3 +111,10 @@ def test_what_cannot_be_deleted_is_told_after_all_else_was_deleted(store: Direct
     with pytest.raises(OSError, match="ffff"):
         store.delete_all_but(())
     assert files(store) == [stubborn.name]
+
+
+def test_a_place_that_is_no_directory_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(StateError, match=f"versions cannot be kept in {file}"):
+        open_store(file)

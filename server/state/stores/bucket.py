@@ -30,7 +30,9 @@ IN_FLIGHT: Final = 2
 MOST_PARTS: Final = 10_000
 PAGE: Final = 1000
 CONNECT_TIMEOUT: Final = 10
-READ_TIMEOUT: Final = 60
+READ_TIMEOUT: Final = 30
+LONGEST: Final = 120.0
+"""Seconds of a call with all its attempts; no other limit ends one whose peer reads no more."""
 ATTEMPTS: Final = 4
 ATTEMPTS_AROUND: Final = 2
 """Of s3fs, each with its own ATTEMPTS of botocore: only s3fs tries again when a body is cut."""
@@ -94,7 +96,9 @@ class Bucket:
     def fetch(self, key: str, start: int, end: int) -> bytes:
         """A range of an object's bytes. Raises FileNotFoundError if there is no such object."""
         with _as_os_error():
-            content: bytes = self._system.cat_file(f"{self._name}/{key}", start=start, end=end)
+            content: bytes = self._system.cat_file(
+                f"{self._name}/{key}", start=start, end=end, timeout=LONGEST
+            )
         return content
 
     def upload(self, key: str, size: int, pieces: Iterator[memoryview]) -> None:
@@ -211,7 +215,9 @@ class Bucket:
 
     def _call(self, method: str, **arguments: Any) -> dict[str, Any]:
         with _as_os_error():
-            found: dict[str, Any] = self._system.call_s3(method, Bucket=self._name, **arguments)
+            found: dict[str, Any] = self._system.call_s3(
+                method, Bucket=self._name, timeout=LONGEST, **arguments
+            )
         return found
 
 
@@ -240,5 +246,7 @@ def _as_os_error() -> Iterator[None]:
     """What s3fs leaves of the libraries below it as it is: no connection, no credentials."""
     try:
         yield
+    except TimeoutError as error:
+        raise OSError(errno.ETIMEDOUT, f"no answer in {LONGEST:g} s") from error
     except (BotoCoreError, TransportError) as error:
         raise OSError(errno.EIO, str(error)) from error
