@@ -81,3 +81,32 @@ def test_a_bucket_that_keeps_old_versions_stops_the_start(
         with pytest.raises(pytest.fail.Exception, match=f"ended with {STATE_ERROR}"):
             found.start_server()
         assert "keeps old versions of objects" in found.log("server")
+
+
+def test_a_deletion_waits_for_a_bucket_that_cannot_be_written_to_and_goes_on(
+    s3_server: S3Server, tmp_path: Path
+) -> None:
+    bucket = s3_server.new_bucket()
+    outage = tmp_path / "outage"
+    with LocalFederation(
+        tmp_path,
+        server_flags=("--versions", f"s3://{bucket.name}", "--task-arg", "trace=no"),
+        server_environment=s3_server.environment
+        | {
+            "FEDNOT_FAILPOINT": "before begin.version-upload =EIO",
+            "FEDNOT_FAILPOINT_WHILE": str(outage),
+        },
+    ) as found:
+        found.start_server()
+        for index in range(3):
+            found.start_client(index)
+        found.await_connected(3)
+        found.train(1)
+        outage.touch()
+        found.unlearn("c0", "forget-c0", min_rounds=1, max_rounds=1, tolerance=0.9)
+        eventually("the fault is told", lambda: "after a fault" in found.status().waiting_for)
+        outage.unlink()
+        job = found.await_job("forget-c0").job
+        assert job.phase == deletion_pb2.JOB_PHASE_COMPLETED, found.log("server")
+        assert len(job.attempts) == 1
+        assert bucket.uploads() == []
