@@ -32,6 +32,7 @@ from server.room import Room
 from server.settings import ServerSettings
 from server.state.database import Database, StateError
 from server.state.model_store import ModelStore
+from server.state.stores import open_store
 
 log = logging.getLogger("server")
 
@@ -104,12 +105,12 @@ async def _federation(
     initial, evaluator = _task_parts(settings)
     database = Database(settings.database_place)
     stack.callback(database.close)
-    store = ModelStore(settings.state_dir / "versions")
+    store = open_store(settings.versions_place)
     memory = Memory(settings.memory_budget, settings.state_dir / "spill")
     cohort = RemoteCohort(lapse=HEARTBEATS_TO_LAPSE * settings.heartbeat_interval)
     federation = Federation(
         database=database,
-        model=await GlobalModel.open(database, store, initial, memory),
+        model=await _opened(database, store, initial, memory),
         cohort=cohort,
         evaluator=evaluator,
         defaults=settings.defaults(),
@@ -118,6 +119,15 @@ async def _federation(
         room=Room(settings.local_folders, needed=initial.manifest.nbytes),
     )
     return federation, cohort
+
+
+async def _opened(
+    database: Database, store: ModelStore, initial: InitialModel, memory: Memory
+) -> GlobalModel:
+    try:
+        return await GlobalModel.open(database, store, initial, memory)
+    except OSError as error:
+        raise StateError(f"the model versions in {store.place} cannot be used: {error}") from error
 
 
 def _task_parts(settings: ServerSettings) -> tuple[InitialModel, ServerEvaluator | None]:
