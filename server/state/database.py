@@ -155,7 +155,8 @@ class Database:
             if asked and not refused:
                 self.unsure = True
                 raise faults.commit_unknown(error) from error
-            with suppress(SQLAlchemyError):  # SQLite may have left it open
+            transaction.rollback()  # of SQLAlchemy's own, which holds it for done
+            with suppress(SQLAlchemyError):  # SQLite may have left its own open
                 connection.connection.rollback()
             raise
 
