@@ -44,8 +44,8 @@ _STALE_IDENTITY: Final = "its replaced files cannot be used, see the log; the on
 async def serve(settings: ServerSettings) -> None:
     """Serves until SIGTERM or SIGINT.
 
-    Raises IdentityError for an identity, and StateError for state, that cannot be used, also for one
-    that another server took over meanwhile.
+    Raises IdentityError for an identity, and StateError for state, that cannot be used, or that
+    another server has taken over meanwhile.
     """
     torch.set_num_threads(settings.torch_threads)
     stopping = asyncio.Event()
@@ -68,7 +68,7 @@ async def serve(settings: ServerSettings) -> None:
             stack.push_async_callback(_ended, asyncio.create_task(identity.run()))
         gc.freeze()  # no collection looks again at what the imports and the start have made
         loop = asyncio.get_running_loop()
-        federation.database.on_lost = lambda: loop.call_soon_threadsafe(stopping.set)
+        federation.database.when_lost(lambda: loop.call_soon_threadsafe(stopping.set))
         current = federation.model.current
         log.info("serving on %s; current version %d", _places(settings), current.number)
         await stopping.wait()

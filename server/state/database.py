@@ -46,7 +46,7 @@ class Database:
     out whether it can again, over a new connection if the last one was lost. If the connection was
     lost in the commit itself, that raises CommitUnknownError: the transaction may have taken place.
     `unsure` is true from then on, until whoever reads the state again says otherwise. Once another
-    server has the state, every command raises StateLostError, and `on_lost` was called.
+    server has the state, every command raises StateLostError.
     """
 
     def __init__(self, place: Path | str) -> None:
@@ -55,7 +55,7 @@ class Database:
         Raises StateError if it cannot be used.
         """
         self.unsure = False
-        self.on_lost: Callable[[], None] = lambda: None
+        self._on_lost: Callable[[], object] = lambda: None
         self._engine = engine_for(place)
         self._ownership = Ownership() if self._engine.dialect.name == "postgresql" else None
         self._connection: Connection | None = None
@@ -89,6 +89,10 @@ class Database:
     def write_now(self, commit: Commit, command: Callable[[Connection], T]) -> T:
         """As `write`, for whoever has no event loop: the caller's thread waits."""
         return self._waited_for(lambda: self._write(commit, command))
+
+    def when_lost(self, call: Callable[[], object]) -> None:
+        """Has a function called, in the writer thread, when another server has the state."""
+        self._on_lost = call
 
     def raise_if_lost(self) -> None:
         """Raises StateLostError once another server has the state."""
@@ -151,7 +155,8 @@ class Database:
             if asked and not refused:
                 self.unsure = True
                 raise faults.commit_unknown(error) from error
-            with suppress(SQLAlchemyError):  # SQLite may have left it open
+            transaction.rollback()  # of SQLAlchemy's own, which holds it for done
+            with suppress(SQLAlchemyError):  # SQLite may have left its own open
                 connection.connection.rollback()
             raise
 
@@ -181,7 +186,7 @@ class Database:
         except StateLostError as lost:
             self._lost = lost
             self._drop()
-            self.on_lost()
+            self._on_lost()
             raise
 
     def _connected(self) -> Connection:
