@@ -39,7 +39,7 @@ def test_a_server_is_killed_and_forgets_and_serves_versions_that_are_in_s3(
         found.start_server()
         found.await_connected(3)
         found.start_training(2)
-        eventually("the server dies in an upload", lambda: found.exit_code("server") == KILLED)
+        eventually("the server dies in an upload", lambda: found.exit_code("server") == KILLED, 60)
         assert len(bucket.uploads()) == 1
 
         del found.server_environment["FEDNOT_FAILPOINT"]
