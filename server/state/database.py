@@ -59,7 +59,7 @@ class Database:
         self._engine = engine_for(place)
         self._ownership = Ownership() if self._engine.dialect.name == "postgresql" else None
         self._connection: Connection | None = None
-        self._lost: StateLostError | None = None
+        self._lost = ""
         self._writer = 0
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="state")
         try:
@@ -96,8 +96,8 @@ class Database:
 
     def raise_if_lost(self) -> None:
         """Raises StateLostError once another server has the state."""
-        if self._lost is not None:
-            raise self._lost
+        if self._lost:
+            raise StateLostError(self._lost)
 
     async def scrub(self) -> bool:
         """Empties SQLite's write-ahead log, so that nothing that was deleted is left in a file.
@@ -184,7 +184,7 @@ class Database:
             self._let_go_if_lost()
             raise
         except StateLostError as lost:
-            self._lost = lost
+            self._lost = str(lost)
             self._drop()
             self._on_lost()
             raise
