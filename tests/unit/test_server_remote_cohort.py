@@ -214,3 +214,59 @@ async def test_another_session_or_client_cannot_touch_the_work() -> None:
             call()
     assignment.answer(NoAnswer("a", "done"))
     await running
+
+
+def session_of(client: str, instance: str) -> Session:
+    return Session(client, 10, 0, "cpu", last_seen=time.monotonic(), instance=instance)
+
+
+@pytest.mark.parametrize("other", ["another", ""])
+async def test_a_second_process_is_refused_while_the_first_lives(other: str) -> None:
+    cohort = RemoteCohort(lapse=0.3)
+    cohort.open(session_of("a", "one"))
+    for attempt in (cohort.check_free, cohort.open):
+        with pytest.raises(FednotError) as refused:
+            attempt(session_of("a", other))
+        assert refused.value.reason is Reason.CLIENT_CONNECTED
+        assert 0 < (refused.value.retry_after or 0) <= 0.3
+        assert refused.value.metadata == {}
+    await asyncio.sleep(0.3)
+    cohort.open(session_of("a", other))
+    with pytest.raises(FednotError):
+        cohort.open(session_of("a", "one"))
+
+
+@pytest.mark.parametrize("instance", ["one", ""])
+def test_the_same_process_started_again_replaces_its_session(instance: str) -> None:
+    cohort = RemoteCohort(lapse=30.0)
+    cohort.open(session_of("a", instance))
+    again = session_of("a", instance)
+    cohort.open(again)
+    assert cohort.session("a", again.id) is again
+
+
+async def test_orders_end_the_polls_that_wait() -> None:
+    cohort = cohort_of("a")
+    waiting = asyncio.create_task(cohort.next_assignment("a", 30))
+    await asyncio.sleep(0)
+    cohort.call_back()
+    async with asyncio.timeout(2):
+        assert await waiting is None
+
+
+async def test_work_that_ends_as_the_server_stops_may_go_on() -> None:
+    """Told that its round is over, a client would throw its training away."""
+    cohort = cohort_of("a")
+    answers = cohort.work(plan("a"))
+    coming = asyncio.create_task(anext(answers))
+    assignment = await given(cohort, "a")
+    sending = asyncio.create_task(assignment.submit(update("a")))
+    await coming
+    cohort.stop()
+    await answers.aclose()
+    with pytest.raises(FednotError) as refused:
+        await sending
+    for call in (assignment.check_open, lambda: cohort.assignment("a", assignment.id)):
+        with pytest.raises(FednotError) as later:
+            call()
+        assert refused.value.reason is later.value.reason is Reason.SHUTTING_DOWN
