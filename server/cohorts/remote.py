@@ -17,6 +17,8 @@ from server.cohorts.cohort import Answer, NoAnswer, Update, WorkPlan
 from server.pulse import Pulse
 
 LIVENESS_TICK = 0.5
+REJOIN_SECONDS = 15.0
+"""In so long a client that lost its server is back: twice its longest wait between attempts."""
 
 
 @dataclass
@@ -51,7 +53,7 @@ class Assignment:
         broadcast: Broadcast,
         answers: asyncio.Queue[Answer],
     ) -> None:
-        self.id = uuid.uuid4().hex
+        self.id = plan.work_id_of(client)
         self.client = client
         self.plan = plan
         self.broadcast = broadcast
@@ -269,7 +271,10 @@ class RemoteCohort:
         batch = [Assignment(client, plan, broadcast, answers) for client in plan.clients]
         self._assignments |= {assignment.id: assignment for assignment in batch}
         self._pulse.beat()
-        until = time.monotonic() + plan.deadline
+        started = time.monotonic()
+        until, back_by = started + plan.deadline, started
+        if plan.resumed:
+            back_by += max(self._lapse, REJOIN_SECONDS)
         waiting = set(plan.clients)
         try:
             while waiting and (left := until - time.monotonic()) > 0:
@@ -277,7 +282,7 @@ class RemoteCohort:
                     async with asyncio.timeout(min(left, LIVENESS_TICK)):
                         answer = await answers.get()
                 except TimeoutError:
-                    self._give_up_on_lapsed(batch)
+                    self._give_up_on_lapsed(batch, back_by)
                     continue
                 waiting.discard(answer.client)
                 yield answer
@@ -290,8 +295,11 @@ class RemoteCohort:
             broadcast.close()
             self._pulse.beat()
 
-    def _give_up_on_lapsed(self, batch: Iterable[Assignment]) -> None:
+    def _give_up_on_lapsed(self, batch: Iterable[Assignment], back_by: float) -> None:
+        early = time.monotonic() < back_by
         for assignment in batch:
+            if early and assignment.client not in self._sessions:
+                continue
             if not assignment.answered and not self._is_live(assignment.client):
                 reason = f"lost; {self._seen(assignment.client)}"
                 assignment.answer(NoAnswer(assignment.client, reason))

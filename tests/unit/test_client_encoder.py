@@ -31,11 +31,6 @@ def sent(encoder: Encoder, codec: Codec, given: torch.Tensor, generation: int = 
     return found[:4].tolist()
 
 
-def counted(encoder: Encoder) -> None:
-    with encoder.until_counted() as count:
-        count()
-
-
 def test_without_an_encoding_the_update_is_sent_as_it_is() -> None:
     given = update(1, 2, 3)
     encoded = Encoder(MANIFEST).encode(codec_of("none"), given, 0)
@@ -46,22 +41,21 @@ def test_what_was_left_out_comes_with_the_next_update() -> None:
     """(4, 3, 2, 1): 4 and 3 go, 2 and 1 stay; with an update of zeros they go next."""
     encoder = Encoder(MANIFEST)
     assert sent(encoder, TOP, update(4, 3, 2, 1)) == [4, 3, 0, 0]
-    counted(encoder)
+    encoder.counted()
     assert sent(encoder, TOP, update()) == [0, 0, 2, 1]
 
 
 def test_what_an_uncounted_update_left_out_is_dropped_with_it() -> None:
     encoder = Encoder(MANIFEST)
     sent(encoder, TOP, update(4, 3, 2, 1))
-    with encoder.until_counted():
-        pass
+    encoder.dropped()
     assert sent(encoder, TOP, update()) == [0, 0, 0, 0]
 
 
 def test_a_client_that_is_told_to_forget_keeps_nothing() -> None:
     encoder = Encoder(MANIFEST)
     sent(encoder, TOP, update(4, 3, 2, 1))
-    counted(encoder)
+    encoder.counted()
     encoder.forget()
     assert sent(encoder, TOP, update()) == [0, 0, 0, 0]
 
@@ -69,9 +63,8 @@ def test_a_client_that_is_told_to_forget_keeps_nothing() -> None:
 def test_an_update_in_flight_brings_nothing_back_after_forgetting() -> None:
     encoder = Encoder(MANIFEST)
     sent(encoder, TOP, update(4, 3, 2, 1))
-    with encoder.until_counted() as count:
-        encoder.forget()
-        count()
+    encoder.forget()
+    encoder.counted()
     assert sent(encoder, TOP, update()) == [0, 0, 0, 0]
 
 
@@ -79,13 +72,13 @@ def test_nothing_crosses_an_unlearning() -> None:
     """A residual of the generation before may hold what was forgotten."""
     encoder = Encoder(MANIFEST)
     sent(encoder, TOP, update(4, 3, 2, 1))
-    counted(encoder)
+    encoder.counted()
     assert sent(encoder, TOP, update(), generation=1) == [0, 0, 0, 0]
 
 
 def test_nothing_crosses_a_change_of_encoding() -> None:
     encoder = Encoder(MANIFEST)
     sent(encoder, TOP, update(4, 3, 2, 1))
-    counted(encoder)
+    encoder.counted()
     sent(encoder, codec_of("int8"), update())
     assert sent(encoder, TOP, update()) == [0, 0, 0, 0]
