@@ -270,3 +270,42 @@ async def test_work_that_ends_as_the_server_stops_may_go_on() -> None:
         with pytest.raises(FednotError) as later:
             call()
         assert refused.value.reason is later.value.reason is Reason.SHUTTING_DOWN
+
+
+def test_a_rounds_work_has_the_same_id_in_every_process_and_evaluation_never() -> None:
+    work = plan("a", "b")
+    assert work.work_id_of("a") == plan("a", "b").work_id_of("a")
+    others = (
+        work.work_id_of("b"),
+        replace(work, round=2).work_id_of("a"),
+        replace(work, kind=WorkKind.EVALUATE).work_id_of("a"),
+        replace(work, version=replace(work.version, sha256="another")).work_id_of("a"),
+        replace(work, round=0).work_id_of("a"),
+        replace(work, round=0).work_id_of("a"),
+    )
+    assert len({work.work_id_of("a"), *others}) == 1 + len(others)
+
+
+async def test_the_clients_of_a_resumed_round_have_time_to_come_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """a comes back after a second, b never; after the grace of 1.5 s b is given up on."""
+    monkeypatch.setattr("server.cohorts.remote.REJOIN_SECONDS", 1.5)
+    cohort = cohort_of(lapse=0.2)
+    began = time.monotonic()
+    running = asyncio.create_task(answers_of(cohort, replace(plan("a", "b"), resumed=True)))
+    await asyncio.sleep(1.0)
+    cohort.open(session_of("a", ""))
+    (await given(cohort, "a")).answer(NoAnswer("a", "done"))
+    async with asyncio.timeout(5):
+        answers = await running
+    assert answers == [NoAnswer("a", "done"), NoAnswer("b", "lost; it has no session")]
+    assert time.monotonic() - began >= 1.5
+
+
+async def test_a_client_that_came_back_and_fell_silent_is_given_up_on() -> None:
+    cohort = cohort_of("a", lapse=0.2)
+    async with asyncio.timeout(5):
+        (answer,) = await answers_of(cohort, replace(plan("a"), resumed=True))
+    assert isinstance(answer, NoAnswer)
+    assert answer.reason.startswith("lost; last seen")
