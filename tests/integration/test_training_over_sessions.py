@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -11,8 +13,13 @@ import torch
 from support.client_process import ClientProcess
 from support.played_server import Stage, terminated, until
 
+from client.__main__ import run
 from client.encoder import Encoder
+from client.settings import ClientSettings
+from client.startup import prepare
+from client.worker import Worker
 from fednot.codecs import codec_of
+from fednot.errors import FednotError, Reason
 from fednot.tensors import as_bytes
 from fednot.v1 import federation_pb2 as pb
 from fednot.v1 import model_pb2
@@ -200,3 +207,60 @@ async def test_a_barred_client_still_tells_what_it_destroyed(stage: Stage) -> No
     await play.destroy("o1", generation=1)
     report = await play.next(pb.ReportDestructionRequest)
     assert [cache.kind for cache in report.destroyed] == ["residual", "residual"]
+
+
+async def test_training_that_nobody_asks_for_again_is_dropped(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The client runs in this process, so that a minute can be half a second."""
+    monkeypatch.setattr("client.rounds.ASKED_AGAIN_SECONDS", 0.5)
+    caplog.set_level(logging.INFO)
+    play = stage.play
+    async with in_this_process(stage):
+        await play.next(pb.JoinRequest)
+        await play.train("w1", linger=1.0)
+        await at_work(stage, "w1")
+        play.known.clear()
+        await play.next(pb.JoinRequest)
+        await until(lambda: "nobody has asked for it in 0 s" in caplog.text, asyncio.sleep)
+        await play.train("w1")
+        assert (await play.next(tuple))[0].work_id == "w1"
+    assert caplog.text.count("training on version 1") == 2
+
+
+async def test_training_is_dropped_when_no_session_can_be_had(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("client.rounds.HELD_SECONDS", 0.5)
+    caplog.set_level(logging.INFO)
+    async with in_this_process(stage):
+        await stage.play.next(pb.JoinRequest)
+        await stage.play.train("w1", linger=1.0)
+        await at_work(stage, "w1")
+        stage.play.refuse_join = FednotError(Reason.CLIENT_CONNECTED, "another process is c7")
+        stage.play.known.clear()
+        await until(lambda: "dropped recovery round 3: nobody" in caplog.text, asyncio.sleep)
+
+
+@asynccontextmanager
+async def in_this_process(stage: Stage) -> AsyncIterator[None]:
+    settings = ClientSettings.model_validate(
+        {
+            "server": f"127.0.0.1:{stage.port}",
+            "insecure": True,
+            "name": "c7",
+            "task": f"{stage.task_file}:TinyTask",
+            "http_address": "",
+            "state_dir": stage.path / "state",
+            "device": "cpu",
+            "poll_wait": 0.3,
+        }
+    )
+    prepared = prepare(settings)
+    running = asyncio.create_task(run(prepared, Worker()))
+    try:
+        yield
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        prepared.close()
