@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
+
 import torch
 
+from client.destroyed import Destroyed
 from client.encoder import Encoder
 from fednot.codecs import Codec, codec_of
 from fednot.manifest import Manifest, TensorKind, TensorSpec
@@ -81,4 +84,38 @@ def test_nothing_crosses_a_change_of_encoding() -> None:
     sent(encoder, TOP, update(4, 3, 2, 1))
     encoder.counted()
     sent(encoder, codec_of("int8"), update())
+    assert sent(encoder, TOP, update()) == [0, 0, 0, 0]
+
+
+def test_the_same_work_again_is_encoded_as_it_was_the_first_time() -> None:
+    """The server lost the sum in which it counted: (2, 1) must not come twice."""
+    encoder = Encoder(MANIFEST)
+    for _ in range(2):
+        encoded = encoder.encode(TOP, update(4, 3, 2, 1), 0, "w1")
+        assert bytes(encoded.payload) == bytes(
+            Encoder(MANIFEST).encode(TOP, update(4, 3, 2, 1), 0).payload
+        )
+        encoder.counted()
+    assert sent(encoder, TOP, update()) == [0, 0, 2, 1]
+
+
+def test_other_work_takes_nothing_back() -> None:
+    """(4, 3, 4, 2) is the second update with what the first left; its 4s go, 3 and 2 stay."""
+    encoder = Encoder(MANIFEST)
+    for work_id in ("w1", "w2"):
+        encoder.encode(TOP, update(4, 3, 2, 1), 0, work_id)
+        encoder.counted()
+    assert sent(encoder, TOP, update()) == [0, 3, 0, 2]
+
+
+def test_what_is_destroyed_is_told_by_the_digest_it_had() -> None:
+    """Of (4, 3, 2, 1) two go and (0, 0, 2, 1, 0, ...) stays; the residual before is all zeros."""
+    encoder = Encoder(MANIFEST)
+    encoder.encode(TOP, update(4, 3, 2, 1), 0)
+    encoder.counted()
+    assert encoder.destroy_before(0) == []
+    gone = encoder.destroy_before(1)
+    held = [sha256(bytes(as_bytes(update(*values)))).hexdigest() for values in ((0, 0, 2, 1), ())]
+    assert gone == [Destroyed("residual", digest, 4096) for digest in held]
+    assert encoder.destroy_before(1) == []
     assert sent(encoder, TOP, update()) == [0, 0, 0, 0]
