@@ -27,6 +27,7 @@ def test_a_twin_gets_no_work_while_the_first_lives(tmp_path: Path) -> None:
         eventually("the twin is refused", lambda: "another process is 'c0'" in federation.log(twin))
         assert federation.train(2, min_clients=1).state == COMPLETED
 
+        joined_at = federation.client_info("c0").joined_at
         federation.kill("c0", signal.SIGKILL)
         eventually("the twin gets in", lambda: "joined 127" in federation.log(twin))
         assert federation.train(1, min_clients=1).state == COMPLETED
@@ -35,6 +36,7 @@ def test_a_twin_gets_no_work_while_the_first_lives(tmp_path: Path) -> None:
         federation.start_client(0, twin=True)
         eventually("it is back", lambda: federation.log(twin).count("joined 127") == 2)
 
+        assert federation.client_info("c0").joined_at == joined_at, "it is the same client still"
         first, second = federation.whole_log("c0"), federation.whole_log(twin)
         assert first.count("joined 127") == 1, "the first was undisturbed"
         assert (first.count(" done: "), second.count(" done: ")) == (2, 1)

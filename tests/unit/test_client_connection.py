@@ -293,3 +293,25 @@ async def test_another_process_of_the_name_is_waited_for_and_told_once(
         f"waiting for h:1: another process is 'c7' now. {CATALOGUE[error.reason].remedy}",
         "the other process of this name is gone",
     ]
+
+
+async def test_an_outage_of_a_day_is_waited_out(connection: Connection, clock: Clock) -> None:
+    """24 h at 2.5 to 5 s each are at least 17,280 attempts; there is no limit to reach."""
+    started, tries = clock.now, 0
+
+    async def attempt() -> str:
+        nonlocal tries
+        tries += 1
+        if clock.now - started < 24 * 3600:
+            raise failed(grpc.StatusCode.UNAVAILABLE)
+        return "back"
+
+    assert await connection.call(attempt) == "back"
+    assert tries > 17_280
+
+
+def test_clients_do_not_come_back_in_step() -> None:
+    """Each wait is drawn from the upper half of its step."""
+    first, second = ([backoff.next() for _ in range(9)] for backoff in (Backoff(), Backoff()))
+    assert first != second
+    assert all(LONGEST_SECONDS / 2 <= wait <= LONGEST_SECONDS for wait in first[-3:])
