@@ -119,14 +119,17 @@ class Assignment:
         self._verdict = verdict
         await verdict
 
-    def end(self, why: FednotError) -> None:
-        """Ends the work: an update whose verdict is open is refused, transfers are cut."""
-        self.over = why
+    def end(self, why: FednotError | None = None) -> None:
+        """Ends the work: an update whose verdict is open is refused, transfers are cut.
+
+        `why` is what clients are told from now on; ROUND_OVER without it.
+        """
+        self.over = why or _round_over()
         for end in tuple(self._at_end):
             end()
         self._at_end.clear()
         if self._verdict is not None and not self._verdict.done():
-            self._verdict.set_exception(why)
+            self._verdict.set_exception(self.over)
 
 
 class RemoteCohort:
@@ -290,7 +293,7 @@ class RemoteCohort:
                 yield NoAnswer(client, f"no answer in {plan.deadline:g} s; {self._seen(client)}")
         finally:
             for assignment in batch:
-                assignment.end(_stops() if self._stopping else _round_over())
+                assignment.end(_stops() if self._stopping else None)
                 del self._assignments[assignment.id]
             broadcast.close()
             self._pulse.beat()
