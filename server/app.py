@@ -21,6 +21,7 @@ from server import initial_model
 from server.blocks import Memory
 from server.cohorts.remote import RemoteCohort
 from server.coordinator import Coordinator
+from server.destruction import StoredDestructions
 from server.evaluation import ServerEvaluator
 from server.federation import Federation
 from server.global_model import GlobalModel, InitialModel
@@ -118,6 +119,7 @@ async def _federation(
         memory=memory,
         room=Room(settings.local_folders, needed=initial.manifest.nbytes),
     )
+    federation.destructions = StoredDestructions(database, cohort, federation.changes)
     return federation, cohort
 
 

@@ -50,6 +50,7 @@ class Completion:
             await federation.database.write(
                 Commit.VERSIONS_DESTROYED, lambda c: self._give_up_older(c, job, current)
             )
+        federation.destructions.tell()
         await federation.model.sweep()
         await federation.work.run(self._await_clients(job))
         await federation.database.write(
@@ -64,8 +65,7 @@ class Completion:
             version_rows.hold(connection, before=current.number, by=job.id)
         else:
             version_rows.destroy(connection, before=current.number, by=job.id, now=now)
-        if self._federation.cohort.keeps_caches:
-            destruction_rows.order(connection, job.id, current.generation, now)
+        self._federation.destructions.order(connection, job.id, current.generation, now)
 
     async def _await_clients(self, job: Job) -> None:
         federation = self._federation

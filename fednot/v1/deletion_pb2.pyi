@@ -495,6 +495,7 @@ class Job(_message.Message):
     REQUEST_IDS_FIELD_NUMBER: _builtins.int
     RETAIN_FIELD_NUMBER: _builtins.int
     HOLD_LIFTED_AT_FIELD_NUMBER: _builtins.int
+    CLIENT_DESTRUCTIONS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The job's id."""
     phase: Global___JobPhase.ValueType
@@ -531,6 +532,10 @@ class Job(_message.Message):
     def hold_lifted_at(self) -> _timestamp_pb2.Timestamp:
         """When that hold was lifted; not set while it stands."""
 
+    @_builtins.property
+    def client_destructions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClientDestruction]:
+        """What each client was told to destroy at its end, by client."""
+
     def __init__(
         self,
         *,
@@ -547,16 +552,59 @@ class Job(_message.Message):
         request_ids: _abc.Iterable[_builtins.str] | None = ...,
         retain: _builtins.bool = ...,
         hold_lifted_at: _timestamp_pb2.Timestamp | None = ...,
+        client_destructions: _abc.Iterable[Global___ClientDestruction] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_target_accuracy", b"_target_accuracy", "hold_lifted_at", b"hold_lifted_at", "target_accuracy", b"target_accuracy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_target_accuracy", b"_target_accuracy", "attempts", b"attempts", "base_version", b"base_version", "destroyed", b"destroyed", "failure", b"failure", "history", b"history", "hold_lifted_at", b"hold_lifted_at", "id", b"id", "phase", b"phase", "released_version", b"released_version", "request_ids", b"request_ids", "retain", b"retain", "target_accuracy", b"target_accuracy", "waiting_for", b"waiting_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_target_accuracy", b"_target_accuracy", "attempts", b"attempts", "base_version", b"base_version", "client_destructions", b"client_destructions", "destroyed", b"destroyed", "failure", b"failure", "history", b"history", "hold_lifted_at", b"hold_lifted_at", "id", b"id", "phase", b"phase", "released_version", b"released_version", "request_ids", b"request_ids", "retain", b"retain", "target_accuracy", b"target_accuracy", "waiting_for", b"waiting_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__target_accuracy: _TypeAlias = _typing.Literal["target_accuracy"]  # noqa: Y015
     _WhichOneofArgType__target_accuracy: _TypeAlias = _typing.Literal["_target_accuracy", b"_target_accuracy"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__target_accuracy) -> _WhichOneofReturnType__target_accuracy | None: ...
 
 Global___Job: _TypeAlias = Job  # noqa: Y015
+
+@_typing.final
+class ClientDestruction(_message.Message):
+    """A job's order to a client to destroy what it keeps of older generations."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIENT_FIELD_NUMBER: _builtins.int
+    ORDERED_AT_FIELD_NUMBER: _builtins.int
+    ACKNOWLEDGED_AT_FIELD_NUMBER: _builtins.int
+    DESTROYED_FIELD_NUMBER: _builtins.int
+    client: _builtins.str
+    """The client."""
+    @_builtins.property
+    def ordered_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was ordered."""
+
+    @_builtins.property
+    def acknowledged_at(self) -> _timestamp_pb2.Timestamp:
+        """When the client said that it was done; not set if it could not be reached so far. It is done when
+        the client joins next, before it gets other work.
+        """
+
+    @_builtins.property
+    def destroyed(self) -> _containers.RepeatedCompositeFieldContainer[_federation_pb2.DestroyedCache]:
+        """What it destroyed; empty if it kept nothing."""
+
+    def __init__(
+        self,
+        *,
+        client: _builtins.str = ...,
+        ordered_at: _timestamp_pb2.Timestamp | None = ...,
+        acknowledged_at: _timestamp_pb2.Timestamp | None = ...,
+        destroyed: _abc.Iterable[_federation_pb2.DestroyedCache] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledged_at", b"acknowledged_at", "ordered_at", b"ordered_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged_at", b"acknowledged_at", "client", b"client", "destroyed", b"destroyed", "ordered_at", b"ordered_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClientDestruction: _TypeAlias = ClientDestruction  # noqa: Y015
 
 @_typing.final
 class PhaseEntry(_message.Message):

@@ -98,12 +98,7 @@ Answer = Update | Evaluation | NoAnswer
 
 
 class Cohort(Protocol):
-    """The clients that can be reached.
-
-    `keeps_caches` says whether they may hold something of older versions beside their own data.
-    """
-
-    keeps_caches: bool
+    """The clients that can be reached."""
 
     def connected(self) -> frozenset[str]:
         """Clients that are there now, barred ones included."""

@@ -53,6 +53,12 @@ def acknowledge(
     return _destruction(connection.execute(query).one())
 
 
+def was_ordered(connection: Connection, client: str, order_id: int) -> bool:
+    """Whether a client was given an order, answered or not."""
+    given = (destructions.c.id == order_id, destructions.c.client == client)
+    return connection.execute(select(destructions.c.id).where(*given)).first() is not None
+
+
 def outstanding(connection: Connection, job_id: str) -> Sequence[str]:
     """The clients that have not acknowledged the order of a job, by name."""
     owed = (destructions.c.job_id == job_id, destructions.c.acknowledged_at.is_(None))

@@ -26,7 +26,7 @@ from support.state import (
 
 from fednot.errors import Reason
 from server.phases import IllegalMoveError
-from server.records import Deletion, DestroyedVersion, Job, JobPhase, VersionOrigin
+from server.records import Deletion, DestroyedCache, DestroyedVersion, Job, JobPhase, VersionOrigin
 from server.state import (
     client_rows,
     deadline_rows,
@@ -262,7 +262,7 @@ class TestCaches:
         assert list(run(lambda c: destruction_rows.outstanding(c, job.id))) == ["c1", "c2", "c3"]
         found = run(lambda c: destruction_rows.pending(c, "c2"))
         assert (found.job_id, found.generation, found.ordered_at) == (job.id, 4, 30.0)
-        cache = destruction_rows.DestroyedCache("residual", "ab", 8)
+        cache = DestroyedCache("residual", "ab", 8)
         told = run(lambda c: destruction_rows.acknowledge(c, "c2", found.id, [cache], 33.0))
         assert (told.acknowledged_at, told.destroyed) == (33.0, (cache,))
         assert run(lambda c: destruction_rows.pending(c, "c2")) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
 from itertools import product
 from typing import Any
@@ -28,7 +29,9 @@ from server.records import (
     AttemptOutcome,
     AuditOutcome,
     Bar,
+    ClientDestruction,
     Deletion,
+    DestroyedCache,
     DestroyedVersion,
     Job,
     JobPhase,
@@ -268,6 +271,9 @@ def test_a_round_that_runs_has_no_end() -> None:
 
 
 def test_every_field_of_a_deletion_and_its_job_is_told() -> None:
+    destroyed = ClientDestruction(
+        1, "c1", "job-1", 2, AT, AT, (DestroyedCache("residual", "ef", 8),)
+    )
     found = deletion(
         job(
             base_version=6,
@@ -281,6 +287,7 @@ def test_every_field_of_a_deletion_and_its_job_is_told() -> None:
             retain=True,
             hold_lifted_at=AT,
             requests=("r1", "r2"),
+            caches=(destroyed, replace(destroyed, client="c2", acknowledged_at=None)),
         ),
         not_after=AT,
         overdue=True,
@@ -297,6 +304,11 @@ def test_every_field_of_a_deletion_and_its_job_is_told() -> None:
     assert (found.requested_by, found.approval_id) == (asked, "approval-1")
     assert (found.priority, found.not_after, found.overdue) == (3, STAMP, True)
     told = found.job
+    first, second = told.client_destructions
+    assert (first.client, first.ordered_at, first.acknowledged_at) == ("c1", STAMP, STAMP)
+    cache = federation_pb2.DestroyedCache(kind="residual", sha256="ef", num_bytes=8)
+    assert list(first.destroyed) == [cache]
+    assert not second.HasField("acknowledged_at")
     assert (told.retain, told.hold_lifted_at, list(told.request_ids)) == (True, STAMP, ["r1", "r2"])
     assert (told.id, told.waiting_for, told.failure) == ("job-1", "for c2", "why")
     assert (told.base_version, told.target_accuracy, told.released_version) == (6, 0.96, 11)
