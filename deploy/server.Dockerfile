@@ -24,14 +24,18 @@ COPY server server
 COPY client client
 RUN pip wheel --no-deps --wheel-dir /dist .
 
+# What the server has beside, as a layer of its own, so that the one below stays shared.
 FROM dependencies AS databases
 RUN python list-dependencies.py pyproject.toml postgres s3 >requirements.txt \
- && pip install -c constraints.txt -r requirements.txt
+ && mkdir /added && touch before \
+ && pip install -c constraints.txt -r requirements.txt \
+ && cd /opt/venv && find . -type f -cnewer /build/before -exec cp --parents -t /added {} +
 
 FROM python:3.11-slim-bookworm
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /var/lib/fednot fednot \
  && install -d -o fednot -g fednot -m 0700 /var/lib/fednot
-COPY --from=databases /opt/venv /opt/venv
+COPY --from=dependencies /opt/venv /opt/venv
+COPY --from=databases /added /opt/venv
 COPY --from=package /dist /tmp/dist
 RUN /opt/venv/bin/pip install --no-deps --no-index --no-cache-dir /tmp/dist/*.whl
 WORKDIR /app

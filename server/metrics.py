@@ -68,6 +68,17 @@ class Metrics:
         self.generation = Gauge(
             "fednot_model_generation", "How often unlearning changed the model", registry=registry
         )
+        self._add_deletions(registry)
+        self.free = Gauge(
+            "fednot_state_free_bytes",
+            "Free bytes of the fullest disk that the server writes to",
+            registry=registry,
+        )
+        self._add_transfers(registry)
+        self._add_certificates(registry)
+        self._start_at_zero()
+
+    def _add_deletions(self, registry: CollectorRegistry) -> None:
         self.jobs = Gauge(
             "fednot_unlearning_jobs", "Unlearning jobs by phase", ["phase"], registry=registry
         )
@@ -90,14 +101,6 @@ class Metrics:
             ["for"],
             registry=registry,
         )
-        self.free = Gauge(
-            "fednot_state_free_bytes",
-            "Free bytes of the fullest disk that the server writes to",
-            registry=registry,
-        )
-        self._add_transfers(registry)
-        self._add_certificates(registry)
-        self._start_at_zero()
 
     def _add_transfers(self, registry: CollectorRegistry) -> None:
         self.transfer = Counter(

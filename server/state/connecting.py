@@ -46,7 +46,7 @@ def url_of(text: str) -> URL:
     """
     try:
         url = make_url(text)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         url = None
     if url is None or url.drivername != POSTGRES or not url.database:
         raise ValueError(f"write {POSTGRES}://USER:PASSWORD@HOST/DATABASE, or nothing for SQLite")

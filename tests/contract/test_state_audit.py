@@ -297,6 +297,7 @@ class TestPseudonyms:
         subject = entries(run)[0].subject
         assert run(lambda c: pseudonym_rows.names_of(c, [subject])) == {}
 
+    @pytest.mark.parametrize("place", ["sqlite"], indirect=True)
     async def test_no_byte_of_the_key_is_left_in_a_file(
         self, open_database: Callable[[], Database], tmp_path: Path
     ) -> None:

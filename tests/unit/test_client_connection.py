@@ -79,6 +79,8 @@ async def test_what_passes_is_retried_and_logged_once(
         TimeoutError(),
         BrokenStreamError("cut"),
         refused(Reason.SHUTTING_DOWN),
+        refused(Reason.STATE_UNAVAILABLE),
+        refused(Reason.NO_SPACE),
         "there",
     )
     assert await connection.call(plays(*acts)) == "there"

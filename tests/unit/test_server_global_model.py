@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,11 +14,13 @@ from support.manifests import random_flat
 from fednot.layers import layer_map
 from fednot.manifest import Manifest
 from fednot.zoo.mlp import Mlp
+from server import failpoints
 from server.blocks import Memory
 from server.global_model import Draft, GlobalModel, InitialModel
 from server.records import Version, VersionOrigin
 from server.state.commits import Commit
-from server.state.database import Database
+from server.state.database import CommitUnknownError, Database, StateUnavailableError
+from server.state.faults import commit_unknown, unavailable
 from server.state.stores.directory import DirectoryStore
 
 MANIFEST = Manifest.of(Mlp(in_features=2, hidden=(2,), num_classes=2))
@@ -100,6 +102,75 @@ async def test_a_draft_whose_step_fails_leaves_the_model_as_it_was(
         await model.commit(Commit.ROUND_COMPLETED, draft(memory, 2, 1), fails)
     assert model.current.number == 1
     assert torch.equal(model.flat, random_flat(MANIFEST, 1))
+    database.close()
+
+
+@pytest.fixture
+def failing() -> Iterator[Callable[[str], None]]:
+    """Arms a failpoint of the commit of a round, or none."""
+    yield lambda how: failpoints.enable({failpoints.ARMED: how} if how else {})
+    failpoints.enable({})
+
+
+async def test_a_version_whose_commit_lost_its_answer_is_adopted(
+    tmp_path: Path, memory: Memory, failing: Callable[[str], None]
+) -> None:
+    model, database = await opened(tmp_path, memory)
+    failing("after commit.round-completed =ECONNRESET")
+    version = await model.commit(Commit.ROUND_COMPLETED, draft(memory, 2, 1), no_step)
+    failing("")
+    assert (version.number, model.current, database.unsure) == (2, version, True)
+    assert torch.equal(model.flat, random_flat(MANIFEST, 2))
+    later = await model.commit(Commit.ROUND_COMPLETED, draft(memory, 3, 2), no_step)
+    assert (later.number, later.parent) == (3, 2)
+    database.close()
+
+
+async def test_a_version_is_adopted_later_if_the_state_cannot_be_read_at_once(
+    tmp_path: Path,
+    memory: Memory,
+    failing: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No other version is committed before the state said which one is current."""
+    model, database = await opened(tmp_path, memory)
+    read = database.read
+
+    async def unread(_: object) -> None:
+        raise unavailable("it is away")
+
+    failing("after commit.round-completed =ECONNRESET")
+    monkeypatch.setattr(database, "read", unread)
+    with pytest.raises(StateUnavailableError):
+        await model.commit(Commit.ROUND_COMPLETED, draft(memory, 2, 1), no_step)
+    failing("")
+    with pytest.raises(StateUnavailableError):
+        await model.catch_up()
+    with pytest.raises(StateUnavailableError):
+        await model.commit(Commit.ROUND_COMPLETED, draft(memory, 3, 1), no_step)
+    assert model.current.number == 1
+    monkeypatch.setattr(database, "read", read)
+    await model.catch_up()
+    assert model.current.number == 2
+    assert torch.equal(model.flat, random_flat(MANIFEST, 2))
+    database.close()
+
+
+async def test_a_commit_that_did_not_take_place_leaves_the_model_as_it_was(
+    tmp_path: Path, memory: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, database = await opened(tmp_path, memory)
+
+    async def lost(*_: object) -> None:
+        raise commit_unknown(OSError("the cable"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "write", lost)
+        with pytest.raises(CommitUnknownError, match="the cable"):
+            await model.commit(Commit.ROUND_COMPLETED, draft(memory, 2, 1), no_step)
+    assert model.current.number == 1
+    version = await model.commit(Commit.ROUND_COMPLETED, draft(memory, 3, 1), no_step)
+    assert (version.number, torch.equal(model.flat, random_flat(MANIFEST, 3))) == (2, True)
     database.close()
 
 

@@ -8,9 +8,8 @@ from itertools import product
 from typing import Any
 
 import pytest
-from google.protobuf.timestamp_pb2 import Timestamp
+from support.told_records import AT, STAMP, approval, attempt, deletion, entry, job, round_, version
 
-from fednot.audit_chain import Entry
 from fednot.identity.subject import Role
 from fednot.v1 import (
     approval_pb2,
@@ -22,22 +21,15 @@ from fednot.v1 import (
     operator_pb2,
 )
 from server.records import (
-    Approval,
     ApprovalKind,
     ApprovalState,
-    Attempt,
     AttemptOutcome,
     AuditOutcome,
     Bar,
     ClientDestruction,
-    Deletion,
     DestroyedCache,
     DestroyedVersion,
-    Job,
     JobPhase,
-    RecoveryPolicy,
-    RecoveryRound,
-    Round,
     RoundOutcome,
     RoundPhase,
     RoundPolicy,
@@ -45,94 +37,9 @@ from server.records import (
     Run,
     RunState,
     StopReason,
-    Version,
     VersionOrigin,
 )
 from server.services import messages
-
-AT = 1_700_000_000.25
-STAMP = Timestamp(seconds=1_700_000_000, nanos=250_000_000)
-
-
-def version(origin: VersionOrigin = VersionOrigin.RECOVERY, **values: Any) -> Version:
-    fields = {
-        "number": 7,
-        "sha256": "ab",
-        "parent": 6,
-        "generation": 2,
-        "lineage": 3,
-        "origin": origin,
-        "round": 9,
-        "created_at": AT,
-        "num_bytes": 64,
-        "metrics": {"accuracy": 0.5},
-        "negated_tensors": ("w",),
-    }
-    return Version(**(fields | values))
-
-
-def attempt(**values: Any) -> Attempt:
-    fields = {
-        "job_id": "job-1",
-        "number": 2,
-        "method": "not",
-        "tensors": ("w", "v"),
-        "start_version": 8,
-        "stopped_at": 1,
-        "warnings": ("careful",),
-        "explanation": "negates w",
-        "rounds": (RecoveryRound(10, 9, {"loss": 1.5}),),
-    }
-    return Attempt(**(fields | values))
-
-
-def job(phase: JobPhase = JobPhase.RECOVERING, **values: Any) -> Job:
-    return Job("job-1", phase, "not", "first", False, RecoveryPolicy(), AT, **values)
-
-
-def approval(**values: Any) -> Approval:
-    fields = {
-        "id": "approval-1",
-        "kind": ApprovalKind.DELETION,
-        "client": "c1",
-        "requested_by": "officer/dora",
-        "requested_at": AT,
-        "expires_at": AT,
-        "job_id": "job-1",
-        "state": ApprovalState.APPROVED,
-        "decided_by": "officer/emil",
-        "decided_at": AT,
-    }
-    return Approval(**(fields | values))
-
-
-def entry(**values: Any) -> Entry:
-    fields = {
-        "sequence": 3,
-        "at_microseconds": 1_700_000_000_250_000,
-        "actor": "p-aa",
-        "role": "officer",
-        "action": "DeletionService.Unlearn",
-        "subject": "p-bb",
-        "outcome": "refused",
-        "reason": "UNKNOWN_CLIENT",
-        "job_id": "job-1",
-        "version": 7,
-        "count": 2,
-        "previous_hash": "00",
-        "hash": "11",
-    }
-    return Entry(**(fields | values))
-
-
-def deletion(found: Job, **values: Any) -> deletion_pb2.Deletion:
-    record = Deletion("r1", "c1", AT, found, (3, 4), "officer/dora", approval(), **values)
-    return messages.deletion_message(record, "for c2")
-
-
-def round_(phase: RoundPhase, outcome: RoundOutcome, **values: Any) -> Round:
-    return Round(9, phase, outcome, 6, ("c1", "c2"), AT, **values)
-
 
 ENUMS: list[tuple[type[StrEnum], Any, str]] = [
     (VersionOrigin, model_pb2.VersionOrigin, "VERSION_ORIGIN"),
@@ -306,8 +213,8 @@ def test_every_field_of_a_deletion_and_its_job_is_told() -> None:
     told = found.job
     first, second = told.client_destructions
     assert (first.client, first.ordered_at, first.acknowledged_at) == ("c1", STAMP, STAMP)
-    cache = federation_pb2.DestroyedCache(kind="residual", sha256="ef", num_bytes=8)
-    assert list(first.destroyed) == [cache]
+    shown = federation_pb2.DestroyedCache(kind="residual", sha256="ef", num_bytes=8)
+    assert list(first.destroyed) == [shown]
     assert not second.HasField("acknowledged_at")
     assert (told.retain, told.hold_lifted_at, list(told.request_ids)) == (True, STAMP, ["r1", "r2"])
     assert (told.id, told.waiting_for, told.failure) == ("job-1", "for c2", "why")
@@ -379,55 +286,6 @@ def test_a_caller_is_told_by_role_and_nobody_by_none(role: str) -> None:
     expected = f"ROLE_{Role(role).name}" if role else "ROLE_UNSPECIFIED"
     assert identity_pb2.Role.Name(found.role) == expected
     assert (found.actor_name, found.subject_name) == ("", "")
-
-
-@pytest.mark.parametrize(
-    ("phase", "first", "expected"),
-    [
-        (JobPhase.QUEUED, "job-1", "for c2"),
-        (JobPhase.QUEUED, "", "for c2"),
-        (JobPhase.QUEUED, "job-0", "waiting for job-0, which goes first"),
-        (JobPhase.COMPLETED, "job-0", ""),
-        (
-            JobPhase.AWAITING,
-            "job-0",
-            "waiting for a second approval until 2023-11-14 22:13:20Z; an officer approves it by "
-            "`fednot approve approval-1`",
-        ),
-    ],
-)
-def test_what_a_job_waits_for(phase: JobPhase, first: str, expected: str) -> None:
-    record = Deletion("r1", "c1", AT, job(phase), approval=approval())
-    assert messages.waiting_sentence(record, first, "for c2") == expected
-
-
-def test_a_client_does_not_read_who_else_takes_part() -> None:
-    """What waits for an approval names nobody else and stays as it is."""
-    failed = deletion(job(JobPhase.FAILED, failure="still waiting for c7"))
-    waiting = deletion(job())
-    awaiting = deletion(job(JobPhase.AWAITING))
-    for message in (failed, waiting, awaiting):
-        messages.hide_others(message)
-    assert "c7" not in failed.job.failure
-    assert failed.job.failure.startswith("it failed")
-    assert waiting.job.waiting_for == "waiting for other clients or deletions"
-    assert awaiting.job.waiting_for == "for c2"
-
-
-@pytest.mark.parametrize(
-    ("why", "told"),
-    [
-        ("refused by officer/otto", "refused by an officer"),
-        ("cancelled by officer/dora", "cancelled by an officer"),
-        ("cancelled by client/c1", "cancelled by client/c1"),
-        ("cancelled by client/c10", "cancelled by another client"),
-        ("cancelled by somebody without a certificate",) * 2,
-        ("nobody approved it in time",) * 2,
-    ],
-)
-def test_a_client_reads_why_its_deletion_was_cancelled_and_not_by_whom(why: str, told: str) -> None:
-    message = deletion(job(JobPhase.CANCELLED, failure=why))
-    assert messages.hide_others(message).job.failure == told
 
 
 def test_a_target_of_zero_is_not_the_same_as_none() -> None:

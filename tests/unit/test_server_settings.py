@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from fednot.settings import SettingsError, load
 from server.federation import Defaults
 from server.records import RecoveryPolicy, RoundPolicy
 from server.settings import ENVIRONMENT_PREFIX, ServerSettings
+from server.state.database import Database, StateError
 
 SOUND = ("--insecure", "--task", "t.py:T")
 
@@ -263,3 +265,49 @@ def test_the_defaults_of_requests_are_the_settings() -> None:
 def test_what_a_plain_server_does_is_what_the_records_say() -> None:
     """The defaults stand in two places, the settings and the records; they are the same."""
     assert read(*SOUND).defaults() == Defaults()
+
+
+URL = "postgresql+psycopg://fednot:s3cret@db.example/fednot"
+
+
+def test_the_state_is_in_the_state_directory_or_in_a_database() -> None:
+    assert read(*SOUND, "--state-dir", "here").database_place == Path("here/state.sqlite3")
+    assert read(*SOUND, "--database", URL).database_place == URL
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite:///s3cret",
+        "postgresql://fednot:s3cret@db/fednot",
+        "postgresql+psycopg://fednot:s3cret@db",
+        "s3cret",
+        "postgresql+psycopg://fednot:s3cret@db:port/fednot",
+    ],
+)
+def test_another_url_is_refused_and_not_repeated(url: str) -> None:
+    with pytest.raises(SettingsError, match=r"database: write postgresql\+psycopg://") as told:
+        read(*SOUND, "--database", url)
+    assert "s3cret" not in str(told.value)
+
+
+def test_the_password_of_the_database_is_not_shown() -> None:
+    assert "s3cret" not in repr(read(*SOUND, "--database", URL))
+
+
+def test_the_database_may_be_a_secret_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "url").write_text(URL + "\n")
+    found = load(
+        ServerSettings,
+        program="fednot-server",
+        prefix=ENVIRONMENT_PREFIX,
+        arguments=SOUND,
+        environment={"FEDNOT_SERVER_DATABASE_FILE": str(tmp_path / "url")},
+    )
+    assert found.database == URL
+
+
+def test_a_missing_driver_is_told_with_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(StateError, match=r"pip install 'fednot\[postgres\]'"):
+        Database(URL)

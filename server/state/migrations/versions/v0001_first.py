@@ -13,13 +13,15 @@ down_revision = None
 
 def upgrade() -> None:
     """Makes the tables of a new state."""
-    _models_and_rounds()
-    _jobs_and_requests()
+    _models()
+    _clients_and_rounds()
+    _jobs()
+    _requests()
     _approvals_and_tokens()
     _audit()
 
 
-def _models_and_rounds() -> None:
+def _models() -> None:
     op.create_table(
         "federation",
         sa.Column("id", sa.Integer, primary_key=True),
@@ -46,6 +48,9 @@ def _models_and_rounds() -> None:
         sa.Column("destroyed_by", sa.String(64), nullable=False),
     )
     op.create_index("ix_versions_sha256", "versions", ["sha256"])
+
+
+def _clients_and_rounds() -> None:
     op.create_table(
         "clients",
         sa.Column("name", sa.String(63), primary_key=True),
@@ -85,7 +90,7 @@ def _models_and_rounds() -> None:
     op.create_index("ix_rounds_outcome", "rounds", ["outcome"])
 
 
-def _jobs_and_requests() -> None:
+def _jobs() -> None:
     op.create_table(
         "jobs",
         sa.Column("sequence", sa.Integer, primary_key=True),
@@ -124,6 +129,9 @@ def _jobs_and_requests() -> None:
         sa.Column("explanation", sa.Text, nullable=False),
         sa.UniqueConstraint("start_version", name="one_attempt_per_starting_version"),
     )
+
+
+def _requests() -> None:
     op.create_table(
         "requests",
         sa.Column("sequence", sa.Integer, primary_key=True),
