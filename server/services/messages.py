@@ -24,6 +24,7 @@ from server.records import (
     Attempt,
     Bar,
     Caller,
+    ClientDestruction,
     Deletion,
     Job,
     JobPhase,
@@ -62,6 +63,7 @@ def version_message(version: Version | None, released: int) -> model_pb2.Version
         released=version.number == released,
         destroyed_at=timestamp(version.destroyed_at),
         num_bytes=version.num_bytes,
+        held_by=version.held_by,
     )
 
 
@@ -204,12 +206,19 @@ def deletion_message(deletion: Deletion, waiting_for: str) -> deletion_pb2.Delet
         aborted_rounds=deletion.aborted_rounds,
         requested_by=caller_message(deletion.requested_by),
         approval_id=deletion.approval.id if deletion.approval else "",
+        priority=deletion.job.priority,
+        not_after=timestamp(deletion.not_after),
+        overdue=deletion.overdue,
     )
 
 
 def hide_others(message: deletion_pb2.Deletion) -> deletion_pb2.Deletion:
     """Takes out of a deletion what may name other clients, for a client that reads its own."""
     job = message.job
+    job.request_ids[:] = [message.request_id]
+    own = [each for each in job.client_destructions if each.client == message.scope.client]
+    del job.client_destructions[:]
+    job.client_destructions.extend(own)
     if job.waiting_for and job.phase != deletion_pb2.JOB_PHASE_AWAITING:
         job.waiting_for = "waiting for other clients or deletions"
     if job.phase == deletion_pb2.JOB_PHASE_CANCELLED:
@@ -251,6 +260,24 @@ def _job_message(job: Job, waiting_for: str) -> deletion_pb2.Job:
         destroyed=[
             deletion_pb2.DestroyedVersion(number=version.number, sha256=version.sha256)
             for version in job.destroyed
+        ],
+        request_ids=job.requests,
+        retain=job.retain,
+        hold_lifted_at=timestamp(job.hold_lifted_at),
+        client_destructions=[_destruction_message(each) for each in job.caches],
+    )
+
+
+def _destruction_message(found: ClientDestruction) -> deletion_pb2.ClientDestruction:
+    return deletion_pb2.ClientDestruction(
+        client=found.client,
+        ordered_at=timestamp(found.ordered_at),
+        acknowledged_at=timestamp(found.acknowledged_at),
+        destroyed=[
+            federation_pb2.DestroyedCache(
+                kind=cache.kind, sha256=cache.sha256, num_bytes=cache.num_bytes
+            )
+            for cache in found.destroyed
         ],
     )
 

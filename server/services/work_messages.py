@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from fednot.v1 import federation_pb2
 from server.cohorts.remote import Assignment
-from server.destruction import DestroyedCache, DestroyOrder
+from server.destruction import DestroyOrder
+from server.records import DestroyedCache
 from server.services.messages import round_phase, timestamp
 
 

@@ -13,12 +13,13 @@ from fednot.identity.subject import Role
 from fednot.v1 import federation_pb2 as pb
 from fednot.v1.federation_pb2_grpc import FederationServiceStub
 from fednot.wire import manifest_message
-from server.destruction import DestroyedCache, DestroyOrder, NoDestructions, check_report
+from server.destruction import DestroyOrder, NoDestructions, check_report
+from server.records import DestroyedCache
 
 SHA = "ab" * 32
 
 
-class OneOrder:
+class OneOrder(NoDestructions):
     """An order for c1, until it is answered."""
 
     def __init__(self) -> None:

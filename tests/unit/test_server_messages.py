@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
 from itertools import product
 from typing import Any
@@ -28,7 +29,9 @@ from server.records import (
     AttemptOutcome,
     AuditOutcome,
     Bar,
+    ClientDestruction,
     Deletion,
+    DestroyedCache,
     DestroyedVersion,
     Job,
     JobPhase,
@@ -122,8 +125,8 @@ def entry(**values: Any) -> Entry:
     return Entry(**(fields | values))
 
 
-def deletion(found: Job) -> deletion_pb2.Deletion:
-    record = Deletion("r1", "c1", AT, found, (3, 4), "officer/dora", approval())
+def deletion(found: Job, **values: Any) -> deletion_pb2.Deletion:
+    record = Deletion("r1", "c1", AT, found, (3, 4), "officer/dora", approval(), **values)
     return messages.deletion_message(record, "for c2")
 
 
@@ -218,9 +221,12 @@ def test_every_field_of_a_version_is_told() -> None:
         released=True,
         destroyed_at=STAMP,
         num_bytes=64,
+        held_by="job-1",
     )
     assert len(expected.ListFields()) == len(model_pb2.Version.DESCRIPTOR.fields)
-    assert messages.version_message(version(destroyed_at=AT), released=7) == expected
+    assert (
+        messages.version_message(version(destroyed_at=AT, held_by="job-1"), released=7) == expected
+    )
 
 
 def test_a_version_that_is_kept_and_not_released_says_so() -> None:
@@ -265,6 +271,9 @@ def test_a_round_that_runs_has_no_end() -> None:
 
 
 def test_every_field_of_a_deletion_and_its_job_is_told() -> None:
+    destroyed = ClientDestruction(
+        1, "c1", "job-1", 2, AT, AT, (DestroyedCache("residual", "ef", 8),)
+    )
     found = deletion(
         job(
             base_version=6,
@@ -274,7 +283,14 @@ def test_every_field_of_a_deletion_and_its_job_is_told() -> None:
             history=((JobPhase.QUEUED, AT),),
             attempts=(attempt(stop_reason=StopReason.TARGET),),
             destroyed=(DestroyedVersion(5, "cd"),),
-        )
+            priority=3,
+            retain=True,
+            hold_lifted_at=AT,
+            requests=("r1", "r2"),
+            caches=(destroyed, replace(destroyed, client="c2", acknowledged_at=None)),
+        ),
+        not_after=AT,
+        overdue=True,
     )
     for message in (found, found.job, found.job.attempts[0]):
         assert len(message.ListFields()) == len(message.DESCRIPTOR.fields), message
@@ -286,7 +302,14 @@ def test_every_field_of_a_deletion_and_its_job_is_told() -> None:
     assert (found.method, found.layers, found.accepted_at) == ("not", "first", STAMP)
     asked = identity_pb2.Caller(role=identity_pb2.ROLE_OFFICER, name="dora")
     assert (found.requested_by, found.approval_id) == (asked, "approval-1")
+    assert (found.priority, found.not_after, found.overdue) == (3, STAMP, True)
     told = found.job
+    first, second = told.client_destructions
+    assert (first.client, first.ordered_at, first.acknowledged_at) == ("c1", STAMP, STAMP)
+    cache = federation_pb2.DestroyedCache(kind="residual", sha256="ef", num_bytes=8)
+    assert list(first.destroyed) == [cache]
+    assert not second.HasField("acknowledged_at")
+    assert (told.retain, told.hold_lifted_at, list(told.request_ids)) == (True, STAMP, ["r1", "r2"])
     assert (told.id, told.waiting_for, told.failure) == ("job-1", "for c2", "why")
     assert (told.base_version, told.target_accuracy, told.released_version) == (6, 0.96, 11)
     assert told.destroyed[0] == deletion_pb2.DestroyedVersion(number=5, sha256="cd")
