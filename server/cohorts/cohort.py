@@ -116,6 +116,10 @@ class Cohort(Protocol):
         """Waits until who is connected may have changed, at most this long."""
         ...
 
+    def call_back(self) -> None:
+        """Makes every client that waits for work ask again at once: there are orders for it."""
+        ...
+
     def work(self, plan: WorkPlan) -> AsyncGenerator[Answer, None]:
         """Yields one answer for each client of the plan, as they come, until its deadline.
 

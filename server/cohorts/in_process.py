@@ -49,6 +49,9 @@ class InProcessCohort:
         """Members never change; gives the event loop a turn."""
         await asyncio.sleep(min(seconds, 0.05))
 
+    def call_back(self) -> None:
+        """Members keep nothing that an order could be about."""
+
     async def work(self, plan: WorkPlan) -> AsyncGenerator[Answer, None]:
         """Runs the plan on each client in turn; an exception of a Task is its NoAnswer."""
         over = threading.Event()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -81,6 +82,7 @@ def test_the_deleted_client_is_told_why_and_stays_out(trained: LocalFederation) 
     assert info.barred_by == "forget-c0"
     assert trained.exit_code("c0") is None, "a barred client stays, it may be asked to evaluate"
 
+    trained.kill("c0", signal.SIGTERM)
     by_hand = RawClient(trained, "c0")
     assert by_hand.joined.barred.request_id == "forget-c0"
     polled = by_hand.poll()
