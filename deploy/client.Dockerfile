@@ -1,6 +1,6 @@
 # The image of the training client; build argument TORCH is cpu (default) or cuda.
 #   docker build -f deploy/client.Dockerfile -t fednot-client .
-# The first two stages are the same text in both Dockerfiles, so that the images share their layers.
+# The first three stages are the same text in both Dockerfiles, so that the images share their layers.
 FROM python:3.11-slim-bookworm AS dependencies
 ARG PIP_INDEX_URL=https://pypi.org/simple
 ARG TORCH=cpu
@@ -23,6 +23,13 @@ COPY fednot fednot
 COPY server server
 COPY client client
 RUN pip wheel --no-deps --wheel-dir /dist .
+
+# What the server alone has beside, in a layer of its own. Only the server's build makes this stage.
+FROM dependencies AS databases
+RUN python list-dependencies.py pyproject.toml postgres s3 >requirements.txt \
+ && mkdir /added && touch before \
+ && pip install -c constraints.txt -r requirements.txt \
+ && cd /opt/venv && find . -type f -cnewer /build/before -exec cp --parents -t /added {} +
 
 FROM python:3.11-slim-bookworm
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /var/lib/fednot fednot \

@@ -1,6 +1,6 @@
 # The image of the aggregation server, without CUDA.
 #   docker build -f deploy/server.Dockerfile -t fednot-server .
-# The first two stages are the same text in both Dockerfiles, so that the images share their layers.
+# The first three stages are the same text in both Dockerfiles, so that the images share their layers.
 FROM python:3.11-slim-bookworm AS dependencies
 ARG PIP_INDEX_URL=https://pypi.org/simple
 ARG TORCH=cpu
@@ -24,7 +24,7 @@ COPY server server
 COPY client client
 RUN pip wheel --no-deps --wheel-dir /dist .
 
-# What the server has beside, as a layer of its own, so that the one below stays shared.
+# What the server alone has beside, in a layer of its own. Only the server's build makes this stage.
 FROM dependencies AS databases
 RUN python list-dependencies.py pyproject.toml postgres s3 >requirements.txt \
  && mkdir /added && touch before \
@@ -35,10 +35,10 @@ FROM python:3.11-slim-bookworm
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /var/lib/fednot fednot \
  && install -d -o fednot -g fednot -m 0700 /var/lib/fednot
 COPY --from=dependencies /opt/venv /opt/venv
-COPY --from=databases /added /opt/venv
 COPY --from=package /dist /tmp/dist
 RUN /opt/venv/bin/pip install --no-deps --no-index --no-cache-dir /tmp/dist/*.whl
 WORKDIR /app
+COPY --from=databases /added /opt/venv
 COPY deploy/healthcheck.py deploy/throwaway-certificates.sh ./
 COPY examples examples
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 \

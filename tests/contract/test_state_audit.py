@@ -321,6 +321,7 @@ class TestPseudonyms:
         database.close()
         assert not found_in_files(tmp_path, keys["officer/zacharias"])
 
+    @pytest.mark.parametrize("place", ["sqlite"], indirect=True)
     async def test_a_log_that_somebody_reads_is_not_emptied_and_says_so(
         self, open_database: Callable[[], Database], tmp_path: Path
     ) -> None:
