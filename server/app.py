@@ -25,6 +25,8 @@ from server.evaluation import ServerEvaluator
 from server.federation import Federation
 from server.global_model import GlobalModel, InitialModel
 from server.identity import ServerIdentity, open_identity
+from server.ledger.clock import LedgerClock
+from server.ledger.opening import open_ledger
 from server.listeners import Listeners
 from server.metrics import Metrics, new_registry
 from server.monitor import Monitor
@@ -59,7 +61,8 @@ async def serve(settings: ServerSettings) -> None:
         listeners = Listeners(settings, federation, coordinator, cohort, identity)
         stack.push_async_callback(listeners.stop)
         await listeners.start()
-        for work in (coordinator.run(), monitor.run(), listeners.refusals.run()):
+        clock = LedgerClock(federation.database, federation.ledger)
+        for work in (coordinator.run(), monitor.run(), listeners.refusals.run(), clock.run()):
             stack.push_async_callback(_ended, asyncio.create_task(work))
         if identity is not None:
             stack.push_async_callback(_ended, asyncio.create_task(identity.run()))
@@ -99,6 +102,9 @@ async def _federation(
     initial, evaluator = _task_parts(settings)
     database = Database(settings.state_dir / "state.sqlite3")
     stack.callback(database.close)
+    ledger = await open_ledger(settings.ledger_path, database)
+    stack.callback(ledger.close)
+    stack.callback(database.close)  # first: what is written still needs the ledger
     store = ModelStore(settings.state_dir / "versions")
     memory = Memory(settings.memory_budget, settings.state_dir / "spill")
     cohort = RemoteCohort(lapse=HEARTBEATS_TO_LAPSE * settings.heartbeat_interval)
@@ -110,6 +116,7 @@ async def _federation(
         defaults=settings.defaults(),
         metrics=Metrics(new_registry(), fednot.__version__),
         memory=memory,
+        ledger=ledger,
     )
     return federation, cohort
 

@@ -12,6 +12,7 @@ from server.evaluation import ServerEvaluator
 from server.fences import Fences
 from server.global_model import GlobalModel
 from server.interruption import Interruptible
+from server.ledger.file import Ledger
 from server.metrics import Metrics
 from server.pulse import Pulse
 from server.records import RecoveryPolicy, RoundPolicy, RoundProgress
@@ -60,6 +61,7 @@ class Federation:
     defaults: Defaults
     metrics: Metrics
     memory: Memory
+    ledger: Ledger
     fences: Fences = field(default_factory=Fences)
     activity: Activity = field(default_factory=Activity)
     work: Interruptible = field(default_factory=Interruptible)

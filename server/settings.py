@@ -21,8 +21,31 @@ ENVIRONMENT_PREFIX: Final = "FEDNOT_SERVER_"
 _PRECISIONS: Final = {"float32": torch.float32, "float64": torch.float64}
 
 
-class ServerSettings(Settings):
-    """The fednot aggregation server."""
+class StateSettings(Settings):
+    """Where a server's state is."""
+
+    state_dir: Path = Field(Path(".fednot-server"), description="where state and versions are kept")
+    ledger: Path | None = Field(
+        None,
+        description="file of the ledger of deletions, best on another disk; "
+        "by default ledger.jsonl in the state directory",
+    )
+
+    @field_validator("ledger", mode="before")
+    @classmethod
+    def _empty_is_default(cls, value: object) -> object:
+        return value or None
+
+    @property
+    def ledger_path(self) -> Path:
+        """Where the ledger is."""
+        return self.ledger or self.state_dir / "ledger.jsonl"
+
+
+class ServerSettings(StateSettings):
+    """The fednot aggregation server. `fednot-server backup TARGET_DIR`, `restore SOURCE_DIR` and
+    `fsck` copy its state, bring it back and check it; each has a --help of its own.
+    """
 
     model_config = ConfigDict(allow_inf_nan=False)
 
@@ -30,7 +53,6 @@ class ServerSettings(Settings):
     http_address: str = Field(
         "127.0.0.1:9464", description="HOST:PORT of /metrics and /healthz, empty for none"
     )
-    state_dir: Path = Field(Path(".fednot-server"), description="where state and versions are kept")
     task: str = Field(
         "", description="the Task, FILE.py:Class: it builds the model, traces it and evaluates"
     )

@@ -43,3 +43,7 @@ class Commit(StrEnum):
     CERTIFICATE_RENEWED = auto()
     REFUSAL_NOTED = auto()
     PSEUDONYM_DESTROYED = auto()
+    STATE_NAMED = auto()
+    LEDGER_RECONCILED = auto()
+    LEDGER_NOTED = auto()
+    STATE_RESTORED = auto()
