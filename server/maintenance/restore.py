@@ -1,0 +1,111 @@
+"""Brings a backup back into an empty state: never without the ledger, and never half-way."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import Connection, select
+
+from fednot.locked_directory import DirectoryInUseError, LockedDirectory
+from fednot.manifest import Manifest
+from server.ledger import opening
+from server.ledger.file import Ledger, read
+from server.ledger.reconciliation import Reconciled, reconcile
+from server.maintenance.archive import ROWS, VERSIONS, Page, read_page
+from server.maintenance.places import open_database, open_store, schema, snapshot, store_in
+from server.maintenance.rows import copy_rows
+from server.records import NOBODY, AuditEvent
+from server.settings import StateSettings
+from server.state import audit_rows
+from server.state.commits import Commit
+from server.state.database import Database, StateError
+from server.state.schema import federation
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What was brought back, and what the ledger had to say."""
+
+    page: Page
+    reconciled: Reconciled
+
+
+def restore(settings: StateSettings, source: Path) -> Restored:
+    """Brings a backup back, with all that its ledger holds since.
+
+    The rows are committed in one transaction with what the ledger asks for, and after the model
+    files: nothing in between can be served. Raises StateError before anything is written if the
+    backup is damaged, the ledger is missing or another one, the state is in use or not empty.
+    """
+    page = read_page(source)
+    _check_schema(page)
+    _check_ledger(settings.ledger_path, page)
+    lock = _locked(settings.state_dir)
+    try:
+        database = open_database(settings)
+        try:
+            database.read_now(_check_empty)
+            _copy_versions(settings, source, page)
+            return Restored(page, _restored(settings, source, database))
+        finally:
+            database.close()
+    finally:
+        lock.close()
+
+
+def _check_schema(page: Page) -> None:
+    if page.schema != schema():
+        raise StateError(
+            f"the backup has schema {page.schema} and this program reads {schema()}; restore it "
+            f"with fednot {page.software}, then start the newer server on it"
+        )
+
+
+def _check_ledger(path: Path, page: Page) -> None:
+    if not path.is_file():
+        raise StateError(
+            f"the ledger {path} is missing and nothing was restored: without it, a backup that is "
+            "older than a deletion would bring back what was forgotten. Give the federation's own "
+            "by --ledger (docs/operations.md)"
+        )
+    opening.check(path, read(path), page.state_id, page.ledger_head)
+
+
+def _locked(state_dir: Path) -> LockedDirectory:
+    try:
+        return LockedDirectory(state_dir)
+    except DirectoryInUseError:
+        raise StateError(f"a server runs on {state_dir}; restore into an empty state") from None
+
+
+def _check_empty(connection: Connection) -> None:
+    if connection.execute(select(federation.c.current_version)).scalar():
+        raise StateError("the state holds a federation already; restore into an empty one")
+
+
+def _copy_versions(settings: StateSettings, source: Path, page: Page) -> None:
+    with snapshot(source / ROWS) as connection:
+        row = connection.execute(select(federation)).one()
+    manifest = Manifest.from_json(row.manifest)
+    copies, store = store_in(source / VERSIONS), open_store(settings)
+    for sha256 in dict.fromkeys(page.versions.values()):
+        store.write(copies.read(sha256, manifest), manifest, row.layers)
+
+
+def _restored(settings: StateSettings, source: Path, database: Database) -> Reconciled:
+    ledger = Ledger.open(settings.ledger_path)
+
+    def command(connection: Connection) -> Reconciled:
+        now = time.time()
+        with snapshot(source / ROWS) as rows:
+            copy_rows(rows, connection)
+        event = AuditEvent(NOBODY, "state.restored")
+        audit_rows.append(connection, event, now)
+        return reconcile(connection, ledger, now)
+
+    try:
+        return database.write_now(Commit.STATE_RESTORED, command)
+    finally:
+        ledger.close()
