@@ -44,7 +44,8 @@ class StateSettings(Settings):
 
 class ServerSettings(StateSettings):
     """The fednot aggregation server. `fednot-server backup TARGET_DIR`, `restore SOURCE_DIR` and
-    `fsck` copy its state, bring it back and check it; each has a --help of its own.
+    `fsck` copy its state, bring it back and check it, and `renew-ledger` is for a lost ledger; each
+    has a --help of its own.
     """
 
     model_config = ConfigDict(allow_inf_nan=False)

@@ -55,7 +55,8 @@ def _opened(connection: Connection, path: Path, state_id: str) -> Ledger:
         if row.ledger_hash:
             raise StateError(
                 f"the ledger {path} is missing, and this state has one: give it by --ledger, or "
-                "bring its copy back; without it, deletions may be undone (docs/operations.md)"
+                "bring its newest copy back, since without it a deletion may be undone. If it is "
+                "lost for good, and this state the newest there was: `fednot-server renew-ledger`"
             )
         return Ledger.begin(path, state_id)
     ledger = Ledger.open(path)

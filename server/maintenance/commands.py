@@ -1,4 +1,4 @@
-"""The commands `fednot-server backup`, `restore` and `fsck`: settings in, lines and a code out."""
+"""The commands of `fednot-server` beside serving: settings in, lines and an exit code out."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from sqlalchemy.exc import DatabaseError
 from fednot.settings import POSITIONAL, load_or_exit
 from server.maintenance.backup import back_up
 from server.maintenance.fsck import check
+from server.maintenance.renewal import forget_lost_ledger
 from server.maintenance.restore import restore
 from server.settings import ENVIRONMENT_PREFIX, ServerSettings, StateSettings
 from server.state.database import StateError
@@ -46,6 +47,12 @@ class RestoreSettings(CommandSettings):
 
 class FsckSettings(CommandSettings):
     """Checks the state, the versions, the audit and the ledger; nothing is written."""
+
+
+class RenewSettings(CommandSettings):
+    """Has the next start of the server write the ledger anew, after it was lost for good. What only
+    the lost one held is lost: never do so on a state that was restored, or copied back.
+    """
 
 
 S = TypeVar("S", bound=CommandSettings)
@@ -96,10 +103,24 @@ def run_fsck(arguments: Sequence[str]) -> int:
     return _guarded("fsck", work)
 
 
+def run_renewal(arguments: Sequence[str]) -> int:
+    """Runs `fednot-server renew-ledger`."""
+    settings = _settings(RenewSettings, "renew-ledger", arguments)
+
+    def work() -> int:
+        forget_lost_ledger(settings)
+        place = str(settings.ledger_path)
+        text = f"the next start writes {place}; make a backup then, for older ones end here"
+        return _say(settings, {"ledger": place}, text)
+
+    return _guarded("renew-ledger", work)
+
+
 COMMANDS: Final[Mapping[str, Callable[[Sequence[str]], int]]] = {
     "backup": run_backup,
     "restore": run_restore,
     "fsck": run_fsck,
+    "renew-ledger": run_renewal,
 }
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from sqlalchemy import Connection, select
 
-from fednot.locked_directory import DirectoryInUseError, LockedDirectory
 from fednot.manifest import Manifest
 from server.ledger import opening
 from server.ledger.file import Ledger, read
 from server.ledger.reconciliation import Reconciled, reconcile
 from server.maintenance.archive import ROWS, VERSIONS, Page, read_page
+from server.maintenance.occupation import occupied
 from server.maintenance.places import open_database, open_store, schema, snapshot, store_in
 from server.maintenance.rows import copy_rows
 from server.records import NOBODY, AuditEvent
@@ -42,8 +42,7 @@ def restore(settings: StateSettings, source: Path) -> Restored:
     page = read_page(source)
     _check_schema(page)
     _check_ledger(settings.ledger_path, page)
-    lock = _locked(settings.state_dir)
-    try:
+    with occupied(settings.state_dir):
         database = open_database(settings)
         try:
             database.read_now(_check_empty)
@@ -51,8 +50,6 @@ def restore(settings: StateSettings, source: Path) -> Restored:
             return Restored(page, _restored(settings, source, database))
         finally:
             database.close()
-    finally:
-        lock.close()
 
 
 def _check_schema(page: Page) -> None:
@@ -71,13 +68,6 @@ def _check_ledger(path: Path, page: Page) -> None:
             "by --ledger (docs/operations.md)"
         )
     opening.check(path, read(path), page.state_id, page.ledger_head)
-
-
-def _locked(state_dir: Path) -> LockedDirectory:
-    try:
-        return LockedDirectory(state_dir)
-    except DirectoryInUseError:
-        raise StateError(f"a server runs on {state_dir}; restore into an empty state") from None
 
 
 def _check_empty(connection: Connection) -> None:

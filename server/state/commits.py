@@ -46,4 +46,5 @@ class Commit(StrEnum):
     STATE_NAMED = auto()
     LEDGER_RECONCILED = auto()
     LEDGER_NOTED = auto()
+    LEDGER_RENEWED = auto()
     STATE_RESTORED = auto()
