@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, insert, select
 
 from fednot.manifest import Manifest
 from server.ledger import opening
@@ -15,13 +16,16 @@ from server.ledger.reconciliation import Reconciled, reconcile
 from server.maintenance.archive import ROWS, VERSIONS, Page, read_page
 from server.maintenance.occupation import occupied
 from server.maintenance.places import open_database, open_store, schema, snapshot, store_in
-from server.maintenance.rows import copy_rows
-from server.records import NOBODY, AuditEvent
+from server.maintenance.rows import copy_rows, go_on_numbering
+from server.records import NOBODY, AuditEvent, RoundOutcome, RoundPhase
 from server.settings import StateSettings
 from server.state import audit_rows
 from server.state.commits import Commit
 from server.state.database import Database, StateError
-from server.state.schema import federation
+from server.state.schema import federation, rounds
+
+LOST_ROUNDS: Final = 1_000_000
+"""More than there can have been since a backup."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,8 @@ def _restored(settings: StateSettings, source: Path, database: Database) -> Reco
         now = time.time()
         with snapshot(source / ROWS) as rows:
             copy_rows(rows, connection)
+        _leave_lost_rounds_out(connection, now)
+        go_on_numbering(connection)
         event = AuditEvent(NOBODY, "state.restored")
         audit_rows.append(connection, event, now)
         return reconcile(connection, ledger, now)
@@ -99,3 +105,24 @@ def _restored(settings: StateSettings, source: Path, database: Database) -> Reco
         return database.write_now(Commit.STATE_RESTORED, command)
     finally:
         ledger.close()
+
+
+def _leave_lost_rounds_out(connection: Connection, now: float) -> None:
+    """No round gets a number that one after the backup had: a client may still hold work of that.
+
+    Its base had the same version number and generation, perhaps, but not the same bytes.
+    """
+    last = connection.execute(select(func.max(rounds.c.number))).scalar() or 0
+    base = connection.execute(select(federation.c.current_version)).scalar_one()
+    values = {
+        "number": last + LOST_ROUNDS,
+        "phase": RoundPhase.TRAINING,
+        "outcome": RoundOutcome.ABORTED,
+        "base_version": base,
+        "cohort": [],
+        "missing": {},
+        "metrics": {},
+        "started_at": now,
+        "ended_at": now,
+    }
+    connection.execute(insert(rounds).values(**values))

@@ -27,7 +27,6 @@ def copy_rows(source: Connection, target: Connection) -> dict[str, int]:
         for part in found.mappings().partitions():
             target.execute(insert(table), [dict(row) for row in part])
             counts[table.name] += len(part)
-    _go_on_numbering(target)
     return counts
 
 
@@ -47,8 +46,11 @@ def write_file(source: Connection, path: Path) -> dict[str, int]:
         engine.dispose()
 
 
-def _go_on_numbering(target: Connection) -> None:
-    """PostgreSQL numbers by sequences, which rows that bring their numbers do not move."""
+def go_on_numbering(target: Connection) -> None:
+    """Has new rows numbered after those that are there.
+
+    PostgreSQL numbers by sequences, which rows that bring their numbers do not move.
+    """
     if target.dialect.name != "postgresql":
         return
     for table in metadata.sorted_tables:

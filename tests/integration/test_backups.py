@@ -16,7 +16,7 @@ from server.failpoints import ARMED
 
 ROWS = "state.sqlite3"
 DONE, FINDINGS, USAGE, STATE = 0, 1, 2, 3
-CHANGED_BY_A_RESTORE = {"audit", "federation", "alembic_version"}
+CHANGED_BY_A_RESTORE = {"audit", "federation", "rounds", "alembic_version"}
 UNLEARN = {"full_budget": True, "max_rounds": 2, "min_rounds": 2}
 
 
@@ -99,6 +99,7 @@ def test_a_backup_of_a_training_server_comes_back_elsewhere_as_it_was(
     before, after = (tables(backup / ROWS), tables(federation.state / ROWS))
     assert unchanged(before) == unchanged(after)
     assert len(after["audit"]) == len(before["audit"]) + 1
+    assert set(before["rounds"]) < set(after["rounds"])
     kept = {path.stem for path in (federation.state / "versions").iterdir()}
     assert kept == set(page["versions"].values())
 
