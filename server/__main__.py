@@ -17,7 +17,7 @@ from server.app import serve
 from server.identity import IdentityError
 from server.maintenance.commands import COMMANDS
 from server.settings import ENVIRONMENT_PREFIX, ServerSettings
-from server.state.database import StateError
+from server.state.database import StateError, StateUnavailableError
 from server.state.model_store import ModelStoreError
 
 STATE_ERROR = 3
@@ -45,7 +45,13 @@ def main() -> None:
         asyncio.run(serve(settings))
     except (TaskLoadError, IdentityError) as error:
         _exit(USAGE_ERROR, error)
-    except (StateError, ModelStoreError, ModelFileError, LayerMapError) as error:
+    except (
+        StateError,
+        StateUnavailableError,
+        ModelStoreError,
+        ModelFileError,
+        LayerMapError,
+    ) as error:
         _exit(STATE_ERROR, error)
 
 

@@ -44,7 +44,8 @@ _STALE_IDENTITY: Final = "its replaced files cannot be used, see the log; the on
 async def serve(settings: ServerSettings) -> None:
     """Serves until SIGTERM or SIGINT.
 
-    Raises IdentityError for an identity, and StateError for state, that cannot be used.
+    Raises IdentityError for an identity, and StateError for state, that cannot be used, also for one
+    that another server took over meanwhile.
     """
     torch.set_num_threads(settings.torch_threads)
     stopping = asyncio.Event()
@@ -67,6 +68,8 @@ async def serve(settings: ServerSettings) -> None:
         if identity is not None:
             stack.push_async_callback(_ended, asyncio.create_task(identity.run()))
         gc.freeze()  # no collection looks again at what the imports and the start have made
+        loop = asyncio.get_running_loop()
+        federation.database.on_lost = lambda: loop.call_soon_threadsafe(stopping.set)
         current = federation.model.current
         log.info("serving on %s; current version %d", _places(settings), current.number)
         await stopping.wait()
@@ -74,6 +77,7 @@ async def serve(settings: ServerSettings) -> None:
         await listeners.say_that_it_stops()
         cohort.stop()
         federation.stops()
+        federation.database.raise_if_lost()
 
 
 def _identity(settings: ServerSettings) -> ServerIdentity | None:
@@ -100,7 +104,7 @@ async def _federation(
     settings: ServerSettings, stack: AsyncExitStack
 ) -> tuple[Federation, RemoteCohort]:
     initial, evaluator = _task_parts(settings)
-    database = Database(settings.state_dir / "state.sqlite3")
+    database = Database(settings.database_place)
     stack.callback(database.close)
     ledger = await open_ledger(settings.ledger_path, database)
     stack.callback(ledger.close)

@@ -19,7 +19,7 @@ from fednot.errors import FednotError, Reason
 from fednot.layer_choice import choose
 from fednot.layer_map import LayerMap
 from server import approvals
-from server.approvals import ApprovalClock
+from server.clock import Clock
 from server.federation import Federation
 from server.interruption import WorkInterruptedError
 from server.ledger.file import Key
@@ -35,9 +35,17 @@ from server.records import (
     Run,
     RunState,
     Version,
+    WaitKind,
 )
 from server.rounds import Rounds
-from server.state import audit_rows, deletion_rows, job_rows, round_rows, version_rows
+from server.state import (
+    audit_rows,
+    deletion_rows,
+    job_rows,
+    release_rows,
+    round_rows,
+    version_rows,
+)
 from server.state.commits import Commit
 from server.state.fencing import FencedError
 from server.training import TrainingDriver
@@ -58,7 +66,7 @@ class Coordinator:
         rounds = Rounds(federation)
         self._training = TrainingDriver(federation, rounds)
         self._unlearning = UnlearningDriver(federation, rounds)
-        self._approval_clock = ApprovalClock(federation)
+        self._clock = Clock(federation)
 
     async def recover_state(self) -> None:
         """After a start: aborts rounds that the last process left running, reloads the fences."""
@@ -74,7 +82,7 @@ class Coordinator:
         """Works until it is cancelled. A fault is logged, shown, and tried again after a pause."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._work())
-            tasks.create_task(self._approval_clock.run())
+            tasks.create_task(self._clock.run())
 
     async def _work(self) -> None:
         while True:
@@ -87,18 +95,32 @@ class Coordinator:
             except Exception as fault:
                 log.exception("a step failed; trying again in %g s", FAULT_WAIT)
                 self._federation.waits_for(
-                    f"retrying after a fault ({type(fault).__name__}; see the server's log)"
+                    WaitKind.FAULT,
+                    f"retrying after a fault ({type(fault).__name__}; see the server's log)",
                 )
                 await asyncio.sleep(FAULT_WAIT)
-                self._federation.waits_for("")
+                self._federation.waits_no_more()
 
     async def _step_and_sweep(self) -> bool:
         """Deletes what the step before left behind while the next one waits for clients."""
+        await self._catch_up()
         sweeping = asyncio.create_task(self._federation.model.sweep())
         try:
             return await self._step()
         finally:
             await sweeping
+
+    async def _catch_up(self) -> None:
+        """After a commit whose outcome is unknown: takes over what the state says."""
+        federation = self._federation
+        if federation.database.unsure:
+            federation.database.unsure = False
+            try:
+                await federation.model.catch_up()
+                await federation.reload_fences()
+            except BaseException:
+                federation.database.unsure = True
+                raise
 
     async def _step(self) -> bool:
         job, run = await self._federation.database.read(_agenda)
@@ -119,6 +141,20 @@ class Coordinator:
     async def cancel(self, request_id: str, caller: Caller) -> Deletion:
         """Cancels a deletion that waits. Raises FednotError if it cannot be cancelled."""
         return await _to_its_end(self._cancel(request_id, caller))
+
+    async def lift_hold(self, request_id: str, caller: Caller) -> Deletion:
+        """Lifts a deletion's legal hold. Raises FednotError (UNKNOWN_DELETION, NO_HOLD)."""
+
+        def command(connection: Connection) -> Deletion:
+            now = time.time()
+            deletion, is_new = deletion_rows.lift_hold(connection, request_id, caller, now)
+            if is_new:
+                _note_deletion(connection, deletion, caller, "DeletionService.LiftHold", now)
+            return deletion
+
+        deletion = await self._federation.database.write(Commit.HOLD_LIFTED, command)
+        self._federation.changes.beat()
+        return deletion
 
     async def approve(self, approval_id: str, caller: Caller) -> Approval:
         """Approves what another identity asked for; a deletion's job then queues.
@@ -294,7 +330,7 @@ def released(connection: Connection) -> Version:
     jobs = job_rows.open_jobs(connection)
     if jobs:
         why = f"{len(jobs)} deletion(s) have not completed; wait for them (`fednot jobs`)"
-    elif not deletion_rows.may_release(connection):
+    elif not release_rows.may_release(connection):
         why = (
             "a deletion failed, and the model may still hold what was to be forgotten; "
             "ask for it again, or by the method retrain"

@@ -14,6 +14,7 @@ from fednot.codecs.topk import DEFAULT_FRACTION
 from fednot.settings import Settings
 from server.federation import Defaults
 from server.records import RecoveryPolicy, RoundPolicy
+from server.state.connecting import url_of
 from server.uploads.desk import UploadLimits
 
 ENVIRONMENT_PREFIX: Final = "FEDNOT_SERVER_"
@@ -25,6 +26,12 @@ class StateSettings(Settings):
     """Where a server's state is."""
 
     state_dir: Path = Field(Path(".fednot-server"), description="where state and versions are kept")
+    database: str = Field(
+        "",
+        repr=False,
+        description="postgresql+psycopg://USER:PASSWORD@HOST/DATABASE; empty for SQLite in "
+        "--state-dir",
+    )
     ledger: Path | None = Field(
         None,
         description="file of the ledger of deletions, best on another disk; "
@@ -35,6 +42,18 @@ class StateSettings(Settings):
     @classmethod
     def _empty_is_default(cls, value: object) -> object:
         return value or None
+
+    @field_validator("database")
+    @classmethod
+    def _known_database(cls, text: str) -> str:
+        if text:
+            url_of(text)
+        return text
+
+    @property
+    def database_place(self) -> Path | str:
+        """What `Database` opens."""
+        return self.database or self.state_dir / "state.sqlite3"
 
     @property
     def ledger_path(self) -> Path:
@@ -102,6 +121,9 @@ class ServerSettings(StateSettings):
     )
     keep_versions: int = Field(
         5, ge=0, description="newest versions whose bytes training keeps, 0 for all"
+    )
+    destruction_wait: float = Field(
+        10.0, ge=0, description="seconds a deletion waits for clients to destroy their caches"
     )
     heartbeat_interval: float = Field(5.0, gt=0, description="seconds between client heartbeats")
     upload_slots: int = Field(2, ge=1, description="updates that are in memory at once")
@@ -217,6 +239,7 @@ class ServerSettings(StateSettings):
             round_retries=self.round_retries,
             retry_wait=self.retry_wait,
             keep_versions=self.keep_versions,
+            destruction_wait=self.destruction_wait,
             accumulator=_PRECISIONS[self.accumulator],
             seed=self.seed,
             require_approval=self.require_approval,

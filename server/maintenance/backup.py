@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Row, select
 import fednot
 from fednot.manifest import Manifest
 from server.maintenance.archive import ROWS, VERSIONS, Page, sha256_of_file, write_page
-from server.maintenance.places import database_of, open_store, schema, snapshot, store_in
+from server.maintenance.places import open_store, schema, snapshot, store_in
 from server.maintenance.rows import write_file
 from server.settings import StateSettings
 from server.state import durable, version_rows
@@ -64,7 +64,8 @@ def back_up(settings: StateSettings, target: Path) -> Page:
 
 
 def _fill(settings: StateSettings, folder: Path) -> Page:
-    place, store, copies = database_of(settings), open_store(settings), store_in(folder / VERSIONS)
+    place, store = settings.database_place, open_store(settings)
+    copies = store_in(folder / VERSIONS)
     for _ in range(TRIES):
         moment = _rows_of_a_moment(place, folder / ROWS)
         try:
@@ -83,7 +84,7 @@ def _fill(settings: StateSettings, folder: Path) -> Page:
     )
 
 
-def _rows_of_a_moment(place: Path, path: Path) -> _Moment:
+def _rows_of_a_moment(place: Path | str, path: Path) -> _Moment:
     path.unlink(missing_ok=True)
     with snapshot(place) as connection:
         row = connection.execute(select(federation)).one()
@@ -105,7 +106,9 @@ def _kept(connection: Connection) -> dict[int, str]:
     return {row.number: row.sha256 for row in found}
 
 
-def _copy_versions(place: Path, moment: _Moment, store: ModelStore, copies: ModelStore) -> None:
+def _copy_versions(
+    place: Path | str, moment: _Moment, store: ModelStore, copies: ModelStore
+) -> None:
     """Copies what is not there yet, oldest first, for that is what is destroyed first.
 
     Raises ModelStoreError for a version that the state keeps and the store does not hold as it was.
@@ -128,7 +131,7 @@ def _copy_versions(place: Path, moment: _Moment, store: ModelStore, copies: Mode
         copies.write(block, manifest, moment.federation.layers)
 
 
-def _check_not_forgotten_meanwhile(place: Path, moment: _Moment) -> None:
+def _check_not_forgotten_meanwhile(place: Path | str, moment: _Moment) -> None:
     """A backup keeps nothing that a deletion had destroyed before the backup was complete."""
     with snapshot(place) as connection:
         by_jobs = select(versions.c.number).where(versions.c.destroyed_by.startswith("job-"))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from sqlalchemy import Connection, and_, func, select
@@ -47,27 +48,36 @@ def of_database(connection: Connection) -> Iterator[Finding]:
                 )
 
 
-def of_versions(
-    connection: Connection, store: ModelStore, present: Collection[str]
-) -> Iterator[Finding]:
-    """Versions that are not what their rows say, and model files that no row keeps."""
+@dataclass(frozen=True)
+class Kept:
+    """The versions that a state keeps, by number, and those that it names."""
+
+    manifest: str
+    named: Mapping[str, int]
+    sha256s: Mapping[int, str]
+
+
+def kept_versions(connection: Connection) -> Kept:
+    """What is to be looked at of the versions."""
     row = connection.execute(select(federation)).one()
-    manifest = Manifest.from_json(row.manifest) if row.manifest else None
     query = select(versions.c.number, versions.c.sha256).where(versions.c.destroyed_at.is_(None))
-    kept = {found.number: found.sha256 for found in connection.execute(query)}
-    for name in ("current_version", "released_version"):
-        number = getattr(row, name)
-        if number and number not in kept:
-            yield Finding("versions", f"the {name.replace('_', ' ')} {number} is not kept")
-    looked_at: set[str] = set()
-    for number, sha256 in kept.items():
-        if manifest is not None and sha256 not in looked_at:
-            looked_at.add(sha256)
-            try:
-                store.read(sha256, manifest)
-            except (ModelStoreError, OSError) as error:
-                yield Finding("versions", f"version {number}: {error}")
-    for sha256 in sorted(set(present) - set(kept.values())):
+    named = {"current": row.current_version, "released": row.released_version}
+    sha256s = {found.number: found.sha256 for found in connection.execute(query)}
+    return Kept(row.manifest, named, sha256s)
+
+
+def of_versions(kept: Kept, store: ModelStore, present: Collection[str]) -> Iterator[Finding]:
+    """Versions that are not what their rows say, and model files that no row keeps."""
+    for name, number in kept.named.items():
+        if number and number not in kept.sha256s:
+            yield Finding("versions", f"the {name} version {number} is not kept")
+    numbers = {sha256: number for number, sha256 in kept.sha256s.items()}
+    for sha256, number in numbers.items():
+        try:
+            store.read(sha256, Manifest.from_json(kept.manifest))
+        except (ModelStoreError, OSError) as error:
+            yield Finding("versions", f"version {number}: {error}")
+    for sha256 in sorted(set(present) - set(numbers)):
         yield Finding("versions", f"no version keeps the model file {sha256}")
 
 

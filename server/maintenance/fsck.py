@@ -6,12 +6,10 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
-from sqlalchemy import Connection
-
 from server.ledger.file import read
 from server.maintenance import findings
 from server.maintenance.findings import Finding
-from server.maintenance.places import database_of, hashes_in, open_store, snapshot
+from server.maintenance.places import hashes_in, open_store, snapshot
 from server.settings import StateSettings
 from server.state.database import StateError
 
@@ -34,26 +32,24 @@ def check(settings: StateSettings) -> list[Finding]:
 
 
 def _look(settings: StateSettings) -> Iterator[Finding]:
-    place = database_of(settings)
+    place = settings.database_place
     with snapshot(place) as connection:
         yield from findings.of_database(connection)
         yield from findings.of_negations(connection)
         yield from findings.of_audit(connection)
     yield from _ledger(settings)
+    present = hashes_in(settings)
     with snapshot(place) as connection:
-        yield from _versions(settings, connection)
-
-
-def _versions(settings: StateSettings, connection: Connection) -> Iterator[Finding]:
-    store = open_store(settings)
-    yield from findings.of_versions(connection, store, hashes_in(settings))
+        kept = findings.kept_versions(connection)
+    # Not in the transaction, which a database may end if it waits long for the next statement.
+    yield from findings.of_versions(kept, open_store(settings), present)
 
 
 def _ledger(settings: StateSettings) -> Iterator[Finding]:
     path = settings.ledger_path
     try:
         before = read(path)
-        with snapshot(database_of(settings)) as connection:
+        with snapshot(settings.database_place) as connection:
             yield from findings.of_ledger(connection, before, read(path))
     except StateError as error:
         yield Finding("ledger", str(error))

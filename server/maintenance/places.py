@@ -1,4 +1,4 @@
-"""Where a state's parts are, and the one way in which they are read beside a running server."""
+"""How the parts of a state are opened, and the one way to read one beside a running server."""
 
 from __future__ import annotations
 
@@ -6,23 +6,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sqlalchemy import Connection, create_engine, event, inspect, select
+from sqlalchemy import Connection, create_engine
 from sqlalchemy.exc import DatabaseError
 
 from server.settings import StateSettings
+from server.state import faults, upgrading
+from server.state.connecting import engine_for, name_of, will_write
 from server.state.database import Database, StateError
 from server.state.model_store import ModelStore
-from server.state.schema import SCHEMA_VERSION, federation
-
-
-def database_of(settings: StateSettings) -> Path:
-    """Where the database is."""
-    return settings.state_dir / "state.sqlite3"
 
 
 def open_database(settings: StateSettings) -> Database:
     """The database, to be written to by whoever has the lock of the state directory."""
-    return Database(database_of(settings))
+    return Database(settings.database_place)
 
 
 def open_store(settings: StateSettings) -> ModelStore:
@@ -41,40 +37,46 @@ def hashes_in(settings: StateSettings) -> frozenset[str]:
 
 
 @contextmanager
-def snapshot(place: Path) -> Iterator[Connection]:
+def snapshot(place: Path | str) -> Iterator[Connection]:
     """A database as it is at one moment, while others write to it; nothing is written through it.
 
     Raises StateError if there is none, or if it is not of this program's schema.
     """
     if isinstance(place, Path) and not place.is_file():
         raise StateError(f"there is no state in {place}; give the server's --state-dir")
-    engine = create_engine(f"sqlite:///{place}")
-    # The driver would begin a transaction only before it writes.
-    event.listen(engine, "connect", lambda raw, _: setattr(raw, "isolation_level", None))
-    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
+    engine = engine_for(place)
     try:
-        with engine.connect() as connection, connection.begin() as transaction:
-            found = schema_of(connection)
-            if found != schema():
-                raise StateError(
-                    f"the state has schema {found} and this program reads {schema()}; start the "
-                    "server on it once, or run the version of fednot that wrote it"
-                )
-            yield connection
-            transaction.rollback()
+        with engine.connect() as connection:
+            will_write(connection, False)
+            with connection.begin() as transaction:
+                _check_schema(upgrading.revision_of(connection))
+                yield connection
+                transaction.rollback()
     except DatabaseError as error:
-        raise StateError(f"{place} cannot be read: {error.orig}") from error
+        raise StateError(f"{name_of(place)} cannot be read: {faults.said_by(error)}") from error
+    finally:
+        engine.dispose()
+
+
+@contextmanager
+def rows_in(path: Path) -> Iterator[Connection]:
+    """The rows of a backup, whose file is not changed, not even by being opened."""
+    engine = create_engine(f"sqlite:///file:{path.resolve()}?immutable=1&uri=true")
+    try:
+        with engine.connect() as connection:
+            yield connection
     finally:
         engine.dispose()
 
 
 def schema() -> str:
     """The schema that this program reads."""
-    return str(SCHEMA_VERSION)
+    return upgrading.NEWEST
 
 
-def schema_of(connection: Connection) -> str:
-    """The schema of a database; "" if it holds no state."""
-    if not inspect(connection).has_table(federation.name):
-        return ""
-    return str(connection.execute(select(federation.c.schema_version)).scalar() or "")
+def _check_schema(found: str) -> None:
+    if found != schema():
+        raise StateError(
+            f"the state has schema {found or 'none'} and this program reads {schema()}; start the "
+            "server on it once, or run the version of fednot that wrote it"
+        )

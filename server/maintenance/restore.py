@@ -15,7 +15,7 @@ from server.ledger.file import Ledger, read
 from server.ledger.reconciliation import Reconciled, reconcile
 from server.maintenance.archive import ROWS, VERSIONS, Page, read_page
 from server.maintenance.occupation import occupied
-from server.maintenance.places import open_database, open_store, schema, snapshot, store_in
+from server.maintenance.places import open_database, open_store, rows_in, schema, store_in
 from server.maintenance.rows import copy_rows, go_on_numbering
 from server.records import NOBODY, AuditEvent, RoundOutcome, RoundPhase
 from server.settings import StateSettings
@@ -80,7 +80,7 @@ def _check_empty(connection: Connection) -> None:
 
 
 def _copy_versions(settings: StateSettings, source: Path, page: Page) -> None:
-    with snapshot(source / ROWS) as connection:
+    with rows_in(source / ROWS) as connection:
         row = connection.execute(select(federation)).one()
     manifest = Manifest.from_json(row.manifest)
     copies, store = store_in(source / VERSIONS), open_store(settings)
@@ -93,7 +93,7 @@ def _restored(settings: StateSettings, source: Path, database: Database) -> Reco
 
     def command(connection: Connection) -> Reconciled:
         now = time.time()
-        with snapshot(source / ROWS) as rows:
+        with rows_in(source / ROWS) as rows:
             copy_rows(rows, connection)
         _leave_lost_rounds_out(connection, now)
         go_on_numbering(connection)

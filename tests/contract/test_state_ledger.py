@@ -35,7 +35,7 @@ from server.ledger.opening import open_ledger
 from server.ledger.requests import note_asked
 from server.records import JobPhase
 from server.state import audit_rows, client_rows, deletion_rows, job_rows
-from server.state.database import Database, StateError
+from server.state.database import Database, StateError, StateUnavailableError
 from server.state.schema import federation, jobs
 
 NEVER = 99e9
@@ -137,7 +137,7 @@ def test_a_killed_accept_is_made_good_at_the_next_start(state: State) -> None:
     with state.running() as (run, ledger):
         failpoints.enable({failpoints.ARMED: f"before commit.{BY_TEST} =ENOSPC"})
         try:
-            with pytest.raises(OSError, match="No space"):
+            with pytest.raises(StateUnavailableError, match="no room"):
                 asked(run, ledger)
         finally:
             failpoints.enable({})

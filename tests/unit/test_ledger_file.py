@@ -14,7 +14,7 @@ from support.state import BY_TEST
 from server import failpoints
 from server.ledger.chain import Event, Note, parse
 from server.ledger.file import Key, Ledger, read
-from server.state.database import Database, StateError
+from server.state.database import Database, StateError, StateUnavailableError
 from server.state.schema import federation
 
 
@@ -154,7 +154,7 @@ class TestFile:
     ) -> None:
         failpoints.enable({failpoints.ARMED: "before sync.ledger =ENOSPC"})
         try:
-            with pytest.raises(OSError, match="No space"):
+            with pytest.raises(StateUnavailableError, match="no room"):
                 append(database, ledger, note())
         finally:
             failpoints.enable({})
