@@ -16,6 +16,7 @@ from support.state import (
     DORA,
     QUEUED,
     accepted,
+    cancelled,
     client,
     deletion_of,
     driven,
@@ -133,7 +134,10 @@ def test_a_state_comes_back_in_either_database_and_numbers_on(
     assert check(elsewhere) == []
 
     database = Database(elsewhere.database_place)
-    started = database.write_now(BY_TEST, lambda c: round_rows.start_round(c, new_round()))
+    database.write_now(BY_TEST, lambda c: cancelled(c, "r2", DORA))
+    started = database.write_now(
+        BY_TEST, lambda c: round_rows.start_round(c, new_round("c2", "c3"))
+    )
     assert started.number == LOST_ROUNDS + 2
     assert database.write_now(BY_TEST, lambda c: accepted(c, "r3", "c3")).job.phase is QUEUED
     database.close()
