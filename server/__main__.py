@@ -45,13 +45,9 @@ def main() -> None:
         asyncio.run(serve(settings))
     except (TaskLoadError, IdentityError) as error:
         _exit(USAGE_ERROR, error)
-    except (
-        StateError,
-        StateUnavailableError,
-        ModelStoreError,
-        ModelFileError,
-        LayerMapError,
-    ) as error:
+    except (StateError, StateUnavailableError) as error:
+        _exit(STATE_ERROR, error)
+    except (ModelStoreError, ModelFileError, LayerMapError) as error:
         _exit(STATE_ERROR, error)
 
 

@@ -30,9 +30,11 @@ from server.ledger.opening import open_ledger
 from server.listeners import Listeners
 from server.metrics import Metrics, new_registry
 from server.monitor import Monitor
+from server.room import Room
 from server.settings import ServerSettings
 from server.state.database import Database, StateError
 from server.state.model_store import ModelStore
+from server.state.stores import open_store
 
 log = logging.getLogger("server")
 
@@ -44,8 +46,8 @@ _STALE_IDENTITY: Final = "its replaced files cannot be used, see the log; the on
 async def serve(settings: ServerSettings) -> None:
     """Serves until SIGTERM or SIGINT.
 
-    Raises IdentityError for an identity, and StateError for state, that cannot be used, also for one
-    that another server took over meanwhile.
+    Raises IdentityError for an identity, and StateError for state, that cannot be used, or that
+    another server has taken over meanwhile.
     """
     torch.set_num_threads(settings.torch_threads)
     stopping = asyncio.Event()
@@ -69,7 +71,7 @@ async def serve(settings: ServerSettings) -> None:
             stack.push_async_callback(_ended, asyncio.create_task(identity.run()))
         gc.freeze()  # no collection looks again at what the imports and the start have made
         loop = asyncio.get_running_loop()
-        federation.database.on_lost = lambda: loop.call_soon_threadsafe(stopping.set)
+        federation.database.when_lost(lambda: loop.call_soon_threadsafe(stopping.set))
         current = federation.model.current
         log.info("serving on %s; current version %d", _places(settings), current.number)
         await stopping.wait()
@@ -109,20 +111,30 @@ async def _federation(
     ledger = await open_ledger(settings.ledger_path, database)
     stack.callback(ledger.close)
     stack.callback(database.close)  # first: what is written still needs the ledger
-    store = ModelStore(settings.state_dir / "versions")
+    store = open_store(settings.versions_place)
     memory = Memory(settings.memory_budget, settings.state_dir / "spill")
     cohort = RemoteCohort(lapse=HEARTBEATS_TO_LAPSE * settings.heartbeat_interval)
     federation = Federation(
         database=database,
-        model=await GlobalModel.open(database, store, initial, memory),
+        model=await _opened(database, store, initial, memory),
         cohort=cohort,
         evaluator=evaluator,
         defaults=settings.defaults(),
         metrics=Metrics(new_registry(), fednot.__version__),
         memory=memory,
         ledger=ledger,
+        room=Room(settings.local_folders, needed=initial.manifest.nbytes),
     )
     return federation, cohort
+
+
+async def _opened(
+    database: Database, store: ModelStore, initial: InitialModel, memory: Memory
+) -> GlobalModel:
+    try:
+        return await GlobalModel.open(database, store, initial, memory)
+    except OSError as error:
+        raise StateError(f"the model versions in {store.place} cannot be used: {error}") from error
 
 
 def _task_parts(settings: ServerSettings) -> tuple[InitialModel, ServerEvaluator | None]:

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
+from errno import EDQUOT, ENOSPC
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection
@@ -56,6 +57,7 @@ log = logging.getLogger("server.coordinator")
 T = TypeVar("T")
 IDLE_TICK = 5.0
 FAULT_WAIT = 5.0
+ROOM_TICK = 1.0
 
 
 class Coordinator:
@@ -94,10 +96,7 @@ class Coordinator:
                 log.info("the work in hand was interrupted")
             except Exception as fault:
                 log.exception("a step failed; trying again in %g s", FAULT_WAIT)
-                self._federation.waits_for(
-                    WaitKind.FAULT,
-                    f"retrying after a fault ({type(fault).__name__}; see the server's log)",
-                )
+                self._federation.waits_for(*_retried_after(fault))
                 await asyncio.sleep(FAULT_WAIT)
                 self._federation.waits_no_more()
 
@@ -124,11 +123,22 @@ class Coordinator:
 
     async def _step(self) -> bool:
         job, run = await self._federation.database.read(_agenda)
+        if job is not None or run is not None:
+            await self._federation.work.run(self._await_room())
         if job is not None:
             await self._unlearning.step(job)
         elif run is not None:
             await self._training.step(run)
         return job is not None or run is not None
+
+    async def _await_room(self) -> None:
+        federation = self._federation
+        try:
+            while shortage := federation.room.shortage():
+                federation.waits_for(WaitKind.ROOM, f"waiting for room: {shortage}")
+                await asyncio.sleep(ROOM_TICK)
+        finally:
+            federation.waits_no_more()
 
     async def accept(self, ask: DeletionAsk) -> Deletion:
         """Accepts a deletion: when this returns, its scope is fenced and nothing in flight has it.
@@ -188,7 +198,8 @@ class Coordinator:
         return await _to_its_end(self._refenced(Commit.CLIENT_READMITTED, command))
 
     async def start_training(self, run: Run, caller: Caller) -> Run:
-        """Starts a run. Raises FednotError (TRAINING_ACTIVE)."""
+        """Starts a run. Raises FednotError (TRAINING_ACTIVE, NO_SPACE)."""
+        self._federation.room.check()
 
         def command(connection: Connection) -> Run:
             event = AuditEvent(caller, "OperatorService.StartTraining")
@@ -303,6 +314,14 @@ async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
 
 def _agenda(connection: Connection) -> tuple[Job | None, Run | None]:
     return job_rows.first_ready(connection), round_rows.active_run(connection)
+
+
+def _retried_after(fault: Exception) -> tuple[WaitKind, str]:
+    reason = fault.reason if isinstance(fault, FednotError) else None
+    if reason is Reason.NO_SPACE or getattr(fault, "errno", None) in (ENOSPC, EDQUOT):
+        return WaitKind.ROOM, "waiting for room: the disk was full in the middle of a step"
+    what = reason or type(fault).__name__
+    return WaitKind.FAULT, f"retrying after a fault ({what}; see the server's log)"
 
 
 def _note_deletion(

@@ -18,6 +18,7 @@ from server.ledger.file import Ledger
 from server.metrics import Metrics
 from server.pulse import Pulse
 from server.records import RecoveryPolicy, RoundPolicy, RoundProgress, WaitKind
+from server.room import Room
 from server.state import client_rows
 from server.state.database import Database
 
@@ -68,6 +69,7 @@ class Federation:
     metrics: Metrics
     memory: Memory
     ledger: Ledger
+    room: Room = field(default_factory=Room)
     fences: Fences = field(default_factory=Fences)
     activity: Activity = field(default_factory=Activity)
     work: Interruptible = field(default_factory=Interruptible)

@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from sqlalchemy import Connection, select, update
@@ -15,6 +14,7 @@ from sqlalchemy import Connection, select, update
 from fednot.errors import FednotError, Reason
 from fednot.layer_map import LayerMap
 from fednot.manifest import Manifest
+from fednot.model_file import Source
 from server.blocks import Block, Memory
 from server.records import Scores, Version, VersionOrigin
 from server.state import schema, version_rows
@@ -208,10 +208,10 @@ class GlobalModel:
         )
         return version, block.tensor
 
-    async def file_of(self, number: int) -> tuple[Version, Path]:
-        """A version and its model file."""
+    async def file_of(self, number: int) -> Source:
+        """A version's model file, opened; who asks for it closes it. Raises as `read` does."""
         version = await self._kept(number)
-        return version, self._store.path(version.sha256)
+        return await asyncio.to_thread(self._store.open, version.sha256)
 
     async def sweep(self) -> int:
         """Deletes the bytes that no kept version names, and returns how many files there were.

@@ -90,6 +90,11 @@ class Metrics:
             ["for"],
             registry=registry,
         )
+        self.free = Gauge(
+            "fednot_state_free_bytes",
+            "Free bytes of the fullest disk that the server writes to",
+            registry=registry,
+        )
         self._add_transfers(registry)
         self._add_certificates(registry)
         self._start_at_zero()

@@ -73,6 +73,7 @@ class Monitor:
             Counter(state_of(client, connected, working) for client in seen.clients)
         )
         metrics.show_jobs(seen.jobs, seen.oldest, overdue=seen.overdue)
+        metrics.free.set(self._federation.room.free)
         self._show_certificates()
         await self._write_seen(connected)
         self.refreshed_at = time.monotonic()

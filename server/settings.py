@@ -15,6 +15,7 @@ from fednot.settings import Settings
 from server.federation import Defaults
 from server.records import RecoveryPolicy, RoundPolicy
 from server.state.connecting import url_of
+from server.state.stores import S3
 from server.uploads.desk import UploadLimits
 
 ENVIRONMENT_PREFIX: Final = "FEDNOT_SERVER_"
@@ -31,6 +32,9 @@ class StateSettings(Settings):
         repr=False,
         description="postgresql+psycopg://USER:PASSWORD@HOST/DATABASE; empty for SQLite in "
         "--state-dir",
+    )
+    versions: str = Field(
+        "", description="where versions are kept instead: a directory, or s3://BUCKET/PREFIX"
     )
     ledger: Path | None = Field(
         None,
@@ -50,10 +54,30 @@ class StateSettings(Settings):
             url_of(text)
         return text
 
+    @field_validator("versions")
+    @classmethod
+    def _known_store(cls, place: str) -> str:
+        scheme, separator, rest = place.partition("://")
+        if separator and (scheme != "s3" or not rest.strip("/")):
+            raise ValueError(f"{place} is neither a directory nor s3://BUCKET/PREFIX")
+        return place
+
     @property
     def database_place(self) -> Path | str:
         """What `Database` opens."""
         return self.database or self.state_dir / "state.sqlite3"
+
+    @property
+    def local_folders(self) -> tuple[Path, ...]:
+        """The folders that the server writes to."""
+        if self.versions.startswith(S3):
+            return (self.state_dir,)
+        return (self.state_dir, Path(self.versions_place))
+
+    @property
+    def versions_place(self) -> str:
+        """Where the model versions are kept: a path or an S3 URL."""
+        return self.versions or str(self.state_dir / "versions")
 
     @property
     def ledger_path(self) -> Path:

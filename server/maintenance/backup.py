@@ -17,13 +17,15 @@ from sqlalchemy import Connection, Row, select
 import fednot
 from fednot.manifest import Manifest
 from server.maintenance.archive import ROWS, VERSIONS, Page, sha256_of_file, write_page
-from server.maintenance.places import open_store, schema, snapshot, store_in
+from server.maintenance.places import schema, snapshot
 from server.maintenance.rows import write_file
 from server.settings import StateSettings
 from server.state import durable, version_rows
 from server.state.database import StateError
 from server.state.model_store import ModelStore, ModelStoreError
 from server.state.schema import federation, versions
+from server.state.stores import open_store
+from server.state.stores.directory import DirectoryStore
 
 log = logging.getLogger("server.backup")
 
@@ -64,8 +66,8 @@ def back_up(settings: StateSettings, target: Path) -> Page:
 
 
 def _fill(settings: StateSettings, folder: Path) -> Page:
-    place, store = settings.database_place, open_store(settings)
-    copies = store_in(folder / VERSIONS)
+    place, store = settings.database_place, open_store(settings.versions_place)
+    copies = DirectoryStore(folder / VERSIONS)
     for _ in range(TRIES):
         moment = _rows_of_a_moment(place, folder / ROWS)
         try:
@@ -117,7 +119,7 @@ def _copy_versions(
     copies.delete_all_but(frozenset(moment.kept.values()))
     for number, sha256 in moment.kept.items():
         try:
-            copies.read(sha256, manifest)
+            copies.verify(sha256)
             continue
         except ModelStoreError:
             log.info("copying version %d", number)

@@ -11,7 +11,6 @@ from sqlalchemy import Connection, and_, func, select
 
 from fednot import audit_chain
 from fednot.audit_chain import BrokenChainError, Entry, Head
-from fednot.manifest import Manifest
 from server.ledger.chain import Contents
 from server.ledger.file import Key, Standing, standings
 from server.ledger.requests import held
@@ -52,7 +51,6 @@ def of_database(connection: Connection) -> Iterator[Finding]:
 class Kept:
     """The versions that a state keeps, by number, and those that it names."""
 
-    manifest: str
     named: Mapping[str, int]
     sha256s: Mapping[int, str]
 
@@ -63,7 +61,7 @@ def kept_versions(connection: Connection) -> Kept:
     query = select(versions.c.number, versions.c.sha256).where(versions.c.destroyed_at.is_(None))
     named = {"current": row.current_version, "released": row.released_version}
     sha256s = {found.number: found.sha256 for found in connection.execute(query)}
-    return Kept(row.manifest, named, sha256s)
+    return Kept(named, sha256s)
 
 
 def of_versions(kept: Kept, store: ModelStore, present: Collection[str]) -> Iterator[Finding]:
@@ -74,7 +72,7 @@ def of_versions(kept: Kept, store: ModelStore, present: Collection[str]) -> Iter
     numbers = {sha256: number for number, sha256 in kept.sha256s.items()}
     for sha256, number in numbers.items():
         try:
-            store.read(sha256, Manifest.from_json(kept.manifest))
+            store.verify(sha256)
         except (ModelStoreError, OSError) as error:
             yield Finding("versions", f"version {number}: {error}")
     for sha256 in sorted(set(present) - set(numbers)):

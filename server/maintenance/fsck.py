@@ -9,9 +9,10 @@ from typing import Final
 from server.ledger.file import read
 from server.maintenance import findings
 from server.maintenance.findings import Finding
-from server.maintenance.places import hashes_in, open_store, snapshot
+from server.maintenance.places import snapshot
 from server.settings import StateSettings
 from server.state.database import StateError
+from server.state.stores import open_store
 
 LOOK_AGAIN: Final = 2.0
 """Seconds after which whatever was only under way has happened."""
@@ -38,11 +39,12 @@ def _look(settings: StateSettings) -> Iterator[Finding]:
         yield from findings.of_negations(connection)
         yield from findings.of_audit(connection)
     yield from _ledger(settings)
-    present = hashes_in(settings)
+    store = open_store(settings.versions_place)
+    present = store.hashes()
     with snapshot(place) as connection:
         kept = findings.kept_versions(connection)
     # Not in the transaction, which a database may end if it waits long for the next statement.
-    yield from findings.of_versions(kept, open_store(settings), present)
+    yield from findings.of_versions(kept, store, present)
 
 
 def _ledger(settings: StateSettings) -> Iterator[Finding]:

@@ -13,27 +13,11 @@ from server.settings import StateSettings
 from server.state import faults, upgrading
 from server.state.connecting import engine_for, name_of, will_write
 from server.state.database import Database, StateError
-from server.state.model_store import ModelStore
 
 
 def open_database(settings: StateSettings) -> Database:
     """The database, to be written to by whoever has the lock of the state directory."""
     return Database(settings.database_place)
-
-
-def open_store(settings: StateSettings) -> ModelStore:
-    """Where the model versions are kept."""
-    return ModelStore(settings.state_dir / "versions")
-
-
-def store_in(directory: Path) -> ModelStore:
-    """The model versions of a backup."""
-    return ModelStore(directory)
-
-
-def hashes_in(settings: StateSettings) -> frozenset[str]:
-    """The sha256 of every model file that is there."""
-    return frozenset(path.stem for path in (settings.state_dir / "versions").iterdir())
 
 
 @contextmanager

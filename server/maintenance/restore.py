@@ -15,7 +15,7 @@ from server.ledger.file import Ledger, read
 from server.ledger.reconciliation import Reconciled, reconcile
 from server.maintenance.archive import ROWS, VERSIONS, Page, read_page
 from server.maintenance.occupation import occupied
-from server.maintenance.places import open_database, open_store, rows_in, schema, store_in
+from server.maintenance.places import open_database, rows_in, schema
 from server.maintenance.rows import copy_rows, go_on_numbering
 from server.records import NOBODY, AuditEvent, RoundOutcome, RoundPhase
 from server.settings import StateSettings
@@ -23,6 +23,8 @@ from server.state import audit_rows
 from server.state.commits import Commit
 from server.state.database import Database, StateError
 from server.state.schema import federation, rounds
+from server.state.stores import open_store
+from server.state.stores.directory import DirectoryStore
 
 LOST_ROUNDS: Final = 1_000_000
 """More than there can have been since a backup."""
@@ -83,7 +85,7 @@ def _copy_versions(settings: StateSettings, source: Path, page: Page) -> None:
     with rows_in(source / ROWS) as connection:
         row = connection.execute(select(federation)).one()
     manifest = Manifest.from_json(row.manifest)
-    copies, store = store_in(source / VERSIONS), open_store(settings)
+    copies, store = DirectoryStore(source / VERSIONS), open_store(settings.versions_place)
     for sha256 in dict.fromkeys(page.versions.values()):
         store.write(copies.read(sha256, manifest), manifest, row.layers)
 

@@ -46,7 +46,7 @@ class Database:
     out whether it can again, over a new connection if the last one was lost. If the connection was
     lost in the commit itself, that raises CommitUnknownError: the transaction may have taken place.
     `unsure` is true from then on, until whoever reads the state again says otherwise. Once another
-    server has the state, every command raises StateLostError, and `on_lost` was called.
+    server has the state, every command raises StateLostError.
     """
 
     def __init__(self, place: Path | str) -> None:
@@ -55,11 +55,11 @@ class Database:
         Raises StateError if it cannot be used.
         """
         self.unsure = False
-        self.on_lost: Callable[[], None] = lambda: None
+        self._on_lost: Callable[[], object] = lambda: None
         self._engine = engine_for(place)
         self._ownership = Ownership() if self._engine.dialect.name == "postgresql" else None
         self._connection: Connection | None = None
-        self._lost: StateLostError | None = None
+        self._lost = ""
         self._writer = 0
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="state")
         try:
@@ -90,10 +90,14 @@ class Database:
         """As `write`, for whoever has no event loop: the caller's thread waits."""
         return self._waited_for(lambda: self._write(commit, command))
 
+    def when_lost(self, call: Callable[[], object]) -> None:
+        """Has a function called, in the writer thread, when another server has the state."""
+        self._on_lost = call
+
     def raise_if_lost(self) -> None:
         """Raises StateLostError once another server has the state."""
-        if self._lost is not None:
-            raise self._lost
+        if self._lost:
+            raise StateLostError(self._lost)
 
     async def scrub(self) -> bool:
         """Empties SQLite's write-ahead log, so that nothing that was deleted is left in a file.
@@ -151,7 +155,8 @@ class Database:
             if asked and not refused:
                 self.unsure = True
                 raise faults.commit_unknown(error) from error
-            with suppress(SQLAlchemyError):  # SQLite may have left it open
+            transaction.rollback()  # of SQLAlchemy's own, which holds it for done
+            with suppress(SQLAlchemyError):  # SQLite may have left its own open
                 connection.connection.rollback()
             raise
 
@@ -179,9 +184,9 @@ class Database:
             self._let_go_if_lost()
             raise
         except StateLostError as lost:
-            self._lost = lost
+            self._lost = str(lost)
             self._drop()
-            self.on_lost()
+            self._on_lost()
             raise
 
     def _connected(self) -> Connection:

@@ -1,4 +1,7 @@
-"""The tables of the server's state, as `migrations` bring them up. Times are seconds since the epoch."""
+"""The tables of the server's state; `migrations` bring older ones up to them.
+
+Times are seconds since the epoch.
+"""
 
 from __future__ import annotations
 

@@ -41,8 +41,8 @@ from server.records import AuditEvent, VersionOrigin
 from server.settings import StateSettings
 from server.state import audit_rows, client_rows, round_rows, version_rows
 from server.state.database import Database, StateError
-from server.state.model_store import ModelStore
 from server.state.schema import metadata
+from server.state.stores.directory import DirectoryStore
 
 CHANGED = {"audit", "federation", "rounds"}
 
@@ -68,7 +68,9 @@ async def _begin(settings: StateSettings) -> None:
     initial = InitialModel(flat, manifest, lambda: layer_map(manifest))
     database = Database(settings.database_place)
     ledger = await open_ledger(settings.ledger_path, database)
-    model = await GlobalModel.open(database, ModelStore(settings.state_dir / "versions"), initial)
+    model = await GlobalModel.open(
+        database, DirectoryStore(settings.state_dir / "versions"), initial
+    )
 
     def some_rows(c: Connection) -> None:
         for name in ("c1", "c2", "c3"):

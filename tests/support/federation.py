@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 from urllib.request import urlopen
@@ -67,7 +68,8 @@ class LocalFederation:
     """One server and its clients, each a process of its own, in a folder of a test.
 
     Over mutual TLS with an authority of its own, which the server signs with unless `signs` is
-    False; with `insecure` over plaintext.
+    False; with `insecure` over plaintext. `server_environment` is what its next start gets beside
+    the environment of the tests.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class LocalFederation:
         host: str = "127.0.0.1",
         insecure: bool = False,
         signs: bool = True,
+        server_environment: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = folder
         self.state = folder / "server"
@@ -88,6 +91,7 @@ class LocalFederation:
         self.http_port = free_port()
         self.address = f"127.0.0.1:{self.port}"
         self._served_on = f"{host}:{self.port}"
+        self.server_environment = dict(server_environment or {})
         self._flags = (*(("--task", TASK) if task else ()), *server_flags)
         self._processes: dict[str, Forked] = {}
         self._made = None if insecure else Identities(folder)
@@ -317,4 +321,7 @@ class LocalFederation:
 
     def _start(self, name: str, program: str, *arguments: str) -> None:
         log = self.folder / f"{name}.log"
-        self._processes[name] = Forked(program, arguments, output=log, errors=log)
+        environment = os.environ | (self.server_environment if name == "server" else {})
+        self._processes[name] = Forked(
+            program, arguments, output=log, errors=log, environment=environment
+        )

@@ -56,9 +56,8 @@ class Postgres:
         self._process: subprocess.Popen[bytes] | None = None
         if os.geteuid() == 0:
             os.chown(self.folder, *self._owner())
-        self._call(
-            "initdb", "-D", self._data, "-U", USER, "--auth=trust", "--no-sync", "-E", "UTF8"
-        )
+        how = ("-U", USER, "--auth=trust", "--no-sync", "-E", "UTF8")
+        self._call("initdb", "-D", self._data, *how)
 
     @property
     def _data(self) -> str:

@@ -26,7 +26,8 @@ from server.records import VersionOrigin
 from server.settings import StateSettings
 from server.state import audit_rows, client_rows, version_rows
 from server.state.database import Database, StateError
-from server.state.model_store import ModelStore, ModelStoreError
+from server.state.model_store import ModelStoreError
+from server.state.stores.directory import DirectoryStore
 
 
 @pytest.fixture
@@ -45,7 +46,9 @@ async def _begin(settings: StateSettings) -> None:
     initial = InitialModel(flat, manifest, lambda: layer_map(manifest))
     database = Database(settings.state_dir / "state.sqlite3")
     (await open_ledger(settings.ledger_path, database)).close()
-    model = await GlobalModel.open(database, ModelStore(settings.state_dir / "versions"), initial)
+    model = await GlobalModel.open(
+        database, DirectoryStore(settings.state_dir / "versions"), initial
+    )
     for number in (2, 3):
         other = torch.full_like(flat, number)
         draft = Draft(other, VersionOrigin.TRAINING, number - 1, 0, 1, round=number - 1)
@@ -71,7 +74,7 @@ def destroyed_meanwhile(
         moment = copied(*arguments)
         if left[0]:
             left[0] -= 1
-            store = ModelStore(settings.state_dir / "versions")
+            store = DirectoryStore(settings.state_dir / "versions")
             write(settings, lambda c: version_rows.destroy(c, before=3, by=by, now=9.0))
             store.delete_all_but(write(settings, version_rows.kept_hashes))
         return moment
