@@ -71,7 +71,7 @@ class Ledger:
         finally:
             os.close(descriptor)
             temporary.unlink(missing_ok=True)
-        durable.sync_directory(path.parent, "ledger")
+        durable.sync_directory(path.parent, "ledger-directory")
         return cls.open(path)
 
     @classmethod

@@ -143,7 +143,7 @@ class TestFile:
             "after append.ledger-header",
             "after sync.ledger-header",
             "after rename.ledger",
-            "after sync.ledger",
+            "after sync.ledger-directory",
             "after append.ledger",
             "after sync.ledger",
             f"after commit.{BY_TEST}",
