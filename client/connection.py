@@ -44,6 +44,7 @@ _RETRIED: Final = {
     Reason.INTERNAL,
     Reason.WRONG_CHECKSUM,
 }
+_WAITED_FOR: Final = {Reason.SERVER_BUSY, Reason.CLIENT_CONNECTED}
 _FINAL: Final = {
     Reason.MANIFEST_MISMATCH,
     Reason.INVALID_CLIENT_NAME,
@@ -103,6 +104,7 @@ class Connection:
         self._looking: asyncio.Task[None] | None = None
         self._looked_at = float("-inf")
         self._finding: FednotError | None = None
+        self._other: FednotError | None = None
         self._told: set[Reason] = set()
 
     async def call(
@@ -151,6 +153,9 @@ class Connection:
 
     def opened(self, heartbeat_seconds: float) -> None:
         """A session was opened; from now on an answer is due in a few heartbeats."""
+        if self._other is not None:
+            _log.info("the other process of this name is gone")
+            self._other = None
         self._in_session = True
         self._live_seconds = max(LIVE_SECONDS, 3 * heartbeat_seconds)
         self._metrics.connected(True)
@@ -165,6 +170,8 @@ class Connection:
         age = self._clock() - self._last_answer
         up = self._in_session and self._outage_since is None and age <= self._live_seconds
         waiting_for = self.waiting_for
+        if self._other is not None:
+            waiting_for = f"the other process to end: {self._other.message}"
         if self._outage_since is not None:
             since = self._clock() - self._outage_since
             waiting_for = f"the server at {self.address}, not reached for {since:.0f} s"
@@ -181,7 +188,9 @@ class Connection:
             return _PassingError(None)
         if refusal is not None and refusal.reason not in _RETRIED:
             self._answered()
-            if refusal.reason is Reason.SERVER_BUSY:
+            if refusal.reason is Reason.CLIENT_CONNECTED:
+                self._stands_aside(refusal)
+            if refusal.reason in _WAITED_FOR:
                 return _PassingError(refusal.retry_after)
             return _judged(refusal)
         if refusal is None and isinstance(error, aio.AioRpcError) and error.code() not in _PASSING:
@@ -193,6 +202,11 @@ class Connection:
         if refusal is None:
             self._look_why()
         return _PassingError(refusal.retry_after if refusal else None)
+
+    def _stands_aside(self, refusal: FednotError) -> None:
+        if self._other is None:
+            _log.warning("waiting for %s: %s", self.address, refusal.advice)
+        self._other = refusal
 
     def _answered(self) -> None:
         self._last_answer = self._clock()

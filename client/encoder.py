@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
+from client.destroyed import Destroyed
 from client.residual import Residual
 from fednot.codecs import Codec
 from fednot.manifest import Manifest
@@ -34,42 +33,53 @@ class Encoder:
         self._manifest = manifest
         self._codec: Codec | None = None
         self._residual: Residual | None = None
+        self._encoding = ""
+        self._counted = ""
         self._lock = threading.Lock()
 
-    def encode(self, codec: Codec, update: torch.Tensor, generation: int) -> Encoded:
-        """Encodes a flat update of a model of this generation. It blocks: run it in a thread."""
+    def encode(
+        self, codec: Codec, update: torch.Tensor, generation: int, work_id: str = ""
+    ) -> Encoded:
+        """Encodes a flat update of a model of this generation. It blocks: run it in a thread.
+
+        The same work again, after it was counted, has lost its update with the server's sum: then
+        the update is encoded as it was the first time.
+        """
         with self._lock:
             if self._residual is None or self._codec != codec:
                 self._forget()
                 self._codec, self._residual = codec, Residual(codec, self._manifest)
+            if work_id and work_id == self._counted:
+                self._residual.take_back()
+            self._encoding, self._counted = work_id, ""
             payload = as_bytes(self._residual.propose(update, generation))
         return Encoded(payload, checksum(payload))
 
-    @contextmanager
-    def until_counted(self) -> Iterator[Callable[[], None]]:
-        """For the time that an update is sent: call what is given once the server has counted it.
-
-        Otherwise what its encoding left out is dropped, as the update itself was.
-        """
-        counted = False
-
-        def count() -> None:
-            nonlocal counted
-            counted = True
-
-        try:
-            yield count
-        finally:
-            with self._lock:
-                if self._residual is not None:
-                    (self._residual.accepted if counted else self._residual.dropped)()
-
-    def forget(self) -> None:
-        """Destroys what encodings left out, since it holds this client's data."""
+    def counted(self) -> None:
+        """The server has counted the update that was encoded last."""
         with self._lock:
-            self._forget()
+            if self._residual is not None:
+                self._residual.accepted()
+                self._counted = self._encoding
 
-    def _forget(self) -> None:
-        if self._residual is not None:
-            self._residual.destroy()
-            self._residual = None
+    def dropped(self) -> None:
+        """The update that was encoded last does not count, nor does what its encoding left out."""
+        with self._lock:
+            if self._residual is not None:
+                self._residual.dropped()
+
+    def destroy_before(self, generation: int) -> list[Destroyed]:
+        """Destroys what is kept of older generations and tells what it was. It blocks."""
+        with self._lock:
+            if self._residual is None or not self._residual.is_before(generation):
+                return []
+            return self._forget()
+
+    def forget(self) -> list[Destroyed]:
+        """Destroys what encodings left out, since it holds this client's data; tells what."""
+        with self._lock:
+            return self._forget()
+
+    def _forget(self) -> list[Destroyed]:
+        residual, self._residual, self._counted = self._residual, None, ""
+        return residual.destroy() if residual is not None else []

@@ -15,6 +15,7 @@ import threading
 
 import torch
 
+from client.destroyed import Destroyed, destroy
 from fednot.codecs import Codec
 from fednot.manifest import Manifest
 from fednot.runs import tensor_at
@@ -43,6 +44,7 @@ class Residual:
         self._kept: torch.Tensor | None = None
         self._open: torch.Tensor | None = None
         self._proposed = False
+        self._can_take_back = False
 
     def propose(self, update: torch.Tensor, generation: int) -> torch.Tensor:
         """The payload of a flat update plus the residual of its generation; the update stays as is.
@@ -55,7 +57,7 @@ class Residual:
             if generation != self._generation:
                 self._destroy()
                 self._generation = generation
-            self._proposed = False
+            self._proposed = self._can_take_back = False
             if not self._places:
                 return self.codec.encode(update, self._manifest)
             return self._proposal(update)
@@ -65,27 +67,46 @@ class Residual:
         with self._lock:
             if self._proposed:
                 self._kept, self._open = self._open, self._kept
-                self._proposed = False
+                self._proposed, self._can_take_back = False, True
 
     def dropped(self) -> None:
         """Keeps the residual from before the open proposal: the server has not counted it."""
         with self._lock:
             self._proposed = False
 
-    def destroy(self) -> None:
-        """Overwrites the residual with zeros and lets it go, an open proposal's too.
+    def take_back(self) -> None:
+        """Undoes the last `accepted`: the server lost what it had counted, and asks for it again.
+
+        Nothing if a proposal was made since.
+        """
+        with self._lock:
+            if self._can_take_back:
+                self._kept, self._open = self._open, self._kept
+                self._can_take_back = False
+
+    def is_before(self, generation: int) -> bool:
+        """Whether what is kept is of an older generation."""
+        with self._lock:
+            return self._generation is not None and self._generation < generation
+
+    def destroy(self) -> list[Destroyed]:
+        """Overwrites the residual with zeros and lets it go, an open proposal's too; tells what it
+        held.
 
         It waits for a proposal that is being made. `accepted` brings nothing back afterwards.
         """
         with self._lock:
+            held = [tensor for tensor in (self._kept, self._open) if tensor is not None]
+            gone = [destroy("residual", tensor) for tensor in held]
             self._destroy()
+            return gone
 
     def _destroy(self) -> None:
         for held in (self._kept, self._open):
             if held is not None:
                 held.zero_()
         self._kept = self._open = self._generation = None
-        self._proposed = False
+        self._proposed = self._can_take_back = False
 
     def _proposal(self, update: torch.Tensor) -> torch.Tensor:
         tensors = dict(views(update, self._manifest))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import threading
-from collections.abc import Coroutine
-from dataclasses import dataclass, field
+import time
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import torch
@@ -13,16 +14,24 @@ from google.protobuf import struct_pb2
 
 from client.carrier import Carrier
 from client.connection import Connection
-from client.encoder import Encoder
+from client.destroyed import Destroyed
+from client.encoder import Encoded, Encoder
 from client.metrics import ClientMetrics
 from client.session import Session
 from client.trainer import Trainer, Update
+from client.training import Training, Work
 from client.transfer import Expected
 from client.worker import Worker, WorkFailedError
 from fednot.errors import FednotError, Reason
 from fednot.training import TrainContext, WorkCancelledError
 from fednot.v1 import federation_pb2
 from fednot.wire import Receiver, codec_value
+
+HELD_SECONDS: Final = 600.0
+"""So long, or until its deadline, training goes on or is kept without a session."""
+ASKED_AGAIN_SECONDS: Final = 60.0
+"""So long after joining again the server has to ask for it."""
+STOPPED_SECONDS: Final = 10.0
 
 _PHASES: Final = {
     federation_pb2.ROUND_PHASE_UNSPECIFIED: "training",
@@ -40,18 +49,12 @@ _DROPPED: Final = {
 _log = logging.getLogger("client")
 
 
-@dataclass(frozen=True)
-class Work:
-    """A piece of work in hand; `phase` is "training", "recovery" or "evaluation"."""
-
-    id: str
-    phase: str
-    title: str
-    cancelled: threading.Event = field(default_factory=threading.Event)
-
-
 class Rounds:
-    """Does training and evaluation work, one piece after another."""
+    """Does training and evaluation work, one piece after another.
+
+    Training in hand outlives the session that gave it: if the server asks for the same work in the
+    next one, it goes on. Evaluation is done anew.
+    """
 
     def __init__(
         self,
@@ -62,6 +65,9 @@ class Rounds:
         metrics: ClientMetrics,
     ) -> None:
         self.current: Work | None = None
+        self._held: Training | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._gone: list[Destroyed] = []
         self._connection = connection
         self._carrier = carrier
         self._encoder = Encoder(trainer.manifest)
@@ -72,41 +78,125 @@ class Rounds:
     def joined(self, session: Session) -> None:
         """A session was opened, whose work is done from now on."""
         self._carrier.joined(session.data_port)
+        self._hold_for(ASKED_AGAIN_SECONDS)
+
+    def parted(self) -> None:
+        """The session has ended; training in hand goes on for a while."""
+        if self._held is not None and self._held.work.cancelled.is_set():
+            self._drop("it was cancelled")
+        if self._held is not None:
+            left = self._held.order.deadline.ToNanoseconds() / 1e9 - time.time()
+            _log.info("%s goes on without a session", self._held.work.title)
+            self._hold_for(max(HELD_SECONDS, left))
 
     async def train(self, session: Session, order: federation_pb2.TrainWork) -> str:
         """Trains and uploads; gives the outcome, one of client.metrics.OUTCOMES.
 
         Raises SessionLostError and FinalRefusalError.
         """
-        phase = _PHASES.get(order.phase, "training")
-        work = Work(order.work_id, phase, f"{phase} round {order.round}")
-        return await self._done(session, work, self._train(session, order, work))
+        training = self._taken_up(order)
+        with self._at(training.work):
+            doing = self._train(session, training)
+            outcome = await self._outcome(session, training.work, doing)
+            self._let_go(outcome)
+        return outcome
 
     async def evaluate(self, session: Session, order: federation_pb2.EvaluateWork) -> str:
         """Evaluates and reports; gives the outcome and raises as `train` does."""
+        self._drop("other work is asked for")
         work = Work(order.work_id, "evaluation", f"evaluation of version {order.version}")
-        return await self._done(session, work, self._evaluate(session, work, order.version))
+        outcome = "cancelled"
+        with self._at(work):
+            try:
+                doing = self._evaluate(session, work, order.version)
+                outcome = await self._outcome(session, work, doing)
+            finally:
+                work.cancelled.set()
+                self._metrics.work_ended(work.phase, outcome)
+        return outcome
 
     def cancel(self) -> None:
-        """Cancels the work in hand, if any."""
+        """Cancels the work in hand, if any, since the client stops."""
         if self.current is not None:
             self.current.cancelled.set()
+        else:
+            self._drop("the client stops")
 
     def forget(self) -> None:
         """Destroys what is kept of earlier updates, since it holds this client's data."""
-        self._encoder.forget()
+        held = self._held
+        if held is not None and self.current is held.work:
+            held.work.cancelled.set()
+        elif held is not None:
+            self._drop("this client may not train")
+            self._gone += held.destroy()
+        self._gone += self._encoder.forget()
 
-    async def _done(self, session: Session, work: Work, doing: Coroutine[Any, Any, None]) -> str:
+    async def destroy_before(self, generation: int) -> list[Destroyed] | None:
+        """Destroys all that is kept of older generations, between two pieces of work.
+
+        Tells what was destroyed since the last call of `reported`; None as long as the thread of
+        cancelled work does not stop.
+        """
+        held = self._held
+        if held is not None and held.order.generation < generation:
+            self._drop("what is kept of its generation is destroyed")
+            self._gone += await asyncio.to_thread(held.destroy)
+        if self._held is None and not await self._worker.stopped(STOPPED_SECONDS):
+            return None
+        self._gone += await asyncio.to_thread(self._encoder.destroy_before, generation)
+        return list(self._gone)
+
+    def reported(self) -> None:
+        """The server knows what `destroy_before` told."""
+        self._gone.clear()
+
+    @contextmanager
+    def _at(self, work: Work) -> Iterator[None]:
         self.current = work
         self._connection.waiting_for = f"its own {work.title}"
-        outcome = "cancelled"
         try:
-            outcome = await self._outcome(session, work, doing)
+            yield
         finally:
             self.current = None
-            work.cancelled.set()
-            self._metrics.work_ended(work.phase, outcome)
-        return outcome
+
+    def _taken_up(self, order: federation_pb2.TrainWork) -> Training:
+        if self._held is not None and self._held.answers(order):
+            _log.info("%s goes on in this session", self._held.work.title)
+            self._stop_timer()
+            return self._held
+        self._drop("other work is asked for")
+        phase = _PHASES.get(order.phase, "training")
+        work = Work(order.work_id, phase, f"{phase} round {order.round}")
+        self._held = Training(order, work, self._trainer.manifest)
+        return self._held
+
+    def _drop(self, why: str) -> None:
+        """Lets go of training that no session asks for."""
+        if self._held is not None:
+            _log.info("dropped %s: %s", self._held.work.title, why)
+            self._let_go("cancelled")
+
+    def _let_go(self, outcome: str) -> None:
+        if self._held is None:
+            return
+        work, self._held = self._held.work, None
+        self._stop_timer()
+        work.cancelled.set()
+        if outcome != "completed":
+            self._encoder.dropped()
+        self._metrics.work_ended(work.phase, outcome)
+
+    def _hold_for(self, seconds: float) -> None:
+        self._stop_timer()
+        if self._held is not None:
+            loop, why = asyncio.get_running_loop(), f"nobody has asked for it in {seconds:.0f} s"
+            self._timer = loop.call_later(seconds, self._drop, why)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     async def _outcome(self, session: Session, work: Work, doing: Coroutine[Any, Any, None]) -> str:
         try:
@@ -126,24 +216,34 @@ class Rounds:
             return "refused"
         return "completed"
 
-    async def _train(self, session: Session, order: federation_pb2.TrainWork, work: Work) -> None:
-        context = TrainContext(
-            device=torch.device("cpu"),
-            seed=order.seed,
-            round=order.round,
-            phase=work.phase,
-            config=numbers(order.config),
-            cancelled=work.cancelled,
-        )
-        given = await self._download(session, work, order.version)
-        update = await self._worker.run(lambda: self._trainer.train(given, context))
-        self._metrics.trained(update.seconds)
-        await self._upload(session, order, work, update)
+    async def _train(self, session: Session, training: Training) -> None:
+        order, work = training.order, training.work
+
+        async def download(receiver: Receiver) -> torch.Tensor:
+            return await self._download(session, work, order.version, receiver)
+
+        async def train(given: torch.Tensor) -> Update:
+            context = TrainContext(
+                device=torch.device("cpu"),
+                seed=order.seed,
+                round=order.round,
+                phase=work.phase,
+                config=numbers(order.config),
+                cancelled=work.cancelled,
+            )
+            _log.info("%s: training on version %d", work.title, order.version)
+            update = await self._worker.run(lambda: self._trainer.train(given, context))
+            self._metrics.trained(update.seconds)
+            return update
+
+        update = await training.update(download, train)
+        await self._upload(session, training, update)
         self._metrics.contributed(update.num_examples)
         _log.info("%s done: %d examples in %.1f s", work.title, update.num_examples, update.seconds)
 
     async def _evaluate(self, session: Session, work: Work, version: int) -> None:
-        given = await self._download(session, work, version)
+        receiver = Receiver(self._trainer.manifest)
+        given = await self._download(session, work, version, receiver)
         scores = await self._worker.run(lambda: self._trainer.evaluate(given))
         if work.cancelled.is_set():
             raise WorkCancelledError("the work no longer counts")
@@ -152,21 +252,27 @@ class Rounds:
         )
         _log.info("%s done: %d examples", work.title, scores.num_examples)
 
-    async def _download(self, session: Session, work: Work, version: int) -> torch.Tensor:
-        manifest = self._trainer.manifest
+    async def _download(
+        self, session: Session, work: Work, version: int, receiver: Receiver
+    ) -> torch.Tensor:
         request = federation_pb2.DownloadModelRequest(session=session.message, work_id=work.id)
-        expected, receiver = Expected(version, manifest.digest), Receiver(manifest)
+        expected = Expected(version, self._trainer.manifest.digest)
         return await self._connection.call(
             lambda: self._carrier.download(request, expected, receiver, work.cancelled),
             work.cancelled,
         )
 
-    async def _upload(
-        self, session: Session, order: federation_pb2.TrainWork, work: Work, update: Update
-    ) -> None:
-        encoded = await self._worker.run(
-            lambda: self._encoder.encode(session.codec, update.flat, order.generation)
-        )
+    async def _upload(self, session: Session, training: Training, update: Update) -> None:
+        order, work = training.order, training.work
+
+        async def encode() -> Encoded:
+            return await self._worker.run(
+                lambda: self._encoder.encode(
+                    session.codec, update.flat, order.generation, order.work_id
+                )
+            )
+
+        encoded = await training.encoded(session.codec, encode)
         header = federation_pb2.UpdateHeader(
             session=session.message,
             work_id=work.id,
@@ -179,9 +285,8 @@ class Rounds:
             codec=codec_value(session.codec.name),
             xxh3_128=encoded.checksum,
         )
-        with self._encoder.until_counted() as counted:
-            await self._sent(header, encoded.payload, work)
-            counted()
+        await self._sent(header, encoded.payload, work)
+        self._encoder.counted()
 
     async def _sent(
         self, header: federation_pb2.UpdateHeader, payload: memoryview, work: Work

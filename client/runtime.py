@@ -13,6 +13,7 @@ from grpc import aio
 from client.backoff import Backoff
 from client.barring import Barring
 from client.connection import SessionLostError
+from client.destruction import obey
 from client.dialler import Dialler
 from client.rounds import Rounds
 from client.session import LEAVE_SECONDS, Session
@@ -112,8 +113,8 @@ class Runtime:
         try:
             await asyncio.wait({polling, beating}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self._rounds.cancel()
             await _end(polling, beating)
+            self._rounds.parted()
         for error in [task.exception() for task in (polling, beating) if _ended(task)]:
             if error is not None:
                 raise error
@@ -139,6 +140,8 @@ class Runtime:
             case "train":
                 self._barring.lifted()
                 return await self._rounds.train(session, response.train) == "completed"
+            case "destroy":
+                return await obey(session, response.destroy, self._rounds)
             case "evaluate":
                 return await self._rounds.evaluate(session, response.evaluate) == "completed"
         return False

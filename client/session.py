@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from google.protobuf import duration_pb2
 
 from client.connection import Connection, FinalRefusalError, SessionLostError, final
+from client.destroyed import Destroyed
 from client.dialler import Dialler
 from fednot.codecs import Codec, codec_of
 from fednot.codecs.topk import DEFAULT_FRACTION
@@ -114,6 +115,19 @@ class Session:
         await self._called(
             lambda stub: stub.ReportFailure(request, timeout=CALL_SECONDS), cancelled
         )
+
+    async def report_destruction(self, order_id: str, destroyed: Iterable[Destroyed]) -> None:
+        """Says what was destroyed by an order."""
+        caches = [
+            federation_pb2.DestroyedCache(
+                kind=cache.kind, sha256=cache.sha256, num_bytes=cache.num_bytes
+            )
+            for cache in destroyed
+        ]
+        request = federation_pb2.ReportDestructionRequest(
+            session=self.message, order_id=order_id, destroyed=caches
+        )
+        await self._called(lambda stub: stub.ReportDestruction(request, timeout=CALL_SECONDS))
 
     async def leave(self) -> None:
         """Closes the session, with one attempt. Raises AioRpcError if it did not get through."""

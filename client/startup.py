@@ -60,6 +60,7 @@ class Prepared:
             device=str(self.trainer.device.current),
             software_version=__version__,
             codecs=[codec_value(self.settings.codec)],
+            instance=self.state.instance,
         )
 
     def close(self) -> None:

@@ -1,10 +1,11 @@
-"""The client's state directory: the name it keeps, and that only one process uses it."""
+"""The client's state directory: the name and the instance it keeps, and the lock of one process."""
 
 from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+import uuid
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Self
@@ -20,10 +21,15 @@ class StateError(ValueError):
 
 @dataclass(frozen=True)
 class Identity:
-    """A client's name and when it first joined (ISO 8601, UTC)."""
+    """A client's name and when it first joined (ISO 8601, UTC).
+
+    `instance` tells the server two state directories of one name apart; "" in files of older
+    versions.
+    """
 
     name: str
     first_joined: str
+    instance: str
 
 
 class StateDirectory:
@@ -32,6 +38,7 @@ class StateDirectory:
     def __init__(self, path: Path, lock: LockedDirectory, identity: Identity | None) -> None:
         self.path = path
         self.identity = identity
+        self.instance = (identity.instance if identity else "") or uuid.uuid4().hex
         self._lock = lock
 
     @classmethod
@@ -57,11 +64,12 @@ class StateDirectory:
 
     def remember(self, name: str) -> None:
         """Writes the identity, durably and whole, at the first join; later it does nothing."""
-        if self.identity is not None:
+        known = self.identity
+        if known is not None and known.instance:
             return
-        identity = Identity(name, datetime.now(UTC).isoformat(timespec="seconds"))
-        text = json.dumps({"name": identity.name, "first_joined": identity.first_joined})
-        _write_atomically(self.path / IDENTITY_FILE, text + "\n")
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        identity = Identity(name, known.first_joined if known else now, self.instance)
+        _write_atomically(self.path / IDENTITY_FILE, json.dumps(asdict(identity)) + "\n")
         self.identity = identity
 
     def close(self) -> None:
@@ -72,10 +80,11 @@ class StateDirectory:
 def _read_for(path: Path, name: str) -> Identity | None:
     try:
         row = json.loads(path.read_text(encoding="utf-8"))
-        identity = Identity(str(row["name"]), str(row["first_joined"]))
+        instance = str(row.get("instance", ""))
+        identity = Identity(str(row["name"]), str(row["first_joined"]), instance)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StateError(
             f"{path} is no identity file ({error}); restore it or remove it"
         ) from error

@@ -54,11 +54,13 @@ class Worker:
         Raises WorkCancelledError as the work does, and WorkFailedError for all else it raises.
         """
         if self.busy:
-            _log.info("waiting for the cancelled work before to stop")
+            _log.info("waiting for the work before to stop")
+        while self.busy:
             await self.stopped()
         future = self._start(work)
         outcome = await asyncio.shield(future)
-        self._running = None
+        if self._running is future:
+            self._running = None
         return _value(outcome)
 
     async def stopped(self, within: float | None = None) -> bool:

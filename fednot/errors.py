@@ -57,6 +57,7 @@ class Reason(StrEnum):
     UNKNOWN_DELETION = auto()
     UNKNOWN_VERSION = auto()
     UNKNOWN_SESSION = auto()
+    CLIENT_CONNECTED = auto()
     UNKNOWN_WORK = auto()
     CLIENT_BARRED = auto()
     CLIENT_ALREADY_FORGOTTEN = auto()
@@ -154,6 +155,10 @@ CATALOGUE: Final[dict[Reason, Entry]] = {
     Reason.UNKNOWN_DELETION: Entry(_NOT_FOUND, "`fednot jobs` lists requests and jobs."),
     Reason.UNKNOWN_VERSION: Entry(_NOT_FOUND, "Take a version that the server lists."),
     Reason.UNKNOWN_SESSION: Entry(_STATE, "Join again; the server restarted or lost the client."),
+    Reason.CLIENT_CONNECTED: Entry(
+        Code.ALREADY_EXISTS,
+        "Stop the other process of this name, or give this machine an identity of its own.",
+    ),
     Reason.UNKNOWN_WORK: Entry(_STATE, "Drop the work and poll for new work."),
     Reason.CLIENT_BARRED: Entry(
         Code.PERMISSION_DENIED, "The client was forgotten and may not train."

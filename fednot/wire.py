@@ -142,6 +142,11 @@ class Receiver:
         self._took(self.filled + count)
         return count
 
+    @property
+    def received(self) -> torch.Tensor:
+        """The bytes that have come so far, where they lie."""
+        return self._flat[: self.filled]
+
     def finish(self, expected_checksum: str) -> torch.Tensor:
         """The flat model. Raises FednotError (WRONG_SIZE or WRONG_CHECKSUM)."""
         if self.filled != len(self._into):

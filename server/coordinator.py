@@ -38,6 +38,7 @@ from server.records import (
     Version,
     WaitKind,
 )
+from server.resumption import take_over
 from server.rounds import Rounds
 from server.state import (
     audit_rows,
@@ -71,13 +72,16 @@ class Coordinator:
         self._clock = Clock(federation)
 
     async def recover_state(self) -> None:
-        """After a start: aborts rounds that the last process left running, reloads the fences."""
+        """After a start: takes over or aborts rounds that were running, reloads the fences."""
         federation = self._federation
-        aborted = await federation.database.write(
-            Commit.ROUNDS_TAKEN_OVER, lambda c: round_rows.abort_running_rounds(c, time.time())
+        current = federation.model.current.number
+        kept, aborted = await federation.database.write(
+            Commit.ROUNDS_TAKEN_OVER, lambda c: take_over(c, current, time.time())
         )
+        for begun in kept:
+            log.info("round %d was running when the server stopped; it goes on", begun.number)
         if aborted:
-            log.warning("rounds %s were running when the server stopped; aborted", list(aborted))
+            log.warning("rounds %s were running when the server stopped; aborted", aborted)
         await federation.reload_fences()
 
     async def run(self) -> None:

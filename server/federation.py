@@ -10,6 +10,7 @@ import torch
 
 from server.blocks import Memory
 from server.cohorts.cohort import Cohort
+from server.destruction import Destructions, NoDestructions
 from server.evaluation import ServerEvaluator
 from server.fences import Fences
 from server.global_model import GlobalModel
@@ -74,6 +75,7 @@ class Federation:
     activity: Activity = field(default_factory=Activity)
     work: Interruptible = field(default_factory=Interruptible)
     changes: Pulse = field(default_factory=Pulse)
+    destructions: Destructions = field(default_factory=NoDestructions)
 
     def eligible(self) -> tuple[str, ...]:
         """Connected clients that are not barred, by name."""

@@ -34,6 +34,7 @@ from server.records import (
     VersionOrigin,
     WaitKind,
 )
+from server.resumption import seconds_left, take_over
 from server.state import client_rows, round_rows
 from server.state.commits import Commit
 from server.state.fencing import FencedError
@@ -57,6 +58,11 @@ class RoundOrder:
     run_id: int = 0
     job_id: str = ""
     attempt: int = 0
+
+    def began(self, found: Round) -> bool:
+        """Whether a round was begun for the same run, or the same attempt of the same job."""
+        ours = (self.phase, self.run_id, self.job_id, self.attempt)
+        return ours == (found.phase, found.run_id, found.job_id, found.attempt)
 
 
 @dataclass(frozen=True)
@@ -98,14 +104,18 @@ class Rounds:
 
         A round that reaches no quorum, or whose mean is not finite, is returned with the outcome
         FAILED and made no version. Raises NotEnoughClientsError, or WorkInterruptedError: then the
-        round is ABORTED and nothing that it received is left.
+        round is ABORTED and nothing that it received is left. A round of this order that was left
+        running goes on; if it then reaches no quorum, it is ABORTED, since that may be the
+        restart's fault.
         """
-        policy = order.policy
-        purpose = f"a {order.phase} round"
-        clients = await self.gather(policy.min_clients, policy.client_wait, purpose)
-        begun = await self._begin(order, clients)
+        begun = await self._left_running(order)
+        resumed = begun is not None
+        if begun is None:
+            policy, purpose = order.policy, f"a {order.phase} round"
+            clients = await self.gather(policy.min_clients, policy.client_wait, purpose)
+            begun = await self._begin(order, clients)
         try:
-            return await self._to_its_end(order, begun, step)
+            return await self._to_its_end(order, begun, step, resumed=resumed)
         except (WorkInterruptedError, FencedError) as error:
             await self._close(begun, RoundOutcome.ABORTED)
             log.info("round %d was aborted; what it had received is dropped", begun.number)
@@ -187,12 +197,37 @@ class Rounds:
             Commit.ROUND_BEGUN, lambda c: round_rows.start_round(c, new)
         )
 
-    async def _to_its_end(self, order: RoundOrder, begun: Round, step: Step) -> Round:
+    async def _left_running(self, order: RoundOrder) -> Round | None:
+        """The round of this order that an earlier process, or a fault, left running.
+
+        Whatever else was left running is aborted: nobody will go on with it.
+        """
+
+        def command(connection: Connection) -> Round | None:
+            now = time.time()
+            kept, _ = take_over(connection, self._federation.model.current.number, now)
+            found = None
+            for left in kept:
+                if order.began(left) and found is None:
+                    found = left
+                else:
+                    round_rows.close_round(connection, left.number, RoundOutcome.ABORTED, now)
+            return found
+
+        database = self._federation.database
+        if not await database.read(round_rows.running_rounds):
+            return None
+        return await database.write(Commit.ROUNDS_TAKEN_OVER, command)
+
+    async def _to_its_end(
+        self, order: RoundOrder, begun: Round, step: Step, *, resumed: bool
+    ) -> Round:
         federation = self._federation
         base = federation.model.current
-        summed = await federation.work.run(self._sum(order, begun, base))
+        summed = await federation.work.run(self._sum(order, begun, base, resumed=resumed))
         if summed.model is None:
-            return await self._fail(begun, summed)
+            outcome = RoundOutcome.ABORTED if resumed else RoundOutcome.FAILED
+            return await self._without_result(begun, summed, outcome)
         upcoming = replace(base, number=base.number + 1)
         scoring = self.score(summed.model.tensor, upcoming, order.policy.deadline)
         metrics = {**summed.metrics, **finite(await federation.work.run(scoring))}
@@ -219,10 +254,12 @@ class Rounds:
         self._report(ended)
         return replace(ended, result_version=version.number)
 
-    async def _sum(self, order: RoundOrder, begun: Round, base: Version) -> _Sum:
-        federation = self._federation
-        given = federation.model.block
-        plan = WorkPlan(
+    def _plan(self, order: RoundOrder, begun: Round, base: Version, *, resumed: bool) -> WorkPlan:
+        given, deadline = self._federation.model.block, order.policy.deadline
+        if resumed:
+            deadline = seconds_left(begun, deadline, time.time())
+            log.info("round %d goes on for at most %.0f s", begun.number, deadline)
+        return WorkPlan(
             kind=WorkKind.TRAIN,
             round=begun.number,
             phase=order.phase,
@@ -230,10 +267,16 @@ class Rounds:
             flat=given.tensor,
             release=given.release,
             clients=begun.cohort,
-            deadline=order.policy.deadline,
-            seed=federation.defaults.seed,
+            deadline=deadline,
+            seed=self._federation.defaults.seed,
             config=order.config,
+            resumed=resumed,
         )
+
+    async def _sum(self, order: RoundOrder, begun: Round, base: Version, *, resumed: bool) -> _Sum:
+        federation = self._federation
+        given = federation.model.block
+        plan = self._plan(order, begun, base, resumed=resumed)
         average = await asyncio.to_thread(
             RunningAverage,
             federation.model.manifest,
@@ -276,10 +319,8 @@ class Rounds:
         updates.labels("accepted").inc()
         return None
 
-    async def _fail(self, begun: Round, summed: _Sum) -> Round:
-        ended = replace(
-            begun, outcome=RoundOutcome.FAILED, missing=summed.missing, ended_at=time.time()
-        )
+    async def _without_result(self, begun: Round, summed: _Sum, outcome: RoundOutcome) -> Round:
+        ended = replace(begun, outcome=outcome, missing=summed.missing, ended_at=time.time())
         await self._federation.database.write(
             Commit.ROUND_FAILED, lambda c: round_rows.end_round(c, ended)
         )

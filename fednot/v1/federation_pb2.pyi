@@ -86,6 +86,7 @@ class JoinRequest(_message.Message):
     DEVICE_FIELD_NUMBER: _builtins.int
     SOFTWARE_VERSION_FIELD_NUMBER: _builtins.int
     CODECS_FIELD_NUMBER: _builtins.int
+    INSTANCE_FIELD_NUMBER: _builtins.int
     client: _builtins.str
     """The client's name: 1 to 63 of a-z, 0-9, '-', '_' and '.', starting with a letter or digit.
     Over TLS the certificate tells it: this may be empty, and must not differ.
@@ -98,6 +99,10 @@ class JoinRequest(_message.Message):
     """The torch device it trains on, such as "cpu" or "cuda:0"."""
     software_version: _builtins.str
     """The version of fednot that it runs."""
+    instance: _builtins.str
+    """Names the state directory, not the process: random, made once, the same after a restart. Two
+    processes under one name are told apart by it. Empty for a client that has none.
+    """
     @_builtins.property
     def manifest(self) -> _model_pb2.Manifest:
         """The manifest of the model that the client's Task builds."""
@@ -118,10 +123,11 @@ class JoinRequest(_message.Message):
         device: _builtins.str = ...,
         software_version: _builtins.str = ...,
         codecs: _abc.Iterable[_model_pb2.UpdateCodec.ValueType] | None = ...,
+        instance: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["manifest", b"manifest"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "codecs", b"codecs", "device", b"device", "manifest", b"manifest", "num_test_examples", b"num_test_examples", "num_train_examples", b"num_train_examples", "software_version", b"software_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "codecs", b"codecs", "device", b"device", "instance", b"instance", "manifest", b"manifest", "num_test_examples", b"num_test_examples", "num_train_examples", b"num_train_examples", "software_version", b"software_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -330,6 +336,36 @@ class EvaluateWork(_message.Message):
 Global___EvaluateWork: _TypeAlias = EvaluateWork  # noqa: Y015
 
 @_typing.final
+class DestroyWork(_message.Message):
+    """Destroy what is kept of older generations, then report it. A barred client is asked, too."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    order_id: _builtins.str
+    """Names the order in the report."""
+    generation: _builtins.int
+    """Everything that the client keeps of versions and updates of an older generation goes."""
+    job_id: _builtins.str
+    """The unlearning job that asks for it."""
+    def __init__(
+        self,
+        *,
+        order_id: _builtins.str = ...,
+        generation: _builtins.int = ...,
+        job_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "job_id", b"job_id", "order_id", b"order_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DestroyWork: _TypeAlias = DestroyWork  # noqa: Y015
+
+@_typing.final
 class PollWorkResponse(_message.Message):
     """At most one of the fields is set."""
 
@@ -338,6 +374,7 @@ class PollWorkResponse(_message.Message):
     TRAIN_FIELD_NUMBER: _builtins.int
     EVALUATE_FIELD_NUMBER: _builtins.int
     BARRED_FIELD_NUMBER: _builtins.int
+    DESTROY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def train(self) -> Global___TrainWork:
         """Train."""
@@ -350,18 +387,23 @@ class PollWorkResponse(_message.Message):
     def barred(self) -> Global___Barred:
         """The client is barred and gets no training work."""
 
+    @_builtins.property
+    def destroy(self) -> Global___DestroyWork:
+        """Destroy what is kept of older generations; comes before any other work."""
+
     def __init__(
         self,
         *,
         train: Global___TrainWork | None = ...,
         evaluate: Global___EvaluateWork | None = ...,
         barred: Global___Barred | None = ...,
+        destroy: Global___DestroyWork | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["barred", b"barred", "evaluate", b"evaluate", "train", b"train", "work", b"work"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["barred", b"barred", "destroy", b"destroy", "evaluate", b"evaluate", "train", b"train", "work", b"work"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["barred", b"barred", "evaluate", b"evaluate", "train", b"train", "work", b"work"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["barred", b"barred", "destroy", b"destroy", "evaluate", b"evaluate", "train", b"train", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_work: _TypeAlias = _typing.Literal["train", "evaluate", "barred"]  # noqa: Y015
+    _WhichOneofReturnType_work: _TypeAlias = _typing.Literal["train", "evaluate", "barred", "destroy"]  # noqa: Y015
     _WhichOneofArgType_work: _TypeAlias = _typing.Literal["work", b"work"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_work) -> _WhichOneofReturnType_work | None: ...
 
@@ -701,6 +743,87 @@ class ReportFailureResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReportFailureResponse: _TypeAlias = ReportFailureResponse  # noqa: Y015
+
+@_typing.final
+class DestroyedCache(_message.Message):
+    """One thing that a client kept and has destroyed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    NUM_BYTES_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """What it was, such as "residual", "update", "payload" or "model"."""
+    sha256: _builtins.str
+    """sha256, in hexadecimal, over the bytes that it had."""
+    num_bytes: _builtins.int
+    """How many bytes that were."""
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        sha256: _builtins.str = ...,
+        num_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "num_bytes", b"num_bytes", "sha256", b"sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DestroyedCache: _TypeAlias = DestroyedCache  # noqa: Y015
+
+@_typing.final
+class ReportDestructionRequest(_message.Message):
+    """What was destroyed by an order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: _builtins.int
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    DESTROYED_FIELD_NUMBER: _builtins.int
+    order_id: _builtins.str
+    """The order that this answers."""
+    @_builtins.property
+    def session(self) -> Global___Session:
+        """Who reports."""
+
+    @_builtins.property
+    def destroyed(self) -> _containers.RepeatedCompositeFieldContainer[Global___DestroyedCache]:
+        """Everything that was destroyed; none if nothing was kept."""
+
+    def __init__(
+        self,
+        *,
+        session: Global___Session | None = ...,
+        order_id: _builtins.str = ...,
+        destroyed: _abc.Iterable[Global___DestroyedCache] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["destroyed", b"destroyed", "order_id", b"order_id", "session", b"session"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportDestructionRequest: _TypeAlias = ReportDestructionRequest  # noqa: Y015
+
+@_typing.final
+class ReportDestructionResponse(_message.Message):
+    """The report was taken."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportDestructionResponse: _TypeAlias = ReportDestructionResponse  # noqa: Y015
 
 @_typing.final
 class HeartbeatRequest(_message.Message):

@@ -65,6 +65,11 @@ class FederationServiceStub(object):
                 request_serializer=fednot_dot_v1_dot_federation__pb2.ReportFailureRequest.SerializeToString,
                 response_deserializer=fednot_dot_v1_dot_federation__pb2.ReportFailureResponse.FromString,
                 _registered_method=True)
+        self.ReportDestruction = channel.unary_unary(
+                '/fednot.v1.FederationService/ReportDestruction',
+                request_serializer=fednot_dot_v1_dot_federation__pb2.ReportDestructionRequest.SerializeToString,
+                response_deserializer=fednot_dot_v1_dot_federation__pb2.ReportDestructionResponse.FromString,
+                _registered_method=True)
         self.Heartbeat = channel.unary_unary(
                 '/fednot.v1.FederationService/Heartbeat',
                 request_serializer=fednot_dot_v1_dot_federation__pb2.HeartbeatRequest.SerializeToString,
@@ -82,7 +87,8 @@ class FederationServiceServicer(object):
     """
 
     def Join(self, request, context):
-        """Opens a session. A client that joins again under its name replaces its older session.
+        """Opens a session. A client that joins again from the same state directory replaces its older
+        session; another process under its name is refused (CLIENT_CONNECTED) while that one lives.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -120,6 +126,13 @@ class FederationServiceServicer(object):
 
     def ReportFailure(self, request, context):
         """Reports that work could not be done, so that the round need not wait for it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportDestruction(self, request, context):
+        """Says what the client destroyed when it was told to; until then it gets no other work.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -171,6 +184,11 @@ def add_FederationServiceServicer_to_server(servicer, server):
                     servicer.ReportFailure,
                     request_deserializer=fednot_dot_v1_dot_federation__pb2.ReportFailureRequest.FromString,
                     response_serializer=fednot_dot_v1_dot_federation__pb2.ReportFailureResponse.SerializeToString,
+            ),
+            'ReportDestruction': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportDestruction,
+                    request_deserializer=fednot_dot_v1_dot_federation__pb2.ReportDestructionRequest.FromString,
+                    response_serializer=fednot_dot_v1_dot_federation__pb2.ReportDestructionResponse.SerializeToString,
             ),
             'Heartbeat': grpc.unary_unary_rpc_method_handler(
                     servicer.Heartbeat,
@@ -346,6 +364,33 @@ class FederationService(object):
             '/fednot.v1.FederationService/ReportFailure',
             fednot_dot_v1_dot_federation__pb2.ReportFailureRequest.SerializeToString,
             fednot_dot_v1_dot_federation__pb2.ReportFailureResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportDestruction(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fednot.v1.FederationService/ReportDestruction',
+            fednot_dot_v1_dot_federation__pb2.ReportDestructionRequest.SerializeToString,
+            fednot_dot_v1_dot_federation__pb2.ReportDestructionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -34,7 +34,9 @@ class FederationServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> FederationServiceAsyncStub: ...
     Join: _grpc.UnaryUnaryMultiCallable[_federation_pb2.JoinRequest, _federation_pb2.JoinResponse]
-    """Opens a session. A client that joins again under its name replaces its older session."""
+    """Opens a session. A client that joins again from the same state directory replaces its older
+    session; another process under its name is refused (CLIENT_CONNECTED) while that one lives.
+    """
     PollWork: _grpc.UnaryUnaryMultiCallable[_federation_pb2.PollWorkRequest, _federation_pb2.PollWorkResponse]
     """Waits, a bounded time, for work. A response without work means: ask again."""
     DownloadModel: _grpc.UnaryStreamMultiCallable[_federation_pb2.DownloadModelRequest, _federation_pb2.DownloadModelResponse]
@@ -48,6 +50,8 @@ class FederationServiceStub:
     """Reports the result of evaluation work."""
     ReportFailure: _grpc.UnaryUnaryMultiCallable[_federation_pb2.ReportFailureRequest, _federation_pb2.ReportFailureResponse]
     """Reports that work could not be done, so that the round need not wait for it."""
+    ReportDestruction: _grpc.UnaryUnaryMultiCallable[_federation_pb2.ReportDestructionRequest, _federation_pb2.ReportDestructionResponse]
+    """Says what the client destroyed when it was told to; until then it gets no other work."""
     Heartbeat: _grpc.UnaryUnaryMultiCallable[_federation_pb2.HeartbeatRequest, _federation_pb2.HeartbeatResponse]
     """Says that the client is alive and learns whether its work still stands."""
     Leave: _grpc.UnaryUnaryMultiCallable[_federation_pb2.LeaveRequest, _federation_pb2.LeaveResponse]
@@ -59,7 +63,9 @@ class FederationServiceAsyncStub(FederationServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Join: _aio.UnaryUnaryMultiCallable[_federation_pb2.JoinRequest, _federation_pb2.JoinResponse]  # type: ignore[assignment]
-    """Opens a session. A client that joins again under its name replaces its older session."""
+    """Opens a session. A client that joins again from the same state directory replaces its older
+    session; another process under its name is refused (CLIENT_CONNECTED) while that one lives.
+    """
     PollWork: _aio.UnaryUnaryMultiCallable[_federation_pb2.PollWorkRequest, _federation_pb2.PollWorkResponse]  # type: ignore[assignment]
     """Waits, a bounded time, for work. A response without work means: ask again."""
     DownloadModel: _aio.UnaryStreamMultiCallable[_federation_pb2.DownloadModelRequest, _federation_pb2.DownloadModelResponse]  # type: ignore[assignment]
@@ -73,6 +79,8 @@ class FederationServiceAsyncStub(FederationServiceStub):
     """Reports the result of evaluation work."""
     ReportFailure: _aio.UnaryUnaryMultiCallable[_federation_pb2.ReportFailureRequest, _federation_pb2.ReportFailureResponse]  # type: ignore[assignment]
     """Reports that work could not be done, so that the round need not wait for it."""
+    ReportDestruction: _aio.UnaryUnaryMultiCallable[_federation_pb2.ReportDestructionRequest, _federation_pb2.ReportDestructionResponse]  # type: ignore[assignment]
+    """Says what the client destroyed when it was told to; until then it gets no other work."""
     Heartbeat: _aio.UnaryUnaryMultiCallable[_federation_pb2.HeartbeatRequest, _federation_pb2.HeartbeatResponse]  # type: ignore[assignment]
     """Says that the client is alive and learns whether its work still stands."""
     Leave: _aio.UnaryUnaryMultiCallable[_federation_pb2.LeaveRequest, _federation_pb2.LeaveResponse]  # type: ignore[assignment]
@@ -87,7 +95,9 @@ class FederationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _federation_pb2.JoinRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_federation_pb2.JoinResponse, _abc.Awaitable[_federation_pb2.JoinResponse]]:
-        """Opens a session. A client that joins again under its name replaces its older session."""
+        """Opens a session. A client that joins again from the same state directory replaces its older
+        session; another process under its name is refused (CLIENT_CONNECTED) while that one lives.
+        """
 
     @_abc_1.abstractmethod
     def PollWork(
@@ -131,6 +141,14 @@ class FederationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_federation_pb2.ReportFailureResponse, _abc.Awaitable[_federation_pb2.ReportFailureResponse]]:
         """Reports that work could not be done, so that the round need not wait for it."""
+
+    @_abc_1.abstractmethod
+    def ReportDestruction(
+        self,
+        request: _federation_pb2.ReportDestructionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_federation_pb2.ReportDestructionResponse, _abc.Awaitable[_federation_pb2.ReportDestructionResponse]]:
+        """Says what the client destroyed when it was told to; until then it gets no other work."""
 
     @_abc_1.abstractmethod
     def Heartbeat(

@@ -6,6 +6,7 @@ Over gRPC, in one process, or elsewhere: the coordinator cannot tell the differe
 from __future__ import annotations
 
 import hashlib
+import uuid
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -30,7 +31,9 @@ class WorkKind(StrEnum):
 class WorkPlan:
     """Work for a cohort: `deadline` seconds from its start, `round` 0 outside of rounds.
 
-    `release` gives back the pages of a part of `flat` that was read, if they are on disk.
+    `release` gives back the pages of a part of `flat` that was read, if they are on disk. A plan
+    that is `resumed` was sent before the server started again: its clients may still be at it and
+    are given time to come back.
     """
 
     kind: WorkKind
@@ -43,11 +46,19 @@ class WorkPlan:
     seed: int = 0
     config: Mapping[str, float] = field(default_factory=dict)
     release: Callable[[int, int], None] = lambda _start, _stop: None
+    resumed: bool = False
 
     def seed_of(self, client: str) -> int:
         """The seed of one client in this round (63 bits), the same in every process."""
         text = f"{self.seed}/{self.round}/{client}"
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) >> 1
+
+    def work_id_of(self, client: str) -> str:
+        """Names one client's work: in a round the same in every process, else a new one."""
+        if not self.round:
+            return uuid.uuid4().hex
+        text = f"{self.version.sha256}/{self.round}/{self.kind}/{client}"
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True)

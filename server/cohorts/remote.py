@@ -17,12 +17,15 @@ from server.cohorts.cohort import Answer, NoAnswer, Update, WorkPlan
 from server.pulse import Pulse
 
 LIVENESS_TICK = 0.5
+REJOIN_SECONDS = 15.0
+"""In so long a client that lost its server is back: twice its longest wait between attempts."""
 
 
 @dataclass
 class Session:
     """A client that is there: `last_seen` is on the monotonic clock, in seconds.
 
+    `instance` names the state directory that it runs from; a client that names none has "".
     `certificate` is the one that it showed last, as PEM, and `certificate_expires_at` when that
     ends, in seconds since the epoch; both None over plaintext. `codec` is how it encodes updates.
     """
@@ -35,6 +38,7 @@ class Session:
     degraded: bool = False
     certificate_expires_at: float | None = None
     certificate: bytes | None = None
+    instance: str = ""
     codec: Codec = field(default_factory=Plain)
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
@@ -49,23 +53,23 @@ class Assignment:
         broadcast: Broadcast,
         answers: asyncio.Queue[Answer],
     ) -> None:
-        self.id = uuid.uuid4().hex
+        self.id = plan.work_id_of(client)
         self.client = client
         self.plan = plan
         self.broadcast = broadcast
         self.deadline_at = time.time() + plan.deadline
         self.answered = False
-        self.over = False
+        self.over: FednotError | None = None
         self._answers = answers
         self._verdict: asyncio.Future[None] | None = None
         self._at_end: set[Callable[[], object]] = set()
 
     def check_open(self) -> None:
-        """Raises FednotError unless an answer is awaited: ROUND_OVER; if it was given already, the
-        verdict on it again, or DUPLICATE_UPDATE if it counts.
+        """Raises FednotError unless an answer is awaited: ROUND_OVER, or SHUTTING_DOWN; if it was
+        given already, the verdict on it again, or DUPLICATE_UPDATE if it counts.
         """
-        if self.over:
-            raise _round_over()
+        if self.over is not None:
+            raise self.over
         if self._verdict is not None and self._verdict.done() and not self._verdict.cancelled():
             self._verdict.result()
         if self.answered:
@@ -75,10 +79,10 @@ class Assignment:
     def until_its_end(self, end: Callable[[], object]) -> Iterator[None]:
         """Ties something to this work: `end` is called if the work ends first, even if it stalls.
 
-        Raises FednotError (ROUND_OVER) if the work has ended.
+        Raises FednotError (ROUND_OVER or SHUTTING_DOWN) if the work has ended.
         """
-        if self.over:
-            raise _round_over()
+        if self.over is not None:
+            raise self.over
         self._at_end.add(end)
         try:
             yield
@@ -115,14 +119,17 @@ class Assignment:
         self._verdict = verdict
         await verdict
 
-    def end(self) -> None:
-        """Ends the work: an update whose verdict is open is refused, transfers are cut."""
-        self.over = True
+    def end(self, why: FednotError | None = None) -> None:
+        """Ends the work: an update whose verdict is open is refused, transfers are cut.
+
+        `why` is what clients are told from now on; ROUND_OVER without it.
+        """
+        self.over = why or _round_over()
         for end in tuple(self._at_end):
             end()
         self._at_end.clear()
         if self._verdict is not None and not self._verdict.done():
-            self._verdict.set_exception(_round_over())
+            self._verdict.set_exception(self.over)
 
 
 class RemoteCohort:
@@ -136,10 +143,19 @@ class RemoteCohort:
         self._assignments: dict[str, Assignment] = {}
         self._pulse = Pulse()
         self._stopping = False
+        self._called_back = 0
 
     def stop(self) -> None:
-        """Sends waiting clients away, since the server stops: they reconnect to the next one."""
+        """Sends waiting clients away, since the server stops: they reconnect to the next one.
+
+        Work that ends from now on may go on there, so nobody is told that it no longer counts.
+        """
         self._stopping = True
+        self._pulse.beat()
+
+    def call_back(self) -> None:
+        """Ends every poll that waits, so that clients ask again at once: there are orders."""
+        self._called_back += 1
         self._pulse.beat()
 
     def connected(self) -> frozenset[str]:
@@ -160,8 +176,28 @@ class RemoteCohort:
         """Waits until a client joined or left, or work was given or has ended."""
         await self._pulse.wait(seconds, self._pulse.mark())
 
+    def check_free(self, session: Session) -> None:
+        """Raises FednotError (CLIENT_CONNECTED) if another process has the client's session.
+
+        Two processes from one state directory cannot be: the older one has ended.
+        """
+        present = self._sessions.get(session.client)
+        if present is None or present.instance == session.instance:
+            return
+        silence = time.monotonic() - present.last_seen
+        if silence < self._lapse:
+            raise FednotError(
+                Reason.CLIENT_CONNECTED,
+                f"another process is {session.client!r} now, last seen {silence:.0f} s ago",
+                retry_after=self._lapse - silence,
+            )
+
     def open(self, session: Session) -> None:
-        """Opens a session in place of the client's older one."""
+        """Opens a session in place of the client's older one.
+
+        Raises FednotError (CLIENT_CONNECTED) if that is another process's, and lives.
+        """
+        self.check_free(session)
         self._sessions[session.client] = session
         self._pulse.beat()
 
@@ -208,22 +244,25 @@ class RemoteCohort:
 
         Raises FednotError (SHUTTING_DOWN) when the server stops.
         """
-        until = time.monotonic() + max_wait
+        until, called_back = time.monotonic() + max_wait, self._called_back
         while True:
             mark = self._pulse.mark()
             if self._stopping:
-                raise FednotError(Reason.SHUTTING_DOWN, "the server is stopping", retry_after=1.0)
+                raise _stops()
             # No variable of the loop may keep an assignment, and with it a model, while this waits.
             open_one = next((a for a in self._of(client) if not a.answered), None)
             if open_one is not None:
                 return open_one
             left = until - time.monotonic()
-            if left <= 0 or not await self._pulse.wait(left, mark):
+            if left <= 0 or self._called_back != called_back:
                 return None
+            await self._pulse.wait(left, mark)
 
     def assignment(self, client: str, work_id: str) -> Assignment:
         """The work of an id, if it is the caller's. Raises FednotError (UNKNOWN_WORK)."""
         found = self._assignments.get(work_id)
+        if found is None and self._stopping:
+            raise _stops()
         if found is None or found.client != client:
             raise FednotError(
                 Reason.UNKNOWN_WORK, f"client {client!r} has no work {work_id!r}; the round is over"
@@ -237,7 +276,10 @@ class RemoteCohort:
         batch = [Assignment(client, plan, broadcast, answers) for client in plan.clients]
         self._assignments |= {assignment.id: assignment for assignment in batch}
         self._pulse.beat()
-        until = time.monotonic() + plan.deadline
+        started = time.monotonic()
+        until, back_by = started + plan.deadline, started
+        if plan.resumed:
+            back_by += max(self._lapse, REJOIN_SECONDS)
         waiting = set(plan.clients)
         try:
             while waiting and (left := until - time.monotonic()) > 0:
@@ -245,7 +287,7 @@ class RemoteCohort:
                     async with asyncio.timeout(min(left, LIVENESS_TICK)):
                         answer = await answers.get()
                 except TimeoutError:
-                    self._give_up_on_lapsed(batch)
+                    self._give_up_on_lapsed(batch, back_by)
                     continue
                 waiting.discard(answer.client)
                 yield answer
@@ -253,13 +295,16 @@ class RemoteCohort:
                 yield NoAnswer(client, f"no answer in {plan.deadline:g} s; {self._seen(client)}")
         finally:
             for assignment in batch:
-                assignment.end()
+                assignment.end(_stops() if self._stopping else None)
                 del self._assignments[assignment.id]
             broadcast.close()
             self._pulse.beat()
 
-    def _give_up_on_lapsed(self, batch: Iterable[Assignment]) -> None:
+    def _give_up_on_lapsed(self, batch: Iterable[Assignment], back_by: float) -> None:
+        early = time.monotonic() < back_by
         for assignment in batch:
+            if early and assignment.client not in self._sessions:
+                continue
             if not assignment.answered and not self._is_live(assignment.client):
                 reason = f"lost; {self._seen(assignment.client)}"
                 assignment.answer(NoAnswer(assignment.client, reason))
@@ -276,6 +321,10 @@ class RemoteCohort:
         if session is None:
             return "it has no session"
         return f"last seen {time.monotonic() - session.last_seen:.0f} s ago"
+
+
+def _stops() -> FednotError:
+    return FednotError(Reason.SHUTTING_DOWN, "the server is stopping", retry_after=1.0)
 
 
 def _round_over() -> FednotError:

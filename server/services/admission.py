@@ -17,6 +17,7 @@ MOST_EXAMPLES: Final = 1 << 48
 MOST_METRICS: Final = 32
 LONGEST_METRIC: Final = 64
 LONGEST_DEVICE: Final = 32
+LONGEST_INSTANCE: Final = 64
 RATIOS: Final = ("accuracy", "chance")
 SHOWN_DIFFERENCES: Final = 5
 
@@ -65,6 +66,11 @@ def check_metrics(metrics: Mapping[str, float]) -> None:
 def device_name(text: str) -> str:
     """The device that a client named, fit to be stored and shown."""
     return one_line(text, LONGEST_DEVICE)
+
+
+def instance_name(text: str) -> str:
+    """What a client calls its state directory, fit to be kept; only compared, never shown."""
+    return one_line(text, LONGEST_INSTANCE)
 
 
 def _check_manifest(message: model_pb2.Manifest, ours: Manifest) -> None:

@@ -15,15 +15,23 @@ from fednot.errors import FednotError, Reason
 from fednot.naming import one_line
 from fednot.v1 import federation_pb2, federation_pb2_grpc, model_pb2
 from server.cohorts.cohort import Evaluation, NoAnswer, WorkKind
-from server.cohorts.remote import Assignment, RemoteCohort, Session
+from server.cohorts.remote import RemoteCohort, Session
+from server.destruction import check_report
 from server.federation import Federation
 from server.records import ClientRecord
 from server.services import callers
-from server.services.admission import check_join, check_metrics, device_name, session_of
+from server.services.admission import (
+    check_join,
+    check_metrics,
+    device_name,
+    instance_name,
+    session_of,
+)
 from server.services.downloads import DownloadDesk
-from server.services.messages import barred_message, round_phase, timestamp
+from server.services.messages import barred_message
 from server.services.offer import SessionOffer
 from server.services.uploads import Part, UploadStream
+from server.services.work_messages import destroy_work, destroyed_cache, evaluate_work, train_work
 from server.state import client_rows
 from server.state.commits import Commit
 from server.uploads.desk import UploadDesk
@@ -73,8 +81,10 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
             last_seen=time.monotonic(),
             certificate_expires_at=callers.current().expires_at,
             certificate=callers.certificate(),
+            instance=instance_name(request.instance),
             codec=self._offer.codec_for(request.codecs),
         )
+        self._cohort.check_free(session)
         record = ClientRecord(
             name=name,
             joined_at=time.time(),
@@ -102,6 +112,9 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
     ) -> federation_pb2.PollWorkResponse:
         """Waits for work; a barred client is told at once that it gets none."""
         session = session_of(self._cohort, request.session)
+        order = await self._federation.destructions.pending(session.client)
+        if order is not None:
+            return federation_pb2.PollWorkResponse(destroy=destroy_work(order))
         bar = self._federation.fences.bar_of(session.client)
         wait = min(max(request.max_wait.ToNanoseconds() / 1e9, 0.0), MAX_POLL_SECONDS)
         assignment = await self._cohort.next_assignment(session.client, 0.0 if bar else wait)
@@ -110,8 +123,8 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
             bar = self._federation.fences.bar_of(session.client)
             return federation_pb2.PollWorkResponse(barred=barred_message(bar))
         if assignment.plan.kind is WorkKind.EVALUATE:
-            return federation_pb2.PollWorkResponse(evaluate=_evaluate_work(assignment))
-        return federation_pb2.PollWorkResponse(train=_train_work(assignment))
+            return federation_pb2.PollWorkResponse(evaluate=evaluate_work(assignment))
+        return federation_pb2.PollWorkResponse(train=train_work(assignment))
 
     async def DownloadModel(  # type: ignore[override]
         self, request: federation_pb2.DownloadModelRequest, context: Context
@@ -170,6 +183,17 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
         assignment.answer(NoAnswer(session.client, reason))
         return federation_pb2.ReportFailureResponse()
 
+    async def ReportDestruction(
+        self, request: federation_pb2.ReportDestructionRequest, context: Context
+    ) -> federation_pb2.ReportDestructionResponse:
+        """Notes what a client destroyed."""
+        session = session_of(self._cohort, request.session)
+        destroyed = [destroyed_cache(message) for message in request.destroyed]
+        check_report(destroyed)
+        await self._federation.destructions.acknowledge(session.client, request.order_id, destroyed)
+        log.info("%s destroyed %d caches as ordered", session.client, len(destroyed))
+        return federation_pb2.ReportDestructionResponse()
+
     async def Heartbeat(
         self, request: federation_pb2.HeartbeatRequest, context: Context
     ) -> federation_pb2.HeartbeatResponse:
@@ -200,30 +224,6 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
             return True
         try:
             self._cohort.assignment(client, work_id).check_open()
-        except FednotError:
-            return False
+        except FednotError as refusal:
+            return refusal.reason is Reason.SHUTTING_DOWN
         return True
-
-
-def _train_work(assignment: Assignment) -> federation_pb2.TrainWork:
-    plan = assignment.plan
-    work = federation_pb2.TrainWork(
-        work_id=assignment.id,
-        round=plan.round,
-        phase=round_phase(plan.phase),
-        version=plan.version.number,
-        generation=plan.version.generation,
-        seed=plan.seed_of(assignment.client),
-        deadline=timestamp(assignment.deadline_at),
-    )
-    work.config.update(dict(plan.config))
-    return work
-
-
-def _evaluate_work(assignment: Assignment) -> federation_pb2.EvaluateWork:
-    return federation_pb2.EvaluateWork(
-        work_id=assignment.id,
-        version=assignment.plan.version.number,
-        generation=assignment.plan.version.generation,
-        deadline=timestamp(assignment.deadline_at),
-    )

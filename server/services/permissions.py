@@ -24,6 +24,7 @@ _ROWS: Final[Mapping[str, Mapping[str, frozenset[Role]]]] = {
         "UploadUpdate": _CLIENT,
         "ReportEvaluation": _CLIENT,
         "ReportFailure": _CLIENT,
+        "ReportDestruction": _CLIENT,
         "Heartbeat": _CLIENT,
         "Leave": _CLIENT,
     },

@@ -88,10 +88,7 @@ def start_round(connection: Connection, new: Round) -> Round:
     barred, its run has ended or a deletion goes before it (one that waits for an approval does
     not), or its job no longer recovers.
     """
-    _check_wanted(connection, new)
-    barred = {bar.client for bar in client_rows.list_bars(connection)} & set(new.cohort)
-    if barred:
-        raise FencedError(f"{', '.join(sorted(barred))} may no longer train")
+    check_wanted(connection, new)
     number = next_number(connection)
     row = asdict(new) | {"number": number}
     row |= {"cohort": list(new.cohort), "missing": dict(new.missing), "metrics": {}}
@@ -99,7 +96,8 @@ def start_round(connection: Connection, new: Round) -> Round:
     return get_round(connection, number)
 
 
-def _check_wanted(connection: Connection, new: Round) -> None:
+def check_wanted(connection: Connection, new: Round) -> None:
+    """Raises FencedError as `start_round` does."""
     if new.phase is RoundPhase.RECOVERY:
         query = select(jobs.c.phase).where(jobs.c.id == new.job_id)
         wanted = connection.execute(query).scalar() == JobPhase.RECOVERING
@@ -109,6 +107,9 @@ def _check_wanted(connection: Connection, new: Round) -> None:
         wanted = run is not None and run.id == new.run_id and not connection.execute(query).scalar()
     if not wanted:
         raise FencedError(f"the {new.phase} round is no longer wanted")
+    barred = {bar.client for bar in client_rows.list_bars(connection)} & set(new.cohort)
+    if barred:
+        raise FencedError(f"{', '.join(sorted(barred))} may no longer train")
 
 
 def end_round(connection: Connection, ended: Round) -> None:
@@ -146,6 +147,12 @@ def failures_in_a_row(connection: Connection, *, run_id: int = 0, job_id: str = 
     outcomes = connection.execute(query.order_by(rounds.c.number.desc())).scalars().all()
     failed = (index for index, found in enumerate(outcomes) if found != RoundOutcome.FAILED)
     return next(failed, len(outcomes))
+
+
+def running_rounds(connection: Connection) -> Sequence[Round]:
+    """Every round that has not ended."""
+    query = select(rounds).where(rounds.c.outcome == RoundOutcome.RUNNING)
+    return [_round(row) for row in connection.execute(query.order_by(rounds.c.number))]
 
 
 def abort_running_rounds(connection: Connection, now: float) -> tuple[int, ...]:

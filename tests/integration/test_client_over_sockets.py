@@ -10,8 +10,7 @@ import torch
 from support.played_server import Stage, terminated, until
 
 from fednot.errors import FednotError, Reason
-from fednot.tensors import difference, flatten_module, load_into, views
-from fednot.training import TrainContext
+from fednot.tensors import views
 from fednot.v1 import federation_pb2 as pb
 from fednot.wire import manifest_of
 
@@ -36,7 +35,8 @@ async def test_joins_trains_evaluates_reports_failure_and_leaves(stage: Stage) -
     await play.train("w1")
     header, update = await play.next(tuple)
     assert (header.work_id, header.num_examples, header.base_version) == ("w1", 40, 1)
-    assert torch.equal(update, trained_here(stage))
+    assert torch.equal(update, stage.trained())
+    assert any(bool(view.any()) for view in views(update, stage.manifest).values())
 
     await play.work.put(pb.PollWorkResponse(evaluate=pb.EvaluateWork(work_id="w2", version=1)))
     scores = await play.next(pb.ReportEvaluationRequest)
@@ -53,17 +53,6 @@ async def test_joins_trains_evaluates_reports_failure_and_leaves(stage: Stage) -
     assert (await play.next(pb.LeaveRequest)).session.id == "s0"
     assert code == 0, log
     assert all(" client: " in line for line in log.splitlines()), log
-
-
-def trained_here(stage: Stage) -> torch.Tensor:
-    """Seed 11, two epochs: what the client must send, to the last bit."""
-    task, model = stage.task, stage.task.build_model()
-    load_into(model, stage.play.flat, stage.manifest)
-    context = TrainContext(torch.device("cpu"), 11, 3, "recovery", {"local_epochs": 2.0})
-    task.train(model, task.train_data(), context)
-    update = difference(flatten_module(model, stage.manifest), stage.play.flat, stage.manifest)
-    assert any(bool(view.any()) for view in views(update, stage.manifest).values())
-    return update
 
 
 async def test_a_heartbeat_cancels_training_and_the_next_work_is_done(stage: Stage) -> None:

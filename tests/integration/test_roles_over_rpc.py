@@ -41,6 +41,7 @@ MAY: dict[str, set[Role]] = {
     "fednot.v1.FederationService/UploadUpdate": {CLIENT},
     "fednot.v1.FederationService/ReportEvaluation": {CLIENT},
     "fednot.v1.FederationService/ReportFailure": {CLIENT},
+    "fednot.v1.FederationService/ReportDestruction": {CLIENT},
     "fednot.v1.FederationService/Heartbeat": {CLIENT},
     "fednot.v1.FederationService/Leave": {CLIENT},
     "fednot.v1.DeletionService/Unlearn": {CLIENT, OFFICER},

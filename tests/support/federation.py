@@ -179,13 +179,16 @@ class LocalFederation:
         held: bool = False,
         failing: bool = False,
         flags: tuple[str, ...] = (),
+        twin: bool = False,
     ) -> str:
         """Starts the client of an index; a held one trains only once `release` was called.
 
         Training of a failing one raises as long as the file `fail` exists. `flags` come last, in
-        place of those that they repeat. Over mutual TLS its certificate tells its name.
+        place of those that they repeat. Over mutual TLS its certificate tells its name. A twin has
+        the same identity and a state directory of its own; what is returned names the process.
         """
         name = f"c{index}"
+        process = f"{name}-twin" if twin else name
         arguments = [f"client={index}", *task_arguments]
         if held:
             self.hold.touch()
@@ -196,14 +199,14 @@ class LocalFederation:
         if self._made:
             identity = ("--identity", str(self.identity_of(Role.CLIENT, name)))
         self._start(
-            name,
+            process,
             CLIENT,
             *(*identity, "--server", self.address, "--http-address", ""),
-            *("--state-dir", str(self.folder / name), "--device", "cpu", "--task", TASK),
+            *("--state-dir", str(self.folder / process), "--device", "cpu", "--task", TASK),
             *(part for argument in arguments for part in ("--task-arg", argument)),
             *flags,
         )
-        return name
+        return process
 
     def hold_from(self, number: int) -> None:
         """Holds clients back from a round on; touching `hold` in mid-run leaves it to chance."""

@@ -21,7 +21,8 @@ from fednot.identity import certificates
 from fednot.manifest import Manifest
 from fednot.rpc_errors import to_status
 from fednot.task_loading import load_task
-from fednot.tensors import as_bytes, flatten_module
+from fednot.tensors import as_bytes, difference, flatten_module, load_into
+from fednot.training import TrainContext
 from fednot.v1 import federation_pb2 as pb
 from fednot.v1 import identity_pb2, model_pb2
 from fednot.v1.federation_pb2_grpc import (
@@ -32,7 +33,7 @@ from fednot.v1.identity_pb2_grpc import (
     IdentityServiceServicer,
     add_IdentityServiceServicer_to_server,
 )
-from fednot.wire import Receiver, checksum, chunks
+from fednot.wire import checksum, chunks
 
 ENDING = 8.0
 
@@ -57,7 +58,7 @@ class Blobs:
 class TinyTask(fednot.Task):
     batch_size = 8
     def build_model(self):
-        return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        return nn.Sequential(nn.Linear(4, 256), nn.ReLU(), nn.Linear(256, 2))
     def train_data(self):
         return Blobs(40)
     def test_data(self):
@@ -100,6 +101,9 @@ class Play(FederationServiceServicer, IdentityServiceServicer):
         self.beats: list[pb.HeartbeatRequest] = []
         self.cut_downloads = 0
         self.resumed_at = 0
+        self.downloads = 0
+        self.forget_at_upload = 0
+        self.codec = model_pb2.UPDATE_CODEC_NONE
 
     async def Join(self, request: pb.JoinRequest, context: Any) -> pb.JoinResponse:
         await self.note("Join", context)
@@ -110,7 +114,9 @@ class Play(FederationServiceServicer, IdentityServiceServicer):
         self.known.add(session)
         await self.seen.put(request)
         interval = duration_pb2.Duration(nanos=100_000_000)
-        return pb.JoinResponse(session_id=session, heartbeat_interval=interval)
+        return pb.JoinResponse(
+            session_id=session, heartbeat_interval=interval, codec=self.codec, top_k_fraction=0.1
+        )
 
     async def PollWork(self, request: Any, context: Any) -> pb.PollWorkResponse:
         await self.note("PollWork", context)
@@ -121,6 +127,7 @@ class Play(FederationServiceServicer, IdentityServiceServicer):
 
     async def DownloadModel(self, request: Any, context: Any) -> AsyncIterator[Any]:
         await self.note("DownloadModel", context)
+        self.downloads += 1
         await self.check(request, context)
         payload = as_bytes(self.flat)
         header = model_pb2.ModelHeader(
@@ -144,14 +151,17 @@ class Play(FederationServiceServicer, IdentityServiceServicer):
     async def UploadUpdate(self, requests: Any, context: Any) -> Any:
         header = (await anext(requests)).header
         await self.note("UploadUpdate", context)
-        receiver = Receiver(self.manifest)
-        receiver.begin(header.num_bytes, 0)
+        if self.forget_at_upload:
+            self.forget_at_upload -= 1
+            self.known.clear()
+            await self.seen.put(header)
+        await self.check(header, context)
+        payload = bytearray()
         await context.send_initial_metadata((("fednot-offset", "0"),))
         async for request in requests:
-            if request.HasField("trailer"):
-                await self.seen.put((header, receiver.finish(request.trailer.xxh3_128)))
-            else:
-                receiver.add(request.chunk)
+            payload += request.chunk
+        assert checksum(memoryview(payload)) == header.xxh3_128
+        await self.seen.put((header, torch.frombuffer(payload, dtype=torch.uint8)))
         return pb.UploadUpdateResponse(round=3)
 
     async def ReportEvaluation(self, request: Any, context: Any) -> Any:
@@ -161,6 +171,11 @@ class Play(FederationServiceServicer, IdentityServiceServicer):
     async def ReportFailure(self, request: Any, context: Any) -> Any:
         await self.seen.put(request)
         return pb.ReportFailureResponse()
+
+    async def ReportDestruction(self, request: Any, context: Any) -> Any:
+        await self.check(request, context)
+        await self.seen.put(request)
+        return pb.ReportDestructionResponse()
 
     async def Heartbeat(self, request: Any, context: Any) -> pb.HeartbeatResponse:
         await self.note("Heartbeat", context)
@@ -195,6 +210,10 @@ class Play(FederationServiceServicer, IdentityServiceServicer):
         found = await asyncio.wait_for(self.seen.get(), WAIT)
         assert isinstance(found, kind), found
         return found
+
+    async def destroy(self, order_id: str, generation: int) -> None:
+        order = pb.DestroyWork(order_id=order_id, generation=generation, job_id="job-1")
+        await self.work.put(pb.PollWorkResponse(destroy=order))
 
     async def train(self, work_id: str, **config: float) -> None:
         work = pb.TrainWork(
@@ -267,6 +286,14 @@ class Stage:
         process = await asyncio.to_thread(ClientProcess, arguments, log)
         self.processes.append(process)
         return process
+
+    def trained(self) -> torch.Tensor:
+        """What a client must send: seed 11, two epochs, to the last bit."""
+        model = self.task.build_model()
+        load_into(model, self.play.flat, self.manifest)
+        context = TrainContext(torch.device("cpu"), 11, 3, "recovery", {"local_epochs": 2.0})
+        self.task.train(model, self.task.train_data(), context)
+        return difference(flatten_module(model, self.manifest), self.play.flat, self.manifest)
 
     async def close(self) -> None:
         for process in self.processes:

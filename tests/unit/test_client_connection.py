@@ -263,3 +263,55 @@ def test_waits_grow_from_a_fifth_of_a_second_to_five() -> None:
 async def test_a_cancelled_call_is_not_swallowed(connection: Connection) -> None:
     with pytest.raises(asyncio.CancelledError):
         await connection.call(plays(asyncio.CancelledError()))
+
+
+async def test_another_process_of_the_name_is_waited_for_and_told_once(
+    connection: Connection, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each attempt waits as long as the server says that the other's session lasts."""
+    caplog.set_level(logging.INFO)
+    error = FednotError(Reason.CLIENT_CONNECTED, "another process is 'c7' now", retry_after=15.0)
+    trailing = aio.Metadata(("grpc-status-details-bin", to_status(error).SerializeToString()))
+    code = grpc.StatusCode[error.code]
+    refusal = aio.AioRpcError(code, aio.Metadata(), trailing, error.message)
+    seen = []
+    play = plays(refusal, refusal, "joined")
+
+    async def attempt() -> str:
+        seen.append(connection.health().detail["waiting_for"])
+        return await play()
+
+    assert await connection.call(attempt) == "joined"
+    assert clock.now == 130.0
+    waits = "the other process to end: another process is 'c7' now"
+    assert seen == ["the start", waits, waits]
+    connection.opened(5.0)
+    assert connection.health().ok
+    assert connection.health().detail["waiting_for"] == "the start"
+    told = [record.getMessage() for record in caplog.records]
+    assert told == [
+        f"waiting for h:1: another process is 'c7' now. {CATALOGUE[error.reason].remedy}",
+        "the other process of this name is gone",
+    ]
+
+
+async def test_an_outage_of_a_day_is_waited_out(connection: Connection, clock: Clock) -> None:
+    """24 h at 2.5 to 5 s each are at least 17,280 attempts; there is no limit to reach."""
+    started, tries = clock.now, 0
+
+    async def attempt() -> str:
+        nonlocal tries
+        tries += 1
+        if clock.now - started < 24 * 3600:
+            raise failed(grpc.StatusCode.UNAVAILABLE)
+        return "back"
+
+    assert await connection.call(attempt) == "back"
+    assert tries > 17_280
+
+
+def test_clients_do_not_come_back_in_step() -> None:
+    """Each wait is drawn from the upper half of its step."""
+    first, second = ([backoff.next() for _ in range(9)] for backoff in (Backoff(), Backoff()))
+    assert first != second
+    assert all(LONGEST_SECONDS / 2 <= wait <= LONGEST_SECONDS for wait in first[-3:])

@@ -42,6 +42,29 @@ def test_a_second_process_is_refused(tmp_path: Path) -> None:
     state.close()
 
 
+def test_the_instance_is_made_once_and_differs_from_another_directorys(tmp_path: Path) -> None:
+    instances = set()
+    for path in (tmp_path / "one", tmp_path / "one", tmp_path / "two"):
+        state = StateDirectory.open(path, "c7")
+        instances.add(state.instance)
+        state.remember("c7")
+        state.close()
+    assert len(instances) == 2
+    assert all(instances)
+
+
+def test_an_identity_of_an_older_version_is_given_an_instance(tmp_path: Path) -> None:
+    (tmp_path / IDENTITY_FILE).write_text('{"name": "c7", "first_joined": "2026-01-01T00:00:00"}')
+    state = StateDirectory.open(tmp_path, "c7")
+    state.remember("c7")
+    state.close()
+    again = StateDirectory.open(tmp_path, "c7")
+    assert again.identity is not None
+    assert again.identity.first_joined == "2026-01-01T00:00:00"
+    assert again.instance == again.identity.instance == state.instance
+    again.close()
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"name": "c7"}', "\x00"])
 def test_a_damaged_identity_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / IDENTITY_FILE).write_text(text)

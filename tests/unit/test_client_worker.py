@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import threading
+import time
 
 import pytest
 from google.protobuf import struct_pb2
@@ -46,6 +47,21 @@ async def test_whatever_work_raises_becomes_one_sentence(
 
 def test_a_sentence_has_a_limit() -> None:
     assert len(sentence(ValueError("x" * 1000))) == MAX_SENTENCE
+
+
+async def test_two_pieces_that_wait_run_one_after_the_other() -> None:
+    worker, at_once, most = Worker(), list[int](), list[int]()
+
+    def slow() -> None:
+        at_once.append(1)
+        time.sleep(0.05)
+        most.append(len(at_once))
+        at_once.pop()
+
+    async with asyncio.timeout(10):
+        await asyncio.gather(*(worker.run(slow) for _ in range(4)))
+    assert most == [1, 1, 1, 1]
+    assert not worker.busy
 
 
 async def test_two_pieces_never_run_at_once() -> None:

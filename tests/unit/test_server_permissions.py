@@ -42,6 +42,7 @@ MAY = {
     "FederationService.UploadUpdate": {CLIENT},
     "FederationService.ReportEvaluation": {CLIENT},
     "FederationService.ReportFailure": {CLIENT},
+    "FederationService.ReportDestruction": {CLIENT},
     "FederationService.Heartbeat": {CLIENT},
     "FederationService.Leave": {CLIENT},
     "DeletionService.Unlearn": {CLIENT, OFFICER},

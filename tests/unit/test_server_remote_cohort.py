@@ -214,3 +214,98 @@ async def test_another_session_or_client_cannot_touch_the_work() -> None:
             call()
     assignment.answer(NoAnswer("a", "done"))
     await running
+
+
+def session_of(client: str, instance: str) -> Session:
+    return Session(client, 10, 0, "cpu", last_seen=time.monotonic(), instance=instance)
+
+
+@pytest.mark.parametrize("other", ["another", ""])
+async def test_a_second_process_is_refused_while_the_first_lives(other: str) -> None:
+    cohort = RemoteCohort(lapse=0.3)
+    cohort.open(session_of("a", "one"))
+    for attempt in (cohort.check_free, cohort.open):
+        with pytest.raises(FednotError) as refused:
+            attempt(session_of("a", other))
+        assert refused.value.reason is Reason.CLIENT_CONNECTED
+        assert 0 < (refused.value.retry_after or 0) <= 0.3
+        assert refused.value.metadata == {}
+    await asyncio.sleep(0.3)
+    cohort.open(session_of("a", other))
+    with pytest.raises(FednotError):
+        cohort.open(session_of("a", "one"))
+
+
+@pytest.mark.parametrize("instance", ["one", ""])
+def test_the_same_process_started_again_replaces_its_session(instance: str) -> None:
+    cohort = RemoteCohort(lapse=30.0)
+    cohort.open(session_of("a", instance))
+    again = session_of("a", instance)
+    cohort.open(again)
+    assert cohort.session("a", again.id) is again
+
+
+async def test_orders_end_the_polls_that_wait() -> None:
+    cohort = cohort_of("a")
+    waiting = asyncio.create_task(cohort.next_assignment("a", 30))
+    await asyncio.sleep(0)
+    cohort.call_back()
+    async with asyncio.timeout(2):
+        assert await waiting is None
+
+
+async def test_work_that_ends_as_the_server_stops_may_go_on() -> None:
+    """Told that its round is over, a client would throw its training away."""
+    cohort = cohort_of("a")
+    answers = cohort.work(plan("a"))
+    coming = asyncio.create_task(anext(answers))
+    assignment = await given(cohort, "a")
+    sending = asyncio.create_task(assignment.submit(update("a")))
+    await coming
+    cohort.stop()
+    await answers.aclose()
+    with pytest.raises(FednotError) as refused:
+        await sending
+    for call in (assignment.check_open, lambda: cohort.assignment("a", assignment.id)):
+        with pytest.raises(FednotError) as later:
+            call()
+        assert refused.value.reason is later.value.reason is Reason.SHUTTING_DOWN
+
+
+def test_a_rounds_work_has_the_same_id_in_every_process_and_evaluation_never() -> None:
+    work = plan("a", "b")
+    assert work.work_id_of("a") == plan("a", "b").work_id_of("a")
+    others = (
+        work.work_id_of("b"),
+        replace(work, round=2).work_id_of("a"),
+        replace(work, kind=WorkKind.EVALUATE).work_id_of("a"),
+        replace(work, version=replace(work.version, sha256="another")).work_id_of("a"),
+        replace(work, round=0).work_id_of("a"),
+        replace(work, round=0).work_id_of("a"),
+    )
+    assert len({work.work_id_of("a"), *others}) == 1 + len(others)
+
+
+async def test_the_clients_of_a_resumed_round_have_time_to_come_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """a comes back after a second, b never; after the grace of 1.5 s b is given up on."""
+    monkeypatch.setattr("server.cohorts.remote.REJOIN_SECONDS", 1.5)
+    cohort = cohort_of(lapse=0.2)
+    began = time.monotonic()
+    running = asyncio.create_task(answers_of(cohort, replace(plan("a", "b"), resumed=True)))
+    await asyncio.sleep(1.0)
+    cohort.open(session_of("a", ""))
+    (await given(cohort, "a")).answer(NoAnswer("a", "done"))
+    async with asyncio.timeout(5):
+        answers = await running
+    assert answers == [NoAnswer("a", "done"), NoAnswer("b", "lost; it has no session")]
+    assert time.monotonic() - began >= 1.5
+
+
+async def test_a_client_that_came_back_and_fell_silent_is_given_up_on() -> None:
+    cohort = cohort_of("a", lapse=0.2)
+    async with asyncio.timeout(5):
+        (answer,) = await answers_of(cohort, replace(plan("a"), resumed=True))
+    assert isinstance(answer, NoAnswer)
+    assert answer.reason.startswith("lost; last seen")
