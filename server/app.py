@@ -7,7 +7,7 @@ import gc
 import logging
 import signal
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import Final
 
@@ -106,11 +106,11 @@ async def _federation(
     settings: ServerSettings, stack: AsyncExitStack
 ) -> tuple[Federation, RemoteCohort]:
     initial, evaluator = _task_parts(settings)
+    last = stack.enter_context(ExitStack())  # left after the database, whose writes end in a ledger
     database = Database(settings.database_place)
     stack.callback(database.close)
     ledger = await open_ledger(settings.ledger_path, database)
-    stack.callback(ledger.close)
-    stack.callback(database.close)  # first: what is written still needs the ledger
+    last.callback(ledger.close)
     store = open_store(settings.versions_place)
     memory = Memory(settings.memory_budget, settings.state_dir / "spill")
     cohort = RemoteCohort(lapse=HEARTBEATS_TO_LAPSE * settings.heartbeat_interval)
