@@ -11,14 +11,15 @@ import difflib
 import os
 import sys
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from pydantic.fields import FieldInfo
 
 USAGE_ERROR: Final = 2
+POSITIONAL: Final[dict[str, JsonValue]] = {"positional": True}
 
 
 class SettingsError(ValueError):
@@ -26,7 +27,10 @@ class SettingsError(ValueError):
 
 
 class Settings(BaseModel):
-    """The frozen settings of one process; subclasses list the fields."""
+    """The frozen settings of one process; subclasses list the fields.
+
+    A field with `json_schema_extra` POSITIONAL is an argument without a flag.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -41,16 +45,20 @@ def load(
     prefix: str,
     arguments: Sequence[str],
     environment: Mapping[str, str],
+    others: type[Settings] | None = None,
 ) -> S:
     """Reads the settings of a kind.
 
+    File and environment may hold those of `others` too, another program that shares them.
     Raises SettingsError for a bad value or an unknown key or flag; `--help`, `--version` and a
     flag without its value end the process through argparse, as command lines do.
     """
     flags = _flags(kind, program, arguments)
     config_file = flags.pop("config", None) or environment.get(f"{prefix}CONFIG")
-    values = _from_file(kind, Path(config_file)) if config_file else {}
-    values |= _from_environment(kind, prefix, environment)
+    known = list(dict.fromkeys([*kind.model_fields, *(others.model_fields if others else ())]))
+    values = _from_file(known, Path(config_file)) if config_file else {}
+    values |= _from_environment(kind, known, prefix, environment)
+    values = {name: value for name, value in values.items() if name in kind.model_fields}
     values |= flags
     try:
         return kind.model_validate(values)
@@ -58,11 +66,24 @@ def load(
         raise SettingsError(_sentences(error)) from error
 
 
-def load_or_exit(kind: type[S], *, program: str, prefix: str) -> S:
+def load_or_exit(
+    kind: type[S],
+    *,
+    program: str,
+    prefix: str,
+    arguments: Sequence[str] | None = None,
+    others: type[Settings] | None = None,
+) -> S:
     """Reads the settings of this process; prints what is wrong and exits with 2."""
+    given = sys.argv[1:] if arguments is None else arguments
     try:
         return load(
-            kind, program=program, prefix=prefix, arguments=sys.argv[1:], environment=os.environ
+            kind,
+            program=program,
+            prefix=prefix,
+            arguments=given,
+            environment=os.environ,
+            others=others,
         )
     except SettingsError as error:
         sys.stderr.write(f"{program}: {error}\n")
@@ -94,6 +115,9 @@ def _add_flag(parser: argparse.ArgumentParser, name: str, field: FieldInfo) -> N
     if field.annotation is bool:
         parser.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
         return
+    if field.json_schema_extra == POSITIONAL:
+        parser.add_argument(name, metavar=name.upper(), help=text)
+        return
     default = field.get_default(call_default_factory=True)
     shown = text if field.is_required() or default in (None, ()) else f"{text} (default {default})"
     repeated = get_origin(field.annotation) is tuple
@@ -101,22 +125,24 @@ def _add_flag(parser: argparse.ArgumentParser, name: str, field: FieldInfo) -> N
 
 
 def _from_environment(
-    kind: type[Settings], prefix: str, environment: Mapping[str, str]
+    kind: type[Settings], known: Collection[str], prefix: str, environment: Mapping[str, str]
 ) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for variable, text in environment.items():
         name = variable.removeprefix(prefix).lower()
         if not variable.startswith(prefix) or name == "config":
             continue
-        if name not in kind.model_fields and name.endswith("_file"):
-            name, text = name.removesuffix("_file"), _secret(variable, text)
-        if name not in kind.model_fields:
-            nearest = _nearest(name, kind.model_fields)
+        secret = name not in known and name.endswith("_file")
+        name = name.removesuffix("_file") if secret else name
+        if name not in known:
+            nearest = _nearest(name, known)
             raise SettingsError(f"environment variable {variable} is unknown{nearest}")
         if name in values:
             raise SettingsError(f"{prefix}{name.upper()} and its _FILE are both set; keep one")
-        repeated = get_origin(kind.model_fields[name].annotation) is tuple
-        values[name] = text.split() if repeated else text
+        if name in kind.model_fields:
+            text = _secret(variable, text) if secret else text
+            repeated = get_origin(kind.model_fields[name].annotation) is tuple
+            values[name] = text.split() if repeated else text
     return values
 
 
@@ -127,7 +153,7 @@ def _secret(variable: str, path: str) -> str:
         raise SettingsError(f"{variable} names a file that cannot be read: {error}") from error
 
 
-def _from_file(kind: type[Settings], path: Path) -> dict[str, Any]:
+def _from_file(known: Collection[str], path: Path) -> dict[str, Any]:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError) as error:
@@ -135,8 +161,8 @@ def _from_file(kind: type[Settings], path: Path) -> dict[str, Any]:
     values = {}
     for key, value in table.items():
         name = key.replace("-", "_")
-        if name not in kind.model_fields:
-            raise SettingsError(f"{path}: {key} is unknown{_nearest(name, kind.model_fields)}")
+        if name not in known:
+            raise SettingsError(f"{path}: {key} is unknown{_nearest(name, known)}")
         values[name] = value
     return values
 

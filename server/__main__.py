@@ -15,6 +15,7 @@ from fednot.task_loading import TaskLoadError
 from server import failpoints, malloc
 from server.app import serve
 from server.identity import IdentityError
+from server.maintenance.commands import COMMANDS
 from server.settings import ENVIRONMENT_PREFIX, ServerSettings
 from server.state.database import StateError, StateUnavailableError
 from server.state.model_store import ModelStoreError
@@ -24,14 +25,16 @@ ONLY_THE_OWNER = 0o077
 
 
 def main() -> None:
-    """Runs the server of the settings.
+    """Runs the server of the settings, or the command that the first argument names.
 
-    Exits with 2 for bad settings, a bad Task or an identity it cannot start with, 3 for unusable
-    state.
+    The server exits with 2 for bad settings, a bad Task or an identity it cannot start with, 3 for
+    unusable state.
     """
     os.umask(ONLY_THE_OWNER)
     malloc.tune()
     failpoints.enable(os.environ)
+    if sys.argv[1:2] and sys.argv[1] in COMMANDS:
+        raise SystemExit(COMMANDS[sys.argv[1]](sys.argv[2:]))
     settings = load_or_exit(ServerSettings, program="fednot-server", prefix=ENVIRONMENT_PREFIX)
     logging.basicConfig(
         level=settings.log_level.upper(),

@@ -7,7 +7,7 @@ import gc
 import logging
 import signal
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +26,8 @@ from server.evaluation import ServerEvaluator
 from server.federation import Federation
 from server.global_model import GlobalModel, InitialModel
 from server.identity import ServerIdentity, open_identity
+from server.ledger.clock import LedgerClock
+from server.ledger.opening import open_ledger
 from server.listeners import Listeners
 from server.metrics import Metrics, new_registry
 from server.monitor import Monitor
@@ -63,7 +65,8 @@ async def serve(settings: ServerSettings) -> None:
         listeners = Listeners(settings, federation, coordinator, cohort, identity)
         stack.push_async_callback(listeners.stop)
         await listeners.start()
-        for work in (coordinator.run(), monitor.run(), listeners.refusals.run()):
+        clock = LedgerClock(federation.database, federation.ledger)
+        for work in (coordinator.run(), monitor.run(), listeners.refusals.run(), clock.run()):
             stack.push_async_callback(_ended, asyncio.create_task(work))
         if identity is not None:
             stack.push_async_callback(_ended, asyncio.create_task(identity.run()))
@@ -104,8 +107,11 @@ async def _federation(
     settings: ServerSettings, stack: AsyncExitStack
 ) -> tuple[Federation, RemoteCohort]:
     initial, evaluator = _task_parts(settings)
+    last = stack.enter_context(ExitStack())  # left after the database, whose writes end in a ledger
     database = Database(settings.database_place)
     stack.callback(database.close)
+    ledger = await open_ledger(settings.ledger_path, database)
+    last.callback(ledger.close)
     store = open_store(settings.versions_place)
     memory = Memory(settings.memory_budget, settings.state_dir / "spill")
     cohort = RemoteCohort(lapse=HEARTBEATS_TO_LAPSE * settings.heartbeat_interval)
@@ -117,6 +123,7 @@ async def _federation(
         defaults=settings.defaults(),
         metrics=Metrics(new_registry(), fednot.__version__),
         memory=memory,
+        ledger=ledger,
         room=Room(settings.local_folders, needed=initial.manifest.nbytes),
     )
     federation.destructions = StoredDestructions(database, cohort, federation.changes)

@@ -23,6 +23,8 @@ from server import approvals
 from server.clock import Clock
 from server.federation import Federation
 from server.interruption import WorkInterruptedError
+from server.ledger.file import Key
+from server.ledger.requests import note_asked
 from server.methods import method_named
 from server.records import (
     Approval,
@@ -234,6 +236,7 @@ class Coordinator:
             until = self._approval_until(now)
             deletion = deletion_rows.accept(connection, ask, now, approval_until=until)
             _note_deletion(connection, deletion, ask.caller, "DeletionService.Unlearn", now)
+            note_asked(connection, federation.ledger, Key(ask.caller.key, ask.request_id), now)
             return deletion, True
 
         deletion, is_new = await federation.database.write(Commit.DELETION_ACCEPTED, command)

@@ -15,6 +15,7 @@ from server.evaluation import ServerEvaluator
 from server.fences import Fences
 from server.global_model import GlobalModel
 from server.interruption import Interruptible
+from server.ledger.file import Ledger
 from server.metrics import Metrics
 from server.pulse import Pulse
 from server.records import RecoveryPolicy, RoundPolicy, RoundProgress, WaitKind
@@ -68,6 +69,7 @@ class Federation:
     defaults: Defaults
     metrics: Metrics
     memory: Memory
+    ledger: Ledger
     room: Room = field(default_factory=Room)
     fences: Fences = field(default_factory=Fences)
     activity: Activity = field(default_factory=Activity)

@@ -23,15 +23,9 @@ ENVIRONMENT_PREFIX: Final = "FEDNOT_SERVER_"
 _PRECISIONS: Final = {"float32": torch.float32, "float64": torch.float64}
 
 
-class ServerSettings(Settings):
-    """The fednot aggregation server."""
+class StateSettings(Settings):
+    """Where a server's state is."""
 
-    model_config = ConfigDict(allow_inf_nan=False)
-
-    address: str = Field("127.0.0.1:50051", description="HOST:PORT to serve gRPC on")
-    http_address: str = Field(
-        "127.0.0.1:9464", description="HOST:PORT of /metrics and /healthz, empty for none"
-    )
     state_dir: Path = Field(Path(".fednot-server"), description="where state and versions are kept")
     database: str = Field(
         "",
@@ -41,6 +35,67 @@ class ServerSettings(Settings):
     )
     versions: str = Field(
         "", description="where versions are kept instead: a directory, or s3://BUCKET/PREFIX"
+    )
+    ledger: Path | None = Field(
+        None,
+        description="file of the ledger of deletions, best on another disk; "
+        "by default ledger.jsonl in the state directory",
+    )
+
+    @field_validator("ledger", mode="before")
+    @classmethod
+    def _empty_is_default(cls, value: object) -> object:
+        return value or None
+
+    @field_validator("database")
+    @classmethod
+    def _known_database(cls, text: str) -> str:
+        if text:
+            url_of(text)
+        return text
+
+    @field_validator("versions")
+    @classmethod
+    def _known_store(cls, place: str) -> str:
+        scheme, separator, rest = place.partition("://")
+        if separator and (scheme != "s3" or not rest.strip("/")):
+            raise ValueError(f"{place} is neither a directory nor s3://BUCKET/PREFIX")
+        return place
+
+    @property
+    def database_place(self) -> Path | str:
+        """What `Database` opens."""
+        return self.database or self.state_dir / "state.sqlite3"
+
+    @property
+    def local_folders(self) -> tuple[Path, ...]:
+        """The folders that the server writes to."""
+        if self.versions.startswith(S3):
+            return (self.state_dir,)
+        return (self.state_dir, Path(self.versions_place))
+
+    @property
+    def versions_place(self) -> str:
+        """Where the model versions are kept: a path or an S3 URL."""
+        return self.versions or str(self.state_dir / "versions")
+
+    @property
+    def ledger_path(self) -> Path:
+        """Where the ledger is."""
+        return self.ledger or self.state_dir / "ledger.jsonl"
+
+
+class ServerSettings(StateSettings):
+    """The fednot aggregation server. `fednot-server backup TARGET_DIR`, `restore SOURCE_DIR` and
+    `fsck` copy its state, bring it back and check it, and `renew-ledger` is for a lost ledger; each
+    has a --help of its own.
+    """
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    address: str = Field("127.0.0.1:50051", description="HOST:PORT to serve gRPC on")
+    http_address: str = Field(
+        "127.0.0.1:9464", description="HOST:PORT of /metrics and /healthz, empty for none"
     )
     task: str = Field(
         "", description="the Task, FILE.py:Class: it builds the model, traces it and evaluates"
@@ -128,21 +183,6 @@ class ServerSettings(Settings):
     def _empty_is_none(cls, value: object) -> object:
         return value or None
 
-    @field_validator("database")
-    @classmethod
-    def _known_database(cls, text: str) -> str:
-        if text:
-            url_of(text)
-        return text
-
-    @field_validator("versions")
-    @classmethod
-    def _known_store(cls, place: str) -> str:
-        scheme, separator, rest = place.partition("://")
-        if separator and (scheme != "s3" or not rest.strip("/")):
-            raise ValueError(f"{place} is neither a directory nor s3://BUCKET/PREFIX")
-        return place
-
     @field_validator("codecs")
     @classmethod
     def _known_codecs(cls, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -190,23 +230,6 @@ class ServerSettings(Settings):
         if self.identity is None and self.authority is not None:
             return self.authority / "server"
         return self.identity
-
-    @property
-    def database_place(self) -> Path | str:
-        """What `Database` opens."""
-        return self.database or self.state_dir / "state.sqlite3"
-
-    @property
-    def local_folders(self) -> tuple[Path, ...]:
-        """The folders that the server writes to."""
-        if self.versions.startswith(S3):
-            return (self.state_dir,)
-        return (self.state_dir, Path(self.versions_place))
-
-    @property
-    def versions_place(self) -> str:
-        """Where the model versions are kept: a path or an S3 URL."""
-        return self.versions or str(self.state_dir / "versions")
 
     def upload_limits(self) -> UploadLimits:
         """What uploads may take."""

@@ -46,3 +46,8 @@ class Commit(StrEnum):
     CERTIFICATE_RENEWED = auto()
     REFUSAL_NOTED = auto()
     PSEUDONYM_DESTROYED = auto()
+    STATE_NAMED = auto()
+    LEDGER_RECONCILED = auto()
+    LEDGER_NOTED = auto()
+    LEDGER_RENEWED = auto()
+    STATE_RESTORED = auto()

@@ -36,3 +36,20 @@ def remove(path: Path, name: str) -> None:
     """Removes a file; lasting once its directory is synced."""
     with around(f"remove.{name}"):
         path.unlink()
+
+
+def append(descriptor: int, data: bytes, name: str) -> None:
+    """Writes at a file's end; lasting once the file is synced. Raises OSError half-way if it must.
+
+    The descriptor must have been opened with O_APPEND.
+    """
+    with around(f"append.{name}"):
+        left = memoryview(data)
+        while left:
+            left = left[os.write(descriptor, left) :]
+
+
+def truncate(descriptor: int, size: int, name: str) -> None:
+    """Cuts off a file's end; lasting once the file is synced."""
+    with around(f"truncate.{name}"):
+        os.ftruncate(descriptor, size)

@@ -19,6 +19,7 @@ from server.coordinator import Coordinator
 from server.evaluation import ServerEvaluator
 from server.federation import Defaults, Federation
 from server.global_model import GlobalModel
+from server.ledger.opening import open_ledger
 from server.metrics import Metrics, new_registry
 from server.phases import ENDED
 from server.records import (
@@ -107,6 +108,7 @@ async def in_process(
 ) -> AsyncIterator[InProcessFederation]:
     """A federation of these tasks whose coordinator runs until the end of the block."""
     database = Database(folder / "state.sqlite3")
+    ledger = await open_ledger(folder / "ledger.jsonl", database)
     store = DirectoryStore(folder / "versions")
     initial = initial_model.from_task(server_task, defaults.seed)
     data = server_task.test_data()
@@ -118,6 +120,7 @@ async def in_process(
         defaults=defaults,
         metrics=Metrics(new_registry(), "test"),
         memory=Memory(None, folder / "spill"),
+        ledger=ledger,
     )
     for name, task in client_tasks.items():
         record = ClientRecord(name, time.time(), time.time(), len(task.train_data()), 0, "cpu")
@@ -131,3 +134,4 @@ async def in_process(
         worker.cancel()
         await asyncio.gather(worker, return_exceptions=True)
         database.close()
+        ledger.close()

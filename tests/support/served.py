@@ -27,6 +27,7 @@ from server.coordinator import Coordinator
 from server.federation import Federation
 from server.global_model import GlobalModel
 from server.identity import ServerIdentity, open_identity
+from server.ledger.opening import open_ledger
 from server.listeners import Listeners
 from server.metrics import Metrics, new_registry
 from server.settings import ServerSettings
@@ -112,6 +113,7 @@ async def served(
     identities = Identities(folder)
     settings = _settings(folder, identities, insecure=insecure, signs=signs)
     database = Database(folder / "state.sqlite3")
+    ledger = await open_ledger(folder / "ledger.jsonl", database)
     initial = initial_model.from_task(SmallDigits(trace="no"), 0)
     cohort = RemoteCohort(lapse=30.0)
     federation = Federation(
@@ -122,6 +124,7 @@ async def served(
         defaults=settings.defaults(),
         metrics=Metrics(new_registry(), "test"),
         memory=Memory(None, folder / "spill"),
+        ledger=ledger,
     )
     identity = None
     if settings.identity_folder is not None:
@@ -140,6 +143,7 @@ async def served(
         await asyncio.gather(looking, return_exceptions=True)
         await listeners.stop()
         database.close()
+        ledger.close()
 
 
 def _settings(

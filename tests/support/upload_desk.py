@@ -25,6 +25,7 @@ from server.cohorts.in_process import InProcessCohort
 from server.cohorts.remote import Assignment, RemoteCohort, Session
 from server.federation import Defaults, Federation
 from server.global_model import GlobalModel, InitialModel
+from server.ledger.opening import open_ledger
 from server.metrics import Metrics, new_registry
 from server.records import RoundPhase
 from server.state.database import Database
@@ -116,6 +117,7 @@ async def small_federation(
     """A federation with a model, of a few weights if none is given; no coordinator runs."""
     torch.set_num_threads(1)
     database = Database(folder / "state.sqlite3")
+    ledger = await open_ledger(folder / "ledger.jsonl", database)
     module = module or Mlp(in_features=4, hidden=(8,), num_classes=4)
     manifest = Manifest.of(module)
     initial = InitialModel(flatten_module(module, manifest), manifest, lambda: layer_map(manifest))
@@ -127,8 +129,10 @@ async def small_federation(
         defaults=Defaults(),
         metrics=Metrics(new_registry(), "test"),
         memory=Memory(None, folder / "spill"),
+        ledger=ledger,
     )
     database.close()
+    ledger.close()
 
 
 def header_of(

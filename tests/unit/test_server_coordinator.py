@@ -23,6 +23,7 @@ from server.coordinator import Coordinator
 from server.federation import Defaults, Federation
 from server.global_model import GlobalModel, InitialModel
 from server.interruption import WorkInterruptedError
+from server.ledger.opening import open_ledger
 from server.metrics import Metrics, new_registry
 from server.records import NOBODY, ClientRecord, DeletionAsk, JobPhase, RecoveryPolicy
 from server.state import client_rows, job_rows
@@ -34,6 +35,7 @@ from server.state.stores.directory import DirectoryStore
 async def federation(tmp_path: Path) -> AsyncIterator[Federation]:
     torch.set_num_threads(1)
     database = Database(tmp_path / "state.sqlite3")
+    ledger = await open_ledger(tmp_path / "ledger.jsonl", database)
     module = Mlp(in_features=2, hidden=(2,), num_classes=2)
     manifest = Manifest.of(module)
     initial = InitialModel(flatten_module(module, manifest), manifest, lambda: layer_map(manifest))
@@ -46,11 +48,13 @@ async def federation(tmp_path: Path) -> AsyncIterator[Federation]:
         defaults=Defaults(),
         metrics=Metrics(new_registry(), "test"),
         memory=Memory(None, tmp_path / "spill"),
+        ledger=ledger,
     )
     record = ClientRecord("c1", 1.0, 1.0, 10, 0, "cpu")
     await database.write(BY_TEST, lambda c: client_rows.record_join(c, record))
     yield made
     database.close()
+    ledger.close()
 
 
 @contextmanager

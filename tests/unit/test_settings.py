@@ -6,7 +6,7 @@ from typing import Self
 import pytest
 from pydantic import Field, field_validator, model_validator
 
-from fednot.settings import Settings, SettingsError, load, load_or_exit
+from fednot.settings import POSITIONAL, Settings, SettingsError, load, load_or_exit
 
 
 class Toy(Settings):
@@ -104,6 +104,35 @@ def test_own_sentences_are_told_as_they_are(arguments: tuple[str, ...], sentence
 
 def test_other_variables_are_left_alone() -> None:
     assert read(TOY_NAME="x", TOYS="1", PATH="/bin").name == "x"
+
+
+class Robot(Settings):
+    """Shares file and environment with the toy."""
+
+    name: str = Field(description="who")
+    part: str = Field(description="which", json_schema_extra=POSITIONAL)
+
+
+def test_another_programs_keys_are_left_to_it(tmp_path: Path) -> None:
+    file = tmp_path / "toy.toml"
+    file.write_text("port = 1\n")
+
+    def robot(*arguments: str, **environment: str) -> Robot:
+        return load(
+            Robot,
+            program="robot",
+            prefix="TOY_",
+            arguments=["wheel", "--config", str(file), *arguments],
+            environment=environment,
+            others=Toy,
+        )
+
+    found = robot(TOY_NAME="x", TOY_LOUD="yes", TOY_TAGS_FILE="none")
+    assert (found.name, found.part) == ("x", "wheel")
+    with pytest.raises(SettingsError, match="TOY_PROT is unknown; did you mean port"):
+        robot(TOY_PROT="1")
+    with pytest.raises(SettingsError, match="--port is unknown; did you mean part"):
+        robot("--port=1", TOY_NAME="x")
 
 
 def test_settings_are_frozen() -> None:
