@@ -35,6 +35,7 @@ class Encoder:
         self._residual: Residual | None = None
         self._encoding = ""
         self._counted = ""
+        self._gone: list[Destroyed] = []
         self._lock = threading.Lock()
 
     def encode(
@@ -47,8 +48,10 @@ class Encoder:
         """
         with self._lock:
             if self._residual is None or self._codec != codec:
-                self._forget()
+                self._gone += self._forget()
                 self._codec, self._residual = codec, Residual(codec, self._manifest)
+            elif self._residual.is_before(generation):
+                self._gone += self._residual.destroy()
             if work_id and work_id == self._counted:
                 self._residual.take_back()
             self._encoding, self._counted = work_id, ""
@@ -69,11 +72,15 @@ class Encoder:
                 self._residual.dropped()
 
     def destroy_before(self, generation: int) -> list[Destroyed]:
-        """Destroys what is kept of older generations and tells what it was. It blocks."""
+        """Destroys what is kept of older generations and tells what it was. It blocks.
+
+        It tells, too, what went since the last call because a newer generation had begun.
+        """
         with self._lock:
-            if self._residual is None or not self._residual.is_before(generation):
-                return []
-            return self._forget()
+            gone, self._gone = self._gone, []
+            if self._residual is not None and self._residual.is_before(generation):
+                gone += self._forget()
+            return gone
 
     def forget(self) -> list[Destroyed]:
         """Destroys what encodings left out, since it holds this client's data; tells what."""

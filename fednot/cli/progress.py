@@ -61,7 +61,10 @@ def of_deletion(response: deletion_pb2.WatchDeletionResponse) -> Progress:
     return Progress(
         headline=_deletion_headline(deletion),
         document=document(response),
-        facts=tuple(fact for attempt in job.attempts for fact in _attempt_facts(attempt)),
+        facts=(
+            *(fact for attempt in job.attempts for fact in _attempt_facts(attempt)),
+            *_destruction_facts(job),
+        ),
         round=response.round if response.HasField("round") else None,
         waiting_for=job.waiting_for,
         done=len(job.attempts[-1].rounds) if job.attempts else 0,
@@ -103,6 +106,24 @@ def _deletion_headline(deletion: deletion_pb2.Deletion) -> str:
     if job.phase == deletion_pb2.JOB_PHASE_RECOVERING and job.attempts:
         return f"{headline}, attempt {job.attempts[-1].number}"
     return headline
+
+
+def _destruction_facts(job: deletion_pb2.Job) -> Iterator[Fact]:
+    if job.phase != deletion_pb2.JOB_PHASE_COMPLETED:
+        return
+    text = f"destroyed: {len(job.destroyed)} older versions"
+    if job.retain and not job.HasField("hold_lifted_at"):
+        text = "older versions are kept for a legal hold (`fednot lift-hold`)"
+    yield Fact(("destroyed", 0, 0), text)
+    asked = job.client_destructions
+    if not asked:
+        return
+    owing = [each.client for each in asked if not each.HasField("acknowledged_at")]
+    kept = sum(len(each.destroyed) for each in asked)
+    text = f"{len(asked) - len(owing)} of {len(asked)} clients destroyed what they kept ({kept})"
+    if owing:
+        text += f"; when they join next: {sentences.listed(owing)}"
+    yield Fact(("destroyed", 0, 1), text)
 
 
 def _attempt_facts(attempt: deletion_pb2.Attempt) -> Iterator[Fact]:

@@ -1,4 +1,4 @@
-"""What clients keep is destroyed at a deletion's end, and each says so; who is away says so later."""
+"""Clients destroy what they keep at a deletion's end and say so; who is away does so later."""
 
 from __future__ import annotations
 

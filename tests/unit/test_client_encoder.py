@@ -119,3 +119,14 @@ def test_what_is_destroyed_is_told_by_the_digest_it_had() -> None:
     assert gone == [Destroyed("residual", digest, 4096) for digest in held]
     assert encoder.destroy_before(1) == []
     assert sent(encoder, TOP, update()) == [0, 0, 0, 0]
+
+
+def test_what_a_new_generation_destroyed_is_told_with_the_next_order() -> None:
+    """The residual [0, 0, 2, 1] went when the first update of generation 1 was encoded."""
+    encoder = Encoder(MANIFEST)
+    encoder.encode(TOP, update(4, 3, 2, 1), 0)
+    encoder.counted()
+    encoder.encode(TOP, update(1, 1, 1, 1), 1)
+    held = [sha256(bytes(as_bytes(update(*values)))).hexdigest() for values in ((0, 0, 2, 1), ())]
+    assert encoder.destroy_before(1) == [Destroyed("residual", digest, 4096) for digest in held]
+    assert encoder.destroy_before(1) == []
