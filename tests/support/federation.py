@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 from urllib.request import urlopen
@@ -67,7 +68,7 @@ class LocalFederation:
     """One server and its clients, each a process of its own, in a folder of a test.
 
     Over mutual TLS with an authority of its own, which the server signs with unless `signs` is
-    False; with `insecure` over plaintext.
+    False; with `insecure` over plaintext. `environment` is what a server finds beside this one.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class LocalFederation:
         host: str = "127.0.0.1",
         insecure: bool = False,
         signs: bool = True,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = folder
         self.state = folder / "server"
@@ -92,6 +94,7 @@ class LocalFederation:
         self._processes: dict[str, Forked] = {}
         self._made = None if insecure else Identities(folder)
         self._signs = signs
+        self.environment = dict(environment or {})
         self._stubs: dict[tuple[Role, str], Stubs] = {}
 
     def __enter__(self) -> Self:
@@ -140,6 +143,12 @@ class LocalFederation:
 
     def start_server(self, *flags: str) -> None:
         """Starts the server and waits until it answers."""
+        self.launch_server(*flags)
+        eventually("the server listens", self._listens, 90)
+        eventually("the server answers", self.status)
+
+    def launch_server(self, *flags: str) -> None:
+        """Starts the server and waits for nothing."""
         self._start(
             "server",
             SERVER,
@@ -147,9 +156,8 @@ class LocalFederation:
             *("--http-address", f"127.0.0.1:{self.http_port}"),
             *("--state-dir", str(self.state), "--heartbeat-interval", "0.5"),
             *("--retry-wait", "0.1", "--stop-grace", "0.2", *self._flags, *flags),
+            environment=self.environment,
         )
-        eventually("the server listens", self._listens, 90)
-        eventually("the server answers", self.status)
 
     @property
     def server_identity(self) -> tuple[str, ...]:
@@ -165,6 +173,10 @@ class LocalFederation:
         code = self.exit_code("server")
         if code is not None:
             pytest.fail(f"the server ended with {code}: {self.log('server')}")
+        return self.takes_connections()
+
+    def takes_connections(self) -> bool:
+        """Whether something listens on the server's port."""
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
@@ -315,6 +327,15 @@ class LocalFederation:
     def exit_code(self, name: str) -> int | None:
         return self._processes[name].poll()
 
-    def _start(self, name: str, program: str, *arguments: str) -> None:
+    def _start(
+        self,
+        name: str,
+        program: str,
+        *arguments: str,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         log = self.folder / f"{name}.log"
-        self._processes[name] = Forked(program, arguments, output=log, errors=log)
+        variables = {**os.environ, **(environment or {})}
+        self._processes[name] = Forked(
+            program, arguments, output=log, errors=log, environment=variables
+        )
