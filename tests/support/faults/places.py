@@ -55,9 +55,12 @@ def names_in(text: str, kinds_of: dict[str, str]) -> Iterator[str]:
         callee = called(call)
         if callee.startswith("durable.") and callee.removeprefix("durable.") in kinds_of:
             yield kinds_of[callee.removeprefix("durable.")] + _written_name(call)
-        elif callee in ("around", "failpoints.around"):
-            if not isinstance(call.args[0], ast.JoinedStr):
-                yield _written_name(call)
+        elif callee in ("around", "failpoints.around") and not _is_of_a_commit(call):
+            yield _written_name(call)
+
+
+def _is_of_a_commit(call: ast.Call) -> bool:
+    return ast.unparse(call.args[0]) == "f'commit.{commit}'"
 
 
 def _written_name(call: ast.Call) -> str:

@@ -261,10 +261,8 @@ def unnamed(federation: MortalFederation) -> None:
             Reason.UNKNOWN_NAME,
         )
     )
-    named = [
-        e for e in federation.persist(lambda: audit_of(federation)) if e.subject_name == TARGET
-    ]
-    assert not named
+    entries = federation.persist(lambda: audit_of(federation))
+    assert TARGET not in {entry.subject_name for entry in entries}
 
 
 def actions(federation: MortalFederation) -> list[str]:

@@ -1,4 +1,4 @@
-"""What must hold of a state directory that no server has open, whatever was done to the last one."""
+"""What must hold of a state directory that no server has open, whatever the last one died of."""
 
 from __future__ import annotations
 
