@@ -149,14 +149,16 @@ class LocalFederation:
 
     def launch_server(self, *flags: str) -> None:
         """Starts the server and waits for nothing."""
-        self._start(
-            "server",
-            SERVER,
+        arguments = self.server_arguments(*flags)
+        self._start("server", SERVER, *arguments, environment=self.environment)
+
+    def server_arguments(self, *flags: str) -> tuple[str, ...]:
+        """What the server's command line says; `flags` come last."""
+        return (
             *(*self.server_identity, "--address", self._served_on),
             *("--http-address", f"127.0.0.1:{self.http_port}"),
             *("--state-dir", str(self.state), "--heartbeat-interval", "0.5"),
             *("--retry-wait", "0.1", "--stop-grace", "0.2", *self._flags, *flags),
-            environment=self.environment,
         )
 
     @property
