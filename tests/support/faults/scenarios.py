@@ -115,7 +115,7 @@ def failing_run(federation: MortalFederation) -> None:
     federation.await_clients("c0")
     run = federation.run_through(1)
     assert run.state == operator_pb2.RUN_STATE_FAILED
-    assert "missing c0: RuntimeError" in run.failure
+    assert "missing c0: it failed: RuntimeError" in run.failure
     federation.fail.unlink()
     assert federation.run_through(1).state == operator_pb2.RUN_STATE_COMPLETED
 
@@ -186,8 +186,12 @@ def readmitted(federation: MortalFederation) -> None:
 
 
 def fetched(federation: MortalFederation) -> None:
-    """A download that the server's death cuts is asked for again; the audit has each."""
-    request = operator_pb2.DownloadVersionRequest(version=1)
+    """A download that the server's death cuts is asked for again; the audit has it."""
+    for index in (1, 2):
+        federation.start_client(index)
+    federation.await_clients("c1", "c2")
+    federation.run_through(1)
+    request = operator_pb2.DownloadVersionRequest()
     parts = federation.persist(
         lambda: list(federation.operator.DownloadVersion(request, timeout=CALL))
     )
