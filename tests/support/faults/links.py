@@ -29,7 +29,7 @@ class Link(CuttingProxy):
             while part := await reader.read(PART):
                 self._count(len(part), upstream=upstream)
                 self._count_down(len(part), upstream=upstream)
-                while self.stalled:
+                while self.stalled:  # noqa: ASYNC110 - another thread says so
                     await asyncio.sleep(0.01)
                 writer.write(part)
                 await writer.drain()

@@ -29,9 +29,13 @@ FLAGS = ("--task-arg", "trace=no", "--min-clients", "2")
 class MortalFederation(LocalFederation):
     """Whoever calls it repeats the call until it is answered, as callers of a server do."""
 
-    def __init__(self, folder: Path, place: str, flags: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, folder: Path, place: str, flags: tuple[str, ...] = (), *, insecure: bool = False
+    ) -> None:
         armed = {ARMED: place} if place else {}
-        super().__init__(folder, server_flags=(*FLAGS, *flags), environment=armed)
+        super().__init__(
+            folder, server_flags=(*FLAGS, *flags), environment=armed, insecure=insecure
+        )
         self.deaths: list[int] = []
         self.sightings = Sightings()
 
