@@ -28,6 +28,9 @@ test: $(STAMP)
 faults: $(STAMP)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist load -m faults tests/faults $(ARGS)
 
+soak: $(STAMP)
+	PYTHONPATH=.:tests $(BIN)/python -m faults.soak --seconds $(SECONDS) --seed $(SEED) --database '$(DATABASE)'
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -322,6 +322,10 @@ class LocalFederation:
         process.send_signal(how)
         return process.wait(60)
 
+    def send(self, name: str, how: signal.Signals) -> None:
+        """Sends a signal and waits for nothing."""
+        self._processes[name].send_signal(how)
+
     def runs(self, name: str) -> bool:
         """Whether a process was started and has not ended."""
         return name in self._processes and self._processes[name].poll() is None

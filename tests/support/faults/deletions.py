@@ -83,11 +83,13 @@ def assert_forgotten(
 def _assert_the_target_took_no_part(
     federation: MortalFederation, ended: deletion_pb2.Deletion
 ) -> None:
-    at = ended.accepted_at.ToNanoseconds()
-    later = [row for row in federation.rounds() if row.ended_at.ToNanoseconds() > at]
-    with_target = [row for row in later if TARGET in row.cohort]
-    assert [row for row in with_target if row.result_version] == []
-    assert [row for row in with_target if row.started_at.ToNanoseconds() > at] == []
+    """The base is what was current when the request was answered, whatever the clock says."""
+    base = federation.versions()[ended.job.base_version]
+    later = [row for row in federation.rounds() if row.number > base.round]
+    assert [row for row in later if TARGET in row.cohort and row.result_version] == []
+    recovery = [row for row in later if row.job_id == ended.job.id]
+    assert recovery
+    assert [row for row in recovery if TARGET in row.cohort] == []
     assert federation.client_info(TARGET).barred_by == REQUEST
 
 
