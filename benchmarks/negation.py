@@ -21,7 +21,8 @@ from fednot.manifest import Manifest
 from fednot.tensors import as_bytes
 from server.blocks import Memory
 from server.methods.negation import negated_block
-from server.state.model_store import ModelStore, sha256_of
+from server.state.model_store import sha256_of
+from server.state.stores.directory import DirectoryStore
 
 MEGABYTES = 100
 
@@ -34,7 +35,7 @@ def rows(megabytes: int = MEGABYTES) -> dict[str, float]:
     base = memory.block(manifest.nbytes)
     base.tensor.view(torch.float32).normal_()
     with tempfile.TemporaryDirectory() as folder:
-        store = ModelStore(Path(folder) / "versions")
+        store = DirectoryStore(Path(folder) / "versions")
         plain = Path(folder) / "plain"
 
         def negate_and_commit() -> None:

@@ -39,6 +39,8 @@ _PASSING: Final = {
 }
 _RETRIED: Final = {
     Reason.SHUTTING_DOWN,
+    Reason.STATE_UNAVAILABLE,
+    Reason.NO_SPACE,
     Reason.INTERNAL,
     Reason.WRONG_CHECKSUM,
 }

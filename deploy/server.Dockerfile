@@ -24,10 +24,14 @@ COPY server server
 COPY client client
 RUN pip wheel --no-deps --wheel-dir /dist .
 
+FROM dependencies AS databases
+RUN python list-dependencies.py pyproject.toml postgres s3 >requirements.txt \
+ && pip install -c constraints.txt -r requirements.txt
+
 FROM python:3.11-slim-bookworm
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /var/lib/fednot fednot \
  && install -d -o fednot -g fednot -m 0700 /var/lib/fednot
-COPY --from=dependencies /opt/venv /opt/venv
+COPY --from=databases /opt/venv /opt/venv
 COPY --from=package /dist /tmp/dist
 RUN /opt/venv/bin/pip install --no-deps --no-index --no-cache-dir /tmp/dist/*.whl
 WORKDIR /app

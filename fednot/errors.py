@@ -63,6 +63,7 @@ class Reason(StrEnum):
     DELETION_IN_PROGRESS = auto()
     REQUEST_ID_REUSED = auto()
     NOT_CANCELLABLE = auto()
+    NO_HOLD = auto()
     TRAINING_ACTIVE = auto()
     TRAINING_NOT_ACTIVE = auto()
     NOT_RELEASED = auto()
@@ -110,6 +111,8 @@ class Reason(StrEnum):
     CLIENT_NOT_BARRED = auto()
     AMBIGUOUS_REQUEST_ID = auto()
     UNKNOWN_NAME = auto()
+    STATE_UNAVAILABLE = auto()
+    NO_SPACE = auto()
     INTERNAL = auto()
 
 
@@ -163,6 +166,7 @@ CATALOGUE: Final[dict[Reason, Entry]] = {
         Code.ALREADY_EXISTS, "Use a new request id for another payload."
     ),
     Reason.NOT_CANCELLABLE: Entry(_STATE, "Only a job that waits can be cancelled."),
+    Reason.NO_HOLD: Entry(_STATE, "Nothing is held for it; there is nothing to lift."),
     Reason.TRAINING_ACTIVE: Entry(_STATE, "Wait for the run, or stop it first."),
     Reason.TRAINING_NOT_ACTIVE: Entry(_STATE, "Start a run first."),
     Reason.NOT_RELEASED: Entry(_STATE, "The message says what to do."),
@@ -253,6 +257,13 @@ CATALOGUE: Final[dict[Reason, Entry]] = {
     Reason.CLIENT_NOT_BARRED: Entry(_STATE, "Nothing is left to do."),
     Reason.AMBIGUOUS_REQUEST_ID: Entry(_INVALID, "Name the job that the message lists."),
     Reason.UNKNOWN_NAME: Entry(_NOT_FOUND, "Take a name that the audit shows."),
+    Reason.STATE_UNAVAILABLE: Entry(
+        Code.UNAVAILABLE, "Try again later; the server cannot reach or write its state now."
+    ),
+    Reason.NO_SPACE: Entry(
+        Code.RESOURCE_EXHAUSTED,
+        "Make room on the disk that holds the server's state; it goes on by itself then.",
+    ),
     Reason.INTERNAL: Entry(Code.INTERNAL, "See the server's log."),
 }
 

@@ -11,10 +11,9 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, BinaryIO, Final, Self
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from fednot.manifest import ALIGNMENT, Manifest, ManifestError, TensorSpec
 from fednot.tensors import as_bytes, empty
@@ -22,6 +21,8 @@ from fednot.tensors import as_bytes, empty
 MANIFEST_KEY: Final = "fednot.manifest"
 LAYERS_KEY: Final = "fednot.layers"
 PIECE: Final = 4 << 20
+LONGEST_HEADER: Final = 100 << 20
+"""That of the safetensors library."""
 _LENGTH: Final = 8
 _METADATA: Final = "__metadata__"
 
@@ -31,13 +32,30 @@ class ModelFileError(ValueError):
 
 
 @dataclass(frozen=True)
+class Source:
+    """A model file that is open for reading at any place, on a disk or elsewhere.
+
+    `name` is what errors call it. Who opened it closes it.
+    """
+
+    name: str
+    size: int
+    file: BinaryIO
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+
+@dataclass(frozen=True)
 class Description:
     """What stands in a model file, and where: `places` are the tensors' bytes from its start on.
 
     `layers` is the JSON of a layer map, or "".
     """
 
-    path: Path
     manifest: Manifest
     layers: str
     places: dict[str, int]
@@ -51,10 +69,7 @@ def parts(flat: torch.Tensor, manifest: Manifest, *, layers: str = "") -> Iterat
     """
     if flat.numel() != manifest.nbytes:
         raise ValueError(f"the flat model has {flat.numel()} bytes, not {manifest.nbytes}")
-    metadata = {MANIFEST_KEY: manifest.to_json()}
-    if layers:
-        metadata[LAYERS_KEY] = layers
-    yield memoryview(_header(manifest, metadata))
+    yield memoryview(_header(manifest, layers))
     content = as_bytes(flat)
     for spec in _in_file_order(manifest):
         for start, stop in _pieces(spec):
@@ -66,56 +81,60 @@ def serialise(flat: torch.Tensor, manifest: Manifest, *, layers: str = "") -> by
     return b"".join(parts(flat, manifest, layers=layers))
 
 
-def describe(path: Path) -> Description:
+def size_of(manifest: Manifest, *, layers: str = "") -> int:
+    """How many bytes `parts` makes of a model."""
+    return len(_header(manifest, layers)) + sum(spec.nbytes for spec in manifest)
+
+
+def opened(path: Path) -> Source:
+    """Opens a model file of the disk. Raises OSError if it cannot."""
+    file = path.open("rb", buffering=0)
+    return Source(str(path), path.stat().st_size, file)
+
+
+def describe(source: Source) -> Description:
     """Reads what a model file says of itself, but no tensor.
 
-    Raises ModelFileError with what is wrong with the file.
+    Raises ModelFileError with what is wrong with the file, OSError if it cannot be read.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-        if MANIFEST_KEY not in metadata:
-            raise ModelFileError(
-                f"{path} has no manifest in its metadata; make it with `fednot model init`"
-            )
-        manifest = Manifest.from_json(metadata[MANIFEST_KEY])
-        with path.open("rb") as raw:
-            length = int.from_bytes(raw.read(_LENGTH), "little")
-            rows = json.loads(raw.read(length))
-    except (SafetensorError, ManifestError, OSError, json.JSONDecodeError) as error:
-        raise ModelFileError(f"{path} is not a model file: {error}") from error
-    rows.pop(_METADATA, None)
-    places = {}
-    for spec in manifest:
-        row = rows.get(spec.name)
-        if row is None:
-            raise ModelFileError(f"{path} lacks the tensor {spec.name}")
-        if row["dtype"] != spec.dtype or tuple(row["shape"]) != spec.shape:
-            raise ModelFileError(f"{path}: {spec.name} is not as its manifest says")
-        places[spec.name] = _LENGTH + length + row["data_offsets"][0]
-    return Description(path, manifest, metadata.get(LAYERS_KEY, ""), places)
+        return _described(source)
+    except ModelFileError:
+        raise
+    except (ManifestError, LookupError, TypeError, ValueError, RecursionError) as error:
+        raise ModelFileError(f"{source.name} is not a model file: {error}") from error
 
 
-def fill(flat: torch.Tensor, found: Description) -> Iterator[int]:
+def fill(flat: torch.Tensor, found: Description, source: Source) -> Iterator[int]:
     """Reads a described file's tensors into a flat model of its size, in ascending order.
 
     Yields the end of what is filled after each piece of at most PIECE bytes; padding is left as it
-    is. Raises ModelFileError if the file has become shorter or cannot be read.
+    is. Raises ModelFileError if the file has become shorter, OSError if it cannot be read.
     """
     content = as_bytes(flat)
-    try:
-        with found.path.open("rb", buffering=0) as file:
-            for spec in found.manifest:
-                file.seek(found.places[spec.name])
-                for start, stop in _pieces(spec):
-                    while start < stop:
-                        count = file.readinto(content[start:stop])
-                        if not count:
-                            raise ModelFileError(f"{found.path} ends within {spec.name}")
-                        start += count
-                    yield stop
-    except OSError as error:
-        raise ModelFileError(f"{found.path} cannot be read: {error}") from error
+    for spec in found.manifest:
+        source.file.seek(found.places[spec.name])
+        for start, stop in _pieces(spec):
+            _read_into(content[start:stop], source, spec.name)
+            yield stop
+
+
+def flat_bytes(found: Description, source: Source) -> Iterator[bytes | memoryview]:
+    """The flat model of a described file in ascending order, padding too, at most PIECE at a time.
+
+    A piece is overwritten by the next. Raises as `fill` does.
+    """
+    buffer = memoryview(bytearray(PIECE))
+    end = 0
+    for spec in found.manifest:
+        yield bytes(spec.byte_offset - end)
+        source.file.seek(found.places[spec.name])
+        for start, stop in _pieces(spec):
+            piece = buffer[: stop - start]
+            _read_into(piece, source, spec.name)
+            yield piece
+        end = spec.byte_offset + spec.nbytes
+    yield bytes(found.manifest.nbytes - end)
 
 
 def read(path: Path) -> tuple[torch.Tensor, Manifest, str]:
@@ -123,14 +142,82 @@ def read(path: Path) -> tuple[torch.Tensor, Manifest, str]:
 
     Raises ModelFileError with what is wrong with the file.
     """
-    found = describe(path)
-    flat = empty(found.manifest)
-    for _ in fill(flat, found):
-        pass
+    try:
+        with opened(path) as source:
+            found = describe(source)
+            flat = empty(found.manifest)
+            for _ in fill(flat, found, source):
+                pass
+    except OSError as error:
+        raise ModelFileError(f"{path} is not a model file: {error}") from error
     return flat, found.manifest, found.layers
 
 
-def _header(manifest: Manifest, metadata: dict[str, str]) -> bytes:
+def _read_into(buffer: memoryview, source: Source, what: str) -> None:
+    start = 0
+    while start < len(buffer):
+        # A BinaryIO has it, though its type does not say so.
+        count = source.file.readinto(buffer[start:])  # type: ignore[attr-defined]
+        if not count:
+            raise ModelFileError(f"{source.name} ends within {what}")
+        start += count
+
+
+def _described(source: Source) -> Description:
+    rows, start = _rows_of(source)
+    metadata = rows.pop(_METADATA, {})
+    _check_places(rows, source.size - start)
+    if MANIFEST_KEY not in metadata:
+        raise ModelFileError(
+            f"{source.name} has no manifest in its metadata; make it with `fednot model init`"
+        )
+    manifest = Manifest.from_json(metadata[MANIFEST_KEY])
+    places = {}
+    for spec in manifest:
+        row = rows.get(spec.name)
+        if row is None:
+            raise ModelFileError(f"{source.name} lacks the tensor {spec.name}")
+        first, last = row["data_offsets"]
+        found = (row["dtype"], tuple(row["shape"]), last - first)
+        if found != (spec.dtype, spec.shape, spec.nbytes):
+            raise ModelFileError(f"{source.name}: {spec.name} is not as its manifest says")
+        places[spec.name] = start + first
+    return Description(manifest, str(metadata.get(LAYERS_KEY, "")), places)
+
+
+def _rows_of(source: Source) -> tuple[dict[str, Any], int]:
+    """A file's header and where the tensors begin."""
+    if source.size < _LENGTH:
+        raise ValueError(f"it has {source.size} bytes")
+    length = bytearray(_LENGTH)
+    source.file.seek(0)
+    _read_into(memoryview(length), source, "the header's length")
+    size = int.from_bytes(length, "little")
+    if size > min(LONGEST_HEADER, source.size - _LENGTH):
+        raise ValueError(f"a header of {size} bytes does not fit in it")
+    text = bytearray(size)
+    _read_into(memoryview(text), source, "the header")
+    rows = json.loads(text)
+    if not isinstance(rows, dict):
+        raise ValueError("its header is no object")  # noqa: TRY004  a file's fault
+    return rows, _LENGTH + size
+
+
+def _check_places(rows: dict[str, Any], size: int) -> None:
+    """Each tensor begins where the one before ends, and the last ends with the file."""
+    end = 0
+    for first, last in sorted(row["data_offsets"] for row in rows.values()):
+        if not (type(first) is type(last) is int) or first != end or last < first:
+            raise ValueError("its tensors do not follow each other")
+        end = last
+    if end != size:
+        raise ValueError(f"its tensors take {end} bytes and {size} are there")
+
+
+def _header(manifest: Manifest, layers: str) -> bytes:
+    metadata = {MANIFEST_KEY: manifest.to_json()}
+    if layers:
+        metadata[LAYERS_KEY] = layers
     rows: dict[str, object] = {_METADATA: metadata}
     place = 0
     for spec in _in_file_order(manifest):

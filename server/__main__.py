@@ -16,7 +16,7 @@ from server import failpoints, malloc
 from server.app import serve
 from server.identity import IdentityError
 from server.settings import ENVIRONMENT_PREFIX, ServerSettings
-from server.state.database import StateError
+from server.state.database import StateError, StateUnavailableError
 from server.state.model_store import ModelStoreError
 
 STATE_ERROR = 3
@@ -42,7 +42,9 @@ def main() -> None:
         asyncio.run(serve(settings))
     except (TaskLoadError, IdentityError) as error:
         _exit(USAGE_ERROR, error)
-    except (StateError, ModelStoreError, ModelFileError, LayerMapError) as error:
+    except (StateError, StateUnavailableError) as error:
+        _exit(STATE_ERROR, error)
+    except (ModelStoreError, ModelFileError, LayerMapError) as error:
         _exit(STATE_ERROR, error)
 
 

@@ -28,9 +28,11 @@ from server.identity import ServerIdentity, open_identity
 from server.listeners import Listeners
 from server.metrics import Metrics, new_registry
 from server.monitor import Monitor
+from server.room import Room
 from server.settings import ServerSettings
 from server.state.database import Database, StateError
 from server.state.model_store import ModelStore
+from server.state.stores import open_store
 
 log = logging.getLogger("server")
 
@@ -42,7 +44,8 @@ _STALE_IDENTITY: Final = "its replaced files cannot be used, see the log; the on
 async def serve(settings: ServerSettings) -> None:
     """Serves until SIGTERM or SIGINT.
 
-    Raises IdentityError for an identity, and StateError for state, that cannot be used.
+    Raises IdentityError for an identity, and StateError for state, that cannot be used, or that
+    another server has taken over meanwhile.
     """
     torch.set_num_threads(settings.torch_threads)
     stopping = asyncio.Event()
@@ -64,6 +67,8 @@ async def serve(settings: ServerSettings) -> None:
         if identity is not None:
             stack.push_async_callback(_ended, asyncio.create_task(identity.run()))
         gc.freeze()  # no collection looks again at what the imports and the start have made
+        loop = asyncio.get_running_loop()
+        federation.database.when_lost(lambda: loop.call_soon_threadsafe(stopping.set))
         current = federation.model.current
         log.info("serving on %s; current version %d", _places(settings), current.number)
         await stopping.wait()
@@ -71,6 +76,7 @@ async def serve(settings: ServerSettings) -> None:
         await listeners.say_that_it_stops()
         cohort.stop()
         federation.stops()
+        federation.database.raise_if_lost()
 
 
 def _identity(settings: ServerSettings) -> ServerIdentity | None:
@@ -97,21 +103,31 @@ async def _federation(
     settings: ServerSettings, stack: AsyncExitStack
 ) -> tuple[Federation, RemoteCohort]:
     initial, evaluator = _task_parts(settings)
-    database = Database(settings.state_dir / "state.sqlite3")
+    database = Database(settings.database_place)
     stack.callback(database.close)
-    store = ModelStore(settings.state_dir / "versions")
+    store = open_store(settings.versions_place)
     memory = Memory(settings.memory_budget, settings.state_dir / "spill")
     cohort = RemoteCohort(lapse=HEARTBEATS_TO_LAPSE * settings.heartbeat_interval)
     federation = Federation(
         database=database,
-        model=await GlobalModel.open(database, store, initial, memory),
+        model=await _opened(database, store, initial, memory),
         cohort=cohort,
         evaluator=evaluator,
         defaults=settings.defaults(),
         metrics=Metrics(new_registry(), fednot.__version__),
         memory=memory,
+        room=Room(settings.local_folders, needed=initial.manifest.nbytes),
     )
     return federation, cohort
+
+
+async def _opened(
+    database: Database, store: ModelStore, initial: InitialModel, memory: Memory
+) -> GlobalModel:
+    try:
+        return await GlobalModel.open(database, store, initial, memory)
+    except OSError as error:
+        raise StateError(f"the model versions in {store.place} cannot be used: {error}") from error
 
 
 def _task_parts(settings: ServerSettings) -> tuple[InitialModel, ServerEvaluator | None]:

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import time
-from typing import Final
-
 from sqlalchemy import Connection
 
 from fednot.errors import FednotError, Reason
-from server.federation import Federation
 from server.records import (
     NOBODY,
     Approval,
@@ -22,11 +16,6 @@ from server.records import (
 )
 from server.refusals import about
 from server.state import approval_rows, audit_rows, client_rows, deletion_rows, job_rows
-from server.state.commits import Commit
-
-log = logging.getLogger("server.approvals")
-
-TICK: Final = 1.0
 
 
 def approve(
@@ -111,31 +100,6 @@ def expire(connection: Connection, now: float, *, job_deadline: float) -> tuple[
         _note(connection, approval, NOBODY, "approval.expired", now)
         told.append(f"{approval.id} expired: nobody decided on the {approval.kind} in time")
     return tuple(told)
-
-
-class ApprovalClock:
-    """Notices within a second or so what nobody decided in time."""
-
-    def __init__(self, federation: Federation) -> None:
-        self._federation = federation
-
-    async def run(self) -> None:
-        """Looks at every tick until it is cancelled. A fault is logged, and looked at again."""
-        while True:
-            try:
-                await self._look()
-            except Exception:
-                log.exception("approvals could not be looked at; trying again")
-            await asyncio.sleep(TICK)
-
-    async def _look(self) -> None:
-        deadline = self._federation.defaults.job_deadline
-        told = await self._federation.database.write(
-            Commit.APPROVALS_EXPIRED, lambda c: expire(c, time.time(), job_deadline=deadline)
-        )
-        if told:
-            log.warning("%s", "; ".join(told))
-            await self._federation.reload_fences()
 
 
 def _drop(connection: Connection, approval: Approval, why: str, now: float) -> None:

@@ -183,10 +183,10 @@ def destroy_pseudonym(connection: Connection, name: str, caller: Caller, now: fl
 
 
 def note_job_end(connection: Connection, job_id: str, phase: JobPhase, now: float) -> None:
-    """Notes that a job has ended so, which nobody asked for."""
-    client = deletion_rows.get_deletion_of_job(connection, job_id).client
-    event = AuditEvent(NOBODY, f"job.{phase}", subject=f"client/{client}", job_id=job_id)
-    audit_rows.append(connection, event, now)
+    """Notes that a job has ended so, which nobody asked for, for each client that it was about."""
+    for client in deletion_rows.clients_of_job(connection, job_id):
+        event = AuditEvent(NOBODY, f"job.{phase}", subject=f"client/{client}", job_id=job_id)
+        audit_rows.append(connection, event, now)
 
 
 def _append(connection: Connection, kind: _Refusal, count: int, at: float) -> None:

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
+from errno import EDQUOT, ENOSPC
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection
@@ -19,7 +20,7 @@ from fednot.errors import FednotError, Reason
 from fednot.layer_choice import choose
 from fednot.layer_map import LayerMap
 from server import approvals
-from server.approvals import ApprovalClock
+from server.clock import Clock
 from server.federation import Federation
 from server.interruption import WorkInterruptedError
 from server.methods import method_named
@@ -33,9 +34,17 @@ from server.records import (
     Run,
     RunState,
     Version,
+    WaitKind,
 )
 from server.rounds import Rounds
-from server.state import audit_rows, deletion_rows, job_rows, round_rows, version_rows
+from server.state import (
+    audit_rows,
+    deletion_rows,
+    job_rows,
+    release_rows,
+    round_rows,
+    version_rows,
+)
 from server.state.commits import Commit
 from server.state.fencing import FencedError
 from server.training import TrainingDriver
@@ -46,6 +55,7 @@ log = logging.getLogger("server.coordinator")
 T = TypeVar("T")
 IDLE_TICK = 5.0
 FAULT_WAIT = 5.0
+ROOM_TICK = 1.0
 
 
 class Coordinator:
@@ -56,7 +66,7 @@ class Coordinator:
         rounds = Rounds(federation)
         self._training = TrainingDriver(federation, rounds)
         self._unlearning = UnlearningDriver(federation, rounds)
-        self._approval_clock = ApprovalClock(federation)
+        self._clock = Clock(federation)
 
     async def recover_state(self) -> None:
         """After a start: aborts rounds that the last process left running, reloads the fences."""
@@ -72,7 +82,7 @@ class Coordinator:
         """Works until it is cancelled. A fault is logged, shown, and tried again after a pause."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._work())
-            tasks.create_task(self._approval_clock.run())
+            tasks.create_task(self._clock.run())
 
     async def _work(self) -> None:
         while True:
@@ -84,27 +94,49 @@ class Coordinator:
                 log.info("the work in hand was interrupted")
             except Exception as fault:
                 log.exception("a step failed; trying again in %g s", FAULT_WAIT)
-                self._federation.waits_for(
-                    f"retrying after a fault ({type(fault).__name__}; see the server's log)"
-                )
+                self._federation.waits_for(*_retried_after(fault))
                 await asyncio.sleep(FAULT_WAIT)
-                self._federation.waits_for("")
+                self._federation.waits_no_more()
 
     async def _step_and_sweep(self) -> bool:
         """Deletes what the step before left behind while the next one waits for clients."""
+        await self._catch_up()
         sweeping = asyncio.create_task(self._federation.model.sweep())
         try:
             return await self._step()
         finally:
             await sweeping
 
+    async def _catch_up(self) -> None:
+        """After a commit whose outcome is unknown: takes over what the state says."""
+        federation = self._federation
+        if federation.database.unsure:
+            federation.database.unsure = False
+            try:
+                await federation.model.catch_up()
+                await federation.reload_fences()
+            except BaseException:
+                federation.database.unsure = True
+                raise
+
     async def _step(self) -> bool:
         job, run = await self._federation.database.read(_agenda)
+        if job is not None or run is not None:
+            await self._federation.work.run(self._await_room())
         if job is not None:
             await self._unlearning.step(job)
         elif run is not None:
             await self._training.step(run)
         return job is not None or run is not None
+
+    async def _await_room(self) -> None:
+        federation = self._federation
+        try:
+            while shortage := federation.room.shortage():
+                federation.waits_for(WaitKind.ROOM, f"waiting for room: {shortage}")
+                await asyncio.sleep(ROOM_TICK)
+        finally:
+            federation.waits_no_more()
 
     async def accept(self, ask: DeletionAsk) -> Deletion:
         """Accepts a deletion: when this returns, its scope is fenced and nothing in flight has it.
@@ -117,6 +149,20 @@ class Coordinator:
     async def cancel(self, request_id: str, caller: Caller) -> Deletion:
         """Cancels a deletion that waits. Raises FednotError if it cannot be cancelled."""
         return await _to_its_end(self._cancel(request_id, caller))
+
+    async def lift_hold(self, request_id: str, caller: Caller) -> Deletion:
+        """Lifts a deletion's legal hold. Raises FednotError (UNKNOWN_DELETION, NO_HOLD)."""
+
+        def command(connection: Connection) -> Deletion:
+            now = time.time()
+            deletion, is_new = deletion_rows.lift_hold(connection, request_id, caller, now)
+            if is_new:
+                _note_deletion(connection, deletion, caller, "DeletionService.LiftHold", now)
+            return deletion
+
+        deletion = await self._federation.database.write(Commit.HOLD_LIFTED, command)
+        self._federation.changes.beat()
+        return deletion
 
     async def approve(self, approval_id: str, caller: Caller) -> Approval:
         """Approves what another identity asked for; a deletion's job then queues.
@@ -150,7 +196,8 @@ class Coordinator:
         return await _to_its_end(self._refenced(Commit.CLIENT_READMITTED, command))
 
     async def start_training(self, run: Run, caller: Caller) -> Run:
-        """Starts a run. Raises FednotError (TRAINING_ACTIVE)."""
+        """Starts a run. Raises FednotError (TRAINING_ACTIVE, NO_SPACE)."""
+        self._federation.room.check()
 
         def command(connection: Connection) -> Run:
             event = AuditEvent(caller, "OperatorService.StartTraining")
@@ -266,6 +313,14 @@ def _agenda(connection: Connection) -> tuple[Job | None, Run | None]:
     return job_rows.first_ready(connection), round_rows.active_run(connection)
 
 
+def _retried_after(fault: Exception) -> tuple[WaitKind, str]:
+    reason = fault.reason if isinstance(fault, FednotError) else None
+    if reason is Reason.NO_SPACE or getattr(fault, "errno", None) in (ENOSPC, EDQUOT):
+        return WaitKind.ROOM, "waiting for room: the disk was full in the middle of a step"
+    what = reason or type(fault).__name__
+    return WaitKind.FAULT, f"retrying after a fault ({what}; see the server's log)"
+
+
 def _note_deletion(
     connection: Connection, deletion: Deletion, caller: Caller, action: str, now: float
 ) -> None:
@@ -291,7 +346,7 @@ def released(connection: Connection) -> Version:
     jobs = job_rows.open_jobs(connection)
     if jobs:
         why = f"{len(jobs)} deletion(s) have not completed; wait for them (`fednot jobs`)"
-    elif not deletion_rows.may_release(connection):
+    elif not release_rows.may_release(connection):
         why = (
             "a deletion failed, and the model may still hold what was to be forgotten; "
             "ask for it again, or by the method retrain"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from dataclasses import dataclass, field
 
 import torch
@@ -14,9 +16,12 @@ from server.global_model import GlobalModel
 from server.interruption import Interruptible
 from server.metrics import Metrics
 from server.pulse import Pulse
-from server.records import RecoveryPolicy, RoundPolicy, RoundProgress
+from server.records import RecoveryPolicy, RoundPolicy, RoundProgress, WaitKind
+from server.room import Room
 from server.state import client_rows
 from server.state.database import Database
+
+log = logging.getLogger("server")
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,7 @@ class Defaults:
     round_retries: int = 3
     retry_wait: float = 2.0
     keep_versions: int = 5
+    destruction_wait: float = 10.0
     accumulator: torch.dtype = torch.float32
     seed: int = 0
     require_approval: bool = False
@@ -46,6 +52,7 @@ class Activity:
 
     progress: RoundProgress | None = None
     waiting_for: str = ""
+    wait: WaitKind | None = None
     stopping: bool = False
 
 
@@ -60,6 +67,7 @@ class Federation:
     defaults: Defaults
     metrics: Metrics
     memory: Memory
+    room: Room = field(default_factory=Room)
     fences: Fences = field(default_factory=Fences)
     activity: Activity = field(default_factory=Activity)
     work: Interruptible = field(default_factory=Interruptible)
@@ -76,11 +84,24 @@ class Federation:
         self.fences.load(await self.database.read(client_rows.list_bars))
         self.changes.beat()
 
-    def waits_for(self, sentence: str) -> None:
-        """Says what the server waits for; "" when it no longer waits."""
-        if sentence != self.activity.waiting_for:
-            self.activity.waiting_for = sentence
+    def waits_for(self, kind: WaitKind, sentence: str) -> None:
+        """Says what the server waits for: in status, job, metric, and once in the log."""
+        activity = self.activity
+        if kind is not activity.wait:
+            log.info("%s", sentence)
+            activity.wait = kind
+            self.metrics.show_wait(kind, time.time())
+        if sentence != activity.waiting_for:
+            activity.waiting_for = sentence
             self.changes.beat()
+
+    def waits_no_more(self) -> None:
+        """Says that what was waited for is there, or is no longer wanted."""
+        if self.activity.wait is None:
+            return
+        self.activity.wait, self.activity.waiting_for = None, ""
+        self.metrics.show_wait(None, 0.0)
+        self.changes.beat()
 
     def stops(self) -> None:
         """Says that the server stops, so that nobody who watches keeps it waiting."""

@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from sqlalchemy import Connection, select, update
@@ -15,11 +14,12 @@ from sqlalchemy import Connection, select, update
 from fednot.errors import FednotError, Reason
 from fednot.layer_map import LayerMap
 from fednot.manifest import Manifest
+from fednot.model_file import Source
 from server.blocks import Block, Memory
 from server.records import Scores, Version, VersionOrigin
 from server.state import schema, version_rows
 from server.state.commits import Commit
-from server.state.database import Database, StateError
+from server.state.database import CommitUnknownError, Database, StateError
 from server.state.model_store import ModelStore
 
 log = logging.getLogger("server.global_model")
@@ -78,6 +78,7 @@ class GlobalModel:
         self.layers = layers
         self.current, self.block = current
         self._files = asyncio.Lock()
+        self._unsettled: tuple[Draft, str] | None = None
 
     @property
     def flat(self) -> torch.Tensor:
@@ -144,9 +145,12 @@ class GlobalModel:
     async def commit(self, commit: Commit, draft: Draft, step: Step) -> Version:
         """Makes a new version current; `step` writes what belongs to it in the same transaction.
 
-        If `step` raises, nothing is committed and the exception is passed on.
+        If `step` raises, nothing is committed and the exception is passed on. A commit whose answer
+        was lost has its version adopted if it is found; else CommitUnknownError is raised, and
+        nothing may be committed before `catch_up` has returned.
         """
         async with self._files:
+            await self._adopted()
             return await self._commit(commit, draft, step)
 
     async def _commit(self, commit: Commit, draft: Draft, step: Step) -> Version:
@@ -159,9 +163,36 @@ class GlobalModel:
             step(connection, version)
             return version
 
-        version = await self._database.write(commit, command)
+        try:
+            version = await self._database.write(commit, command)
+        except CommitUnknownError:
+            self._unsettled = draft, sha256
+            if not await self._adopted():
+                raise
+            return self.current
         self.current, self.block = version, draft.block
         return version
+
+    async def catch_up(self) -> None:
+        """Finds out whether a version became current by a commit whose answer was lost.
+
+        Raises StateUnavailableError as long as the state cannot be read.
+        """
+        async with self._files:
+            await self._adopted()
+
+    async def _adopted(self) -> bool:
+        if self._unsettled is None:
+            return False
+        draft, sha256 = self._unsettled
+        found, _ = await self._database.read(version_rows.current_and_released)
+        self._unsettled = None
+        if found is None or found.number == self.current.number:
+            return False
+        if (found.sha256, found.parent, found.round) != (sha256, draft.parent, draft.round):
+            raise StateError(f"version {found.number} became current and is not this server's")
+        self.current, self.block = found, draft.block
+        return True
 
     async def read(self, number: int) -> tuple[Version, torch.Tensor]:
         """A version and its bytes. Raises FednotError (UNKNOWN_VERSION, VERSION_DESTROYED)."""
@@ -177,10 +208,10 @@ class GlobalModel:
         )
         return version, block.tensor
 
-    async def file_of(self, number: int) -> tuple[Version, Path]:
-        """A version and its model file."""
+    async def file_of(self, number: int) -> Source:
+        """A version's model file, opened; who asks for it closes it. Raises as `read` does."""
         version = await self._kept(number)
-        return version, self._store.path(version.sha256)
+        return await asyncio.to_thread(self._store.open, version.sha256)
 
     async def sweep(self) -> int:
         """Deletes the bytes that no kept version names, and returns how many files there were.

@@ -16,7 +16,7 @@ from prometheus_client import (
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from server.client_states import ClientState
-from server.records import JobPhase, RoundOutcome, RoundPhase, Version
+from server.records import JobPhase, RoundOutcome, RoundPhase, Version, WaitKind
 
 UPDATE_OUTCOMES: Final = ("accepted", "refused", "missing", "dropped")
 """Dropped: accepted, and then lost with the round that a deletion aborted."""
@@ -79,6 +79,22 @@ class Metrics:
             "When the oldest open deletion was accepted, 0 if none is open",
             registry=registry,
         )
+        self.overdue = Gauge(
+            "fednot_overdue_deletions",
+            "Open deletions whose deadline has passed",
+            registry=registry,
+        )
+        self.waiting_since = Gauge(
+            "fednot_waiting_since_timestamp_seconds",
+            "Since when the server waits for such a thing, 0 if it does not",
+            ["for"],
+            registry=registry,
+        )
+        self.free = Gauge(
+            "fednot_state_free_bytes",
+            "Free bytes of the fullest disk that the server writes to",
+            registry=registry,
+        )
         self._add_transfers(registry)
         self._add_certificates(registry)
         self._start_at_zero()
@@ -134,7 +150,8 @@ class Metrics:
             self.data_transfer.labels(direction)
         self.show_uploads(receiving=0, waiting=0, cut=0)
         self.show_clients({})
-        self.show_jobs({}, 0.0)
+        self.show_jobs({}, 0.0, overdue=0)
+        self.show_wait(None, 0.0)
         self.show_certificates({}, stale=False)
 
     def round_ended(self, phase: RoundPhase, outcome: RoundOutcome, seconds: float) -> None:
@@ -170,8 +187,16 @@ class Metrics:
         for state in ClientState:
             self.clients.labels(state).set(counts.get(state, 0))
 
-    def show_jobs(self, counts: Mapping[JobPhase, int], oldest: float) -> None:
-        """Shows how many jobs are in each phase, and when the oldest open one was asked for."""
+    def show_wait(self, kind: WaitKind | None, since: float) -> None:
+        """Shows what the server waits for, and since when in seconds since the epoch."""
+        for each in WaitKind:
+            self.waiting_since.labels(each).set(since if each is kind else 0.0)
+
+    def show_jobs(self, counts: Mapping[JobPhase, int], oldest: float, *, overdue: int) -> None:
+        """Shows how many jobs are in each phase, how many deletions are late, and when the oldest
+        open one was accepted.
+        """
+        self.overdue.set(overdue)
         for phase in JobPhase:
             self.jobs.labels(phase).set(counts.get(phase, 0))
         self.oldest_request.set(oldest)

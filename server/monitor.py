@@ -6,7 +6,8 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
 from sqlalchemy import Connection
 
@@ -15,7 +16,7 @@ from server.cohorts.remote import RemoteCohort
 from server.federation import Federation
 from server.identity import ServerIdentity
 from server.records import ClientRecord, JobPhase, Version
-from server.state import client_rows, deletion_rows, version_rows
+from server.state import client_rows, deadline_rows, deletion_rows, version_rows
 from server.state.commits import Commit
 
 log = logging.getLogger("server.monitor")
@@ -63,12 +64,16 @@ class Monitor:
 
     async def _refresh(self) -> None:
         metrics = self._federation.metrics
-        current, released, clients, jobs, oldest = await self._federation.database.read(_snapshot)
+        seen = await self._federation.database.read(_snapshot)
+        current, released = seen.current, seen.released
         if current is not None:
             metrics.show_version(current, released.number if released else 0)
         connected, working = self._cohort.connected(), self._cohort.working()
-        metrics.show_clients(Counter(state_of(client, connected, working) for client in clients))
-        metrics.show_jobs(jobs, oldest)
+        metrics.show_clients(
+            Counter(state_of(client, connected, working) for client in seen.clients)
+        )
+        metrics.show_jobs(seen.jobs, seen.oldest, overdue=seen.overdue)
+        metrics.free.set(self._federation.room.free)
         self._show_certificates()
         await self._write_seen(connected)
         self.refreshed_at = time.monotonic()
@@ -97,14 +102,22 @@ class Monitor:
         await self._federation.database.write(Commit.CLIENTS_SEEN, command)
 
 
-def _snapshot(
-    connection: Connection,
-) -> tuple[Version | None, Version | None, list[ClientRecord], dict[JobPhase, int], float]:
+class _Snapshot(NamedTuple):
+    current: Version | None
+    released: Version | None
+    clients: Sequence[ClientRecord]
+    jobs: dict[JobPhase, int]
+    oldest: float
+    overdue: int
+
+
+def _snapshot(connection: Connection) -> _Snapshot:
     current, released = version_rows.current_and_released(connection)
-    return (
+    return _Snapshot(
         current,
         released,
-        list(client_rows.list_clients(connection)),
+        client_rows.list_clients(connection),
         deletion_rows.count_by_phase(connection),
-        deletion_rows.oldest_open(connection),
+        deadline_rows.oldest_open(connection),
+        deadline_rows.count_overdue(connection),
     )

@@ -8,13 +8,16 @@ from server.records import JobPhase
 
 MOVES: Final[dict[JobPhase, frozenset[JobPhase]]] = {
     JobPhase.AWAITING: frozenset({JobPhase.QUEUED, JobPhase.CANCELLED}),
-    JobPhase.QUEUED: frozenset({JobPhase.NEGATING, JobPhase.CANCELLED, JobPhase.FAILED}),
+    JobPhase.QUEUED: frozenset(
+        {JobPhase.NEGATING, JobPhase.CANCELLED, JobPhase.FAILED, JobPhase.MERGED}
+    ),
     JobPhase.NEGATING: frozenset({JobPhase.RECOVERING, JobPhase.FAILED}),
     JobPhase.RECOVERING: frozenset({JobPhase.NEGATING, JobPhase.VERIFYING, JobPhase.FAILED}),
     JobPhase.VERIFYING: frozenset({JobPhase.NEGATING, JobPhase.COMPLETED, JobPhase.FAILED}),
     JobPhase.COMPLETED: frozenset(),
     JobPhase.FAILED: frozenset(),
     JobPhase.CANCELLED: frozenset(),
+    JobPhase.MERGED: frozenset(),
 }
 
 ENDED: Final = frozenset(phase for phase, moves in MOVES.items() if not moves)

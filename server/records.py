@@ -48,7 +48,10 @@ class RunState(StrEnum):
 
 
 class JobPhase(StrEnum):
-    """Where a deletion's job stands; `server.phases` holds the allowed moves."""
+    """Where a deletion's job stands; `server.phases` holds the allowed moves.
+
+    MERGED: its requests are served by another job, which waited with an equal plan.
+    """
 
     AWAITING = "awaiting"
     QUEUED = "queued"
@@ -58,6 +61,7 @@ class JobPhase(StrEnum):
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    MERGED = "merged"
 
 
 class AttemptOutcome(StrEnum):
@@ -90,6 +94,16 @@ class AuditOutcome(StrEnum):
 
     ACCEPTED = "accepted"
     REFUSED = "refused"
+
+
+class WaitKind(StrEnum):
+    """What kind of thing the server waits for."""
+
+    CLIENTS = "clients"
+    RETRY = "retry"
+    FAULT = "fault"
+    ROOM = "room"
+    DESTRUCTION = "destruction"
 
 
 class StopReason(StrEnum):
@@ -134,7 +148,10 @@ NOBODY: Final = Caller()
 
 @dataclass(frozen=True)
 class Version:
-    """An immutable version of the global model; its bytes are in the model store under sha256."""
+    """An immutable version of the global model; its bytes are in the model store under sha256.
+
+    `held_by` is the job that keeps it for a legal hold, "" if none does.
+    """
 
     number: int
     sha256: str
@@ -148,6 +165,7 @@ class Version:
     metrics: Scores = field(default_factory=dict)
     negated_tensors: tuple[str, ...] = ()
     destroyed_at: float | None = None
+    held_by: str = ""
 
 
 @dataclass(frozen=True)
@@ -243,8 +261,38 @@ class DestroyedVersion:
 
 
 @dataclass(frozen=True)
+class DestroyedCache:
+    """Something made of older versions or of updates that a client kept, and destroyed."""
+
+    kind: str
+    sha256: str
+    num_bytes: int
+
+
+@dataclass(frozen=True)
+class ClientDestruction:
+    """A job's order to a client to destroy what it keeps of generations before `generation`.
+
+    Until it is acknowledged the client gets no other work.
+    """
+
+    id: int
+    client: str
+    job_id: str
+    generation: int
+    ordered_at: float
+    acknowledged_at: float | None = None
+    destroyed: tuple[DestroyedCache, ...] = ()
+
+
+@dataclass(frozen=True)
 class Job:
-    """The work that serves deletions."""
+    """The work that serves deletions, those of `requests`.
+
+    `queued_at` is since when it may begin: when it was asked for, or approved if that was needed;
+    of several that were merged, the latest. With `retain` the versions that it would destroy are
+    kept, and released to nobody, until the hold is lifted.
+    """
 
     id: str
     phase: JobPhase
@@ -257,15 +305,15 @@ class Job:
     target_accuracy: float | None = None
     released_version: int = 0
     failure: str = ""
+    priority: int = 0
+    retain: bool = False
+    hold_lifted_at: float | None = None
     history: tuple[tuple[JobPhase, float], ...] = ()
     attempts: tuple[Attempt, ...] = ()
     destroyed: tuple[DestroyedVersion, ...] = ()
-
-    @property
-    def queued_at(self) -> float:
-        """Since when it may begin: when it was asked for, or approved if that was needed."""
-        queued = (at for phase, at in self.history if phase is JobPhase.QUEUED)
-        return next(queued, self.created_at)
+    caches: tuple[ClientDestruction, ...] = ()
+    requests: tuple[str, ...] = ()
+    queued_at: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -289,7 +337,10 @@ class Approval:
 
 @dataclass(frozen=True)
 class Deletion:
-    """A request with the job that serves it, the key of who asked, and its second approval."""
+    """A request with the job that serves it, the key of who asked, and its second approval.
+
+    `overdue` says that its job had not completed at `not_after`, in seconds since the epoch.
+    """
 
     request_id: str
     client: str
@@ -298,13 +349,17 @@ class Deletion:
     aborted_rounds: tuple[int, ...] = ()
     requested_by: str = ""
     approval: Approval | None = None
+    not_after: float | None = None
+    overdue: bool = False
 
 
 @dataclass(frozen=True)
 class DeletionAsk:
     """What a caller asks for: the payload of Unlearn, with the server's defaults filled in.
 
-    `digest` is over the payload as it was sent, so that changed defaults do not change it.
+    `digest` is over the payload as it was sent, so that changed defaults do not change it. Of the
+    deletions that wait, the one of the highest `priority` goes first, and of equal ones that with
+    the earliest `not_after`, in seconds since the epoch.
     """
 
     caller: Caller
@@ -315,6 +370,9 @@ class DeletionAsk:
     allow_unsafe_layers: bool
     policy: RecoveryPolicy
     digest: str
+    priority: int = 0
+    not_after: float | None = None
+    retain: bool = False
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from server.records import (
     Scores,
     Version,
     VersionOrigin,
+    WaitKind,
 )
 from server.state import client_rows, round_rows
 from server.state.commits import Commit
@@ -146,11 +147,11 @@ class Rounds:
                 sentence = await self._missing(minimum, clients, purpose)
                 if left <= 0:
                     raise NotEnoughClientsError(f"after {wait:g} s still {sentence}")
-                federation.waits_for(sentence)
+                federation.waits_for(WaitKind.CLIENTS, sentence)
                 await federation.cohort.wait_for_change(min(left, WAIT_TICK))
             return clients
         finally:
-            federation.waits_for("")
+            federation.waits_no_more()
 
     async def _missing(self, minimum: int, clients: tuple[str, ...], purpose: str) -> str:
         known = await self._federation.database.read(client_rows.list_clients)

@@ -14,6 +14,8 @@ from fednot.codecs.topk import DEFAULT_FRACTION
 from fednot.settings import Settings
 from server.federation import Defaults
 from server.records import RecoveryPolicy, RoundPolicy
+from server.state.connecting import url_of
+from server.state.stores import S3
 from server.uploads.desk import UploadLimits
 
 ENVIRONMENT_PREFIX: Final = "FEDNOT_SERVER_"
@@ -31,6 +33,15 @@ class ServerSettings(Settings):
         "127.0.0.1:9464", description="HOST:PORT of /metrics and /healthz, empty for none"
     )
     state_dir: Path = Field(Path(".fednot-server"), description="where state and versions are kept")
+    database: str = Field(
+        "",
+        repr=False,
+        description="postgresql+psycopg://USER:PASSWORD@HOST/DATABASE; empty for SQLite in "
+        "--state-dir",
+    )
+    versions: str = Field(
+        "", description="where versions are kept instead: a directory, or s3://BUCKET/PREFIX"
+    )
     task: str = Field(
         "", description="the Task, FILE.py:Class: it builds the model, traces it and evaluates"
     )
@@ -80,6 +91,9 @@ class ServerSettings(Settings):
     keep_versions: int = Field(
         5, ge=0, description="newest versions whose bytes training keeps, 0 for all"
     )
+    destruction_wait: float = Field(
+        10.0, ge=0, description="seconds a deletion waits for clients to destroy their caches"
+    )
     heartbeat_interval: float = Field(5.0, gt=0, description="seconds between client heartbeats")
     upload_slots: int = Field(2, ge=1, description="updates that are in memory at once")
     upload_wait: float = Field(20.0, gt=0, description="seconds an upload waits for a slot")
@@ -113,6 +127,21 @@ class ServerSettings(Settings):
     @classmethod
     def _empty_is_none(cls, value: object) -> object:
         return value or None
+
+    @field_validator("database")
+    @classmethod
+    def _known_database(cls, text: str) -> str:
+        if text:
+            url_of(text)
+        return text
+
+    @field_validator("versions")
+    @classmethod
+    def _known_store(cls, place: str) -> str:
+        scheme, separator, rest = place.partition("://")
+        if separator and (scheme != "s3" or not rest.strip("/")):
+            raise ValueError(f"{place} is neither a directory nor s3://BUCKET/PREFIX")
+        return place
 
     @field_validator("codecs")
     @classmethod
@@ -162,6 +191,23 @@ class ServerSettings(Settings):
             return self.authority / "server"
         return self.identity
 
+    @property
+    def database_place(self) -> Path | str:
+        """What `Database` opens."""
+        return self.database or self.state_dir / "state.sqlite3"
+
+    @property
+    def local_folders(self) -> tuple[Path, ...]:
+        """The folders that the server writes to."""
+        if self.versions.startswith(S3):
+            return (self.state_dir,)
+        return (self.state_dir, Path(self.versions_place))
+
+    @property
+    def versions_place(self) -> str:
+        """Where the model versions are kept: a path or an S3 URL."""
+        return self.versions or str(self.state_dir / "versions")
+
     def upload_limits(self) -> UploadLimits:
         """What uploads may take."""
         return UploadLimits(
@@ -194,6 +240,7 @@ class ServerSettings(Settings):
             round_retries=self.round_retries,
             retry_wait=self.retry_wait,
             keep_versions=self.keep_versions,
+            destruction_wait=self.destruction_wait,
             accumulator=_PRECISIONS[self.accumulator],
             seed=self.seed,
             require_approval=self.require_approval,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 
@@ -12,8 +11,9 @@ from server.federation import Federation
 from server.global_model import Step
 from server.interruption import WorkInterruptedError
 from server.records import RoundOutcome, RoundPhase, Run, RunState, Version
+from server.retrying import pause
 from server.rounds import NotEnoughClientsError, RoundOrder, Rounds, missing_text
-from server.state import deletion_rows, round_rows, version_rows
+from server.state import release_rows, round_rows, version_rows
 from server.state.commits import Commit
 from server.state.fencing import FencedError
 
@@ -48,7 +48,7 @@ class TrainingDriver:
 
         def commit(connection: Connection, version: Version) -> None:
             round_rows.count_round(connection, run.id)
-            if deletion_rows.may_release(connection):
+            if release_rows.may_release(connection):
                 version_rows.set_released(connection, version.number)
             if keep_newest:
                 oldest = version.number - keep_newest + 1
@@ -58,16 +58,13 @@ class TrainingDriver:
 
     async def _retry_or_give_up(self, run: Run, why: str) -> None:
         federation = self._federation
-        failures = await federation.database.read(lambda c: round_rows.failures_in_a_row(c, run.id))
+        failures = await federation.database.read(
+            lambda c: round_rows.failures_in_a_row(c, run_id=run.id)
+        )
         if failures > federation.defaults.round_retries:
             await self._give_up(run, f"{failures} rounds in a row failed; {why}")
             return
-        wait = federation.defaults.retry_wait * failures
-        federation.waits_for(f"retrying a failed round in {wait:g} s; {why}")
-        try:
-            await self._federation.work.run(asyncio.sleep(wait))
-        finally:
-            self._federation.waits_for("")
+        await pause(federation, failures, f"a failed round of run {run.id}", why)
 
     async def _give_up(self, run: Run, failure: str) -> None:
         log.error("run %d failed: %s", run.id, failure)

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from dataclasses import replace
 
-import torch
 from sqlalchemy import Connection
 
 from fednot.errors import FednotError
 from fednot.layer_choice import Choice, choose, next_choice
 from server import stop_rule
 from server.audit import note_job_end
+from server.completion import Completion
 from server.evaluation import finite
 from server.federation import Federation
 from server.global_model import Draft
 from server.methods import METHODS, Method, method_named
-from server.methods.method import StartContext
 from server.methods.retrain import Retrain
 from server.records import (
     Attempt,
@@ -31,10 +29,11 @@ from server.records import (
     Version,
     VersionOrigin,
 )
+from server.retrying import pause
 from server.rounds import NotEnoughClientsError, RoundOrder, Rounds, missing_text
+from server.starting_point import starting_point
 from server.state import deletion_rows, job_rows, round_rows, version_rows
 from server.state.commits import Commit
-from server.state.model_store import ModelStoreError, sha256_of
 from server.stop_rule import Judgement
 
 log = logging.getLogger("server.unlearning")
@@ -46,6 +45,7 @@ class UnlearningDriver:
     def __init__(self, federation: Federation, rounds: Rounds) -> None:
         self._federation = federation
         self._rounds = rounds
+        self._completion = Completion(federation)
         self._steps = {
             JobPhase.QUEUED: self._pin_base,
             JobPhase.NEGATING: self._begin_attempt,
@@ -77,15 +77,26 @@ class UnlearningDriver:
             scoring = self._rounds.score(flat, base, job.policy.round_deadline)
             accuracy = finite(await self._federation.work.run(scoring)).get("accuracy")
         target = None if accuracy is None else accuracy - job.policy.tolerance
-        values = {"base_version": base.number, "target_accuracy": target}
-        await self._move(job, JobPhase.NEGATING, **values)
+        await self._pin(job, base_version=base.number, target_accuracy=target)
+
+    async def _pin(self, job: Job, **values: object) -> None:
+        """Begins, and takes over the requests of every job that waits with an equal plan."""
+
+        def command(connection: Connection) -> tuple[str, ...]:
+            now = time.time()
+            job_rows.move(connection, job, JobPhase.NEGATING, now, **values)
+            return job_rows.merge_equals(connection, job, now)
+
+        merged = await self._federation.database.write(Commit.BASE_PINNED, command)
+        if merged:
+            log.info("%s serves the requests of %s too", job.id, ", ".join(merged))
 
     async def _begin_attempt(self, job: Job) -> None:
         """Makes the attempt's starting point: exactly one change, committed with the attempt."""
         federation = self._federation
         base, base_flat = await federation.model.read(job.base_version)
         method, choice, explanation = self._next_plan(job, base)
-        start = await self._start_of(method, choice.tensors, base_flat)
+        start = await starting_point(federation, method, choice.tensors, base_flat)
         attempt = Attempt(
             job_id=job.id,
             number=len(job.attempts) + 1,
@@ -131,17 +142,6 @@ class UnlearningDriver:
             return METHODS[Retrain.name], Choice((), (), ()), f"no layer is left to negate{note}"
         return method, found, f"negates the next eligible layer, {', '.join(found.tensors)}{note}"
 
-    async def _start_of(
-        self, method: Method, tensors: tuple[str, ...], base: torch.Tensor
-    ) -> torch.Tensor:
-        federation = self._federation
-        initial = None
-        if method.needs.initial:
-            first = await federation.database.read(version_rows.initial_version)
-            _, initial = await federation.model.read(first.number)
-        context = StartContext(federation.model.manifest, base, initial, tensors)
-        return await asyncio.to_thread(method.start, context)
-
     async def _recover(self, job: Job) -> None:
         """Runs one recovery round, or ends the attempt if the stop rule says so."""
         attempt = job.attempts[-1]
@@ -165,12 +165,11 @@ class UnlearningDriver:
             await self._fail(job, str(error))
             return
         if ended.outcome is RoundOutcome.FAILED:
-            wait = self._federation.defaults.retry_wait
-            self._federation.waits_for(f"retrying a failed recovery round; {missing_text(ended)}")
-            try:
-                await self._federation.work.run(asyncio.sleep(wait))
-            finally:
-                self._federation.waits_for("")
+            failures = await self._federation.database.read(
+                lambda c: round_rows.failures_in_a_row(c, job_id=job.id)
+            )
+            what = f"a failed recovery round of {job.id}"
+            await pause(self._federation, failures, what, missing_text(ended))
 
     async def _judge(self, job: Job, attempt: Attempt) -> Judgement:
         federation = self._federation
@@ -211,55 +210,9 @@ class UnlearningDriver:
         log.info("%s attempt %d: %s", job.id, attempt.number, ended.explanation)
 
     async def _verify(self, job: Job) -> None:
-        """Reads back what was stored; destroys the old versions, then releases the new one.
-
-        The job is COMPLETED only once the files are gone. That the base is marked as destroyed says
-        that the check was passed, should the server stop in between.
-        """
-        model, database = self._federation.model, self._federation.database
-        current = model.current
-        base = await database.read(lambda c: version_rows.get_version(c, job.base_version))
-        if base is not None and base.destroyed_at is None:
-            failure = await self._stored_fault(job)
-            if failure:
-                await self._fail(job, failure)
-                return
-            await database.write(
-                Commit.VERSIONS_DESTROYED,
-                lambda c: version_rows.destroy(
-                    c, before=current.number, by=job.id, now=time.time()
-                ),
-            )
-        await model.sweep()
-
-        def command(connection: Connection) -> None:
-            now = time.time()
-            job_rows.move(connection, job, JobPhase.COMPLETED, now)
-            note_job_end(connection, job.id, JobPhase.COMPLETED, now)
-            if deletion_rows.may_release(connection):
-                version_rows.set_released(connection, current.number)
-                job_rows.set_released_by(connection, job.id, current.number)
-
-        await database.write(Commit.JOB_COMPLETED, command)
-        log.info("%s completed with version %d", job.id, current.number)
-
-    async def _stored_fault(self, job: Job) -> str:
-        """What is wrong with the stored attempt, or ""."""
-        attempt = job.attempts[-1]
-        model = self._federation.model
-        try:
-            base, base_flat = await model.read_back(job.base_version)
-            start, _ = await model.read_back(attempt.start_version)
-            await model.read_back(model.current.number)
-        except (ModelStoreError, FednotError) as error:
-            return f"a version could not be read back: {error}"
-        twice = set(attempt.tensors) & set(base.negated_tensors)
-        if twice:
-            return f"{', '.join(sorted(twice))} would be negated twice in its lineage"
-        expected = await self._start_of(METHODS[attempt.method], attempt.tensors, base_flat)
-        if await asyncio.to_thread(sha256_of, expected) != start.sha256:
-            return f"version {start.number} is not what {attempt.method} makes of {base.number}"
-        return ""
+        failure = await self._completion.step(job)
+        if failure:
+            await self._fail(job, failure)
 
     async def _config(self) -> dict[str, float]:
         run = await self._federation.database.read(round_rows.latest_run)
@@ -275,11 +228,6 @@ class UnlearningDriver:
 
     def _time_left(self, job: Job) -> float:
         return max(0.0, job.queued_at + self._federation.defaults.job_deadline - time.time())
-
-    async def _move(self, job: Job, to: JobPhase, **values: object) -> None:
-        await self._federation.database.write(
-            Commit.BASE_PINNED, lambda c: job_rows.move(c, job, to, time.time(), **values)
-        )
 
     async def _fail(self, job: Job, failure: str) -> None:
         log.error("%s failed: %s", job.id, failure)

@@ -1,4 +1,4 @@
-"""The verbs that follow deletions: `jobs`, `watch` and `cancel`."""
+"""The verbs that follow deletions: `jobs`, `watch`, `cancel` and `lift-hold`."""
 
 from __future__ import annotations
 
@@ -46,6 +46,15 @@ def cancel(session: Session, name: Name) -> ExitCode:
     """Cancel a deletion whose job has not begun to change the model, and lift the fence."""
     request = deletion_pb2.CancelDeletionRequest(request_id=name)
     report(session, session.call(session.deletions.CancelDeletion, request).deletion)
+    return ExitCode.DONE
+
+
+@app.command("lift-hold")
+@verb
+def lift_hold(session: Session, name: Name) -> ExitCode:
+    """Lift the legal hold of a deletion: what its job kept is destroyed."""
+    request = deletion_pb2.LiftHoldRequest(request_id=name)
+    report(session, session.call(session.deletions.LiftHold, request).deletion)
     return ExitCode.DONE
 
 

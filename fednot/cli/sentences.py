@@ -129,6 +129,13 @@ def scope(value: deletion_pb2.Scope) -> str:
     return f"client {value.client}" if value.HasField("client") else "unknown scope"
 
 
+def lateness(value: deletion_pb2.Deletion) -> str:
+    """When a deletion is due, or that it is late; "" if it has no deadline."""
+    if not value.HasField("not_after"):
+        return ""
+    return f"{'overdue since' if value.overdue else 'due'} {moment(value.not_after)}"
+
+
 def round_progress(progress: deletion_pb2.RoundProgress) -> str:
     """The round in flight: which updates came and which are missing."""
     text = f"round {progress.round}: {progress.updates} of {progress.cohort} updates"

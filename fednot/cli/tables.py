@@ -90,6 +90,7 @@ def deletions(found: Iterable[deletion_pb2.Deletion]) -> Table:
     table = _table("REQUEST", "SCOPE", "PHASE", "JOB", "METHOD", "ROUNDS", "ACCEPTED", "BY", "NOTE")
     for each in found:
         job = each.job
+        notes = (sentences.lateness(each), job.failure or job.waiting_for)
         _add(
             table,
             each.request_id,
@@ -100,7 +101,7 @@ def deletions(found: Iterable[deletion_pb2.Deletion]) -> Table:
             sum(len(attempt.rounds) for attempt in job.attempts),
             sentences.moment(each.accepted_at),
             sentences.caller(each.requested_by),
-            job.failure or job.waiting_for,
+            "; ".join(filter(None, notes)),
         )
     return table
 
@@ -180,6 +181,8 @@ def _version(version: model_pb2.Version) -> str:
 def _version_state(version: model_pb2.Version) -> str:
     if version.HasField("destroyed_at"):
         return "destroyed"
+    if version.held_by:
+        return f"held by {version.held_by}"
     return "released" if version.released else "kept"
 
 

@@ -57,6 +57,30 @@ Unsafe = Annotated[
         help="Take the layers even if one feeds another or is the output layer.",
     ),
 ]
+Priority = Annotated[
+    int,
+    typer.Option(
+        min=-1000, max=1000, help="Of those that wait, the highest goes first; by officers only."
+    ),
+]
+NotAfter = Annotated[
+    str,
+    typer.Option(
+        metavar="TIME",
+        callback=options.moment,
+        help="By when it is to be done: 2027-01-31, 2027-01-31T12:00:00Z, or 30d from now. "
+        "The earlier goes first; a late one is told and goes on.",
+        show_default="none",
+    ),
+]
+Retain = Annotated[
+    bool,
+    typer.Option(
+        "--retain",
+        help="A legal hold: keep the older versions, released to nobody, until `fednot lift-hold`. "
+        "By officers only.",
+    ),
+]
 Wait = Annotated[
     bool, typer.Option("--wait", help="Wait for the job's end.", rich_help_panel="Waiting")
 ]
@@ -131,6 +155,9 @@ def client(
     method: MethodOption = None,
     request_id: RequestId = "",
     allow_unsafe_layers: Unsafe = False,
+    priority: Priority = 0,
+    not_after: NotAfter = "",
+    retain: Retain = False,
     min_rounds: MinRounds = None,
     max_rounds: MaxRounds = None,
     tolerance: Tolerance = None,
@@ -160,6 +187,9 @@ def client(
         layers=layers,
         allow_unsafe_layers=allow_unsafe_layers,
         recovery=policy,
+        priority=priority,
+        not_after=options.timestamp(not_after),
+        retain=retain,
     )
     deletion = _ask(session, request)
     if not wait_for_end:

@@ -49,6 +49,8 @@ class _JobPhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobPhase.Val
     """Ended without a release; the scope stays fenced and nothing was rolled back."""
     JOB_PHASE_CANCELLED: _JobPhase.ValueType  # 8
     """Cancelled before the model was changed; the fence is lifted."""
+    JOB_PHASE_MERGED: _JobPhase.ValueType  # 9
+    """Never sent: its deletions are served by another job, which waited with an equal plan."""
 
 class JobPhase(_JobPhase, metaclass=_JobPhaseEnumTypeWrapper):
     """The phases of a job."""
@@ -73,6 +75,8 @@ JOB_PHASE_FAILED: JobPhase.ValueType  # 7
 """Ended without a release; the scope stays fenced and nothing was rolled back."""
 JOB_PHASE_CANCELLED: JobPhase.ValueType  # 8
 """Cancelled before the model was changed; the fence is lifted."""
+JOB_PHASE_MERGED: JobPhase.ValueType  # 9
+"""Never sent: its deletions are served by another job, which waited with an equal plan."""
 Global___JobPhase: _TypeAlias = JobPhase  # noqa: Y015
 
 class _AttemptOutcome:
@@ -250,6 +254,9 @@ class UnlearnRequest(_message.Message):
     LAYERS_FIELD_NUMBER: _builtins.int
     ALLOW_UNSAFE_LAYERS_FIELD_NUMBER: _builtins.int
     RECOVERY_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    NOT_AFTER_FIELD_NUMBER: _builtins.int
+    RETAIN_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The caller's own name for this request (a UUID is best); another caller's equal one is another
     request. Empty lets the server choose one, which makes a lost reply impossible to repeat safely.
@@ -260,6 +267,14 @@ class UnlearnRequest(_message.Message):
     """Which layers to negate: "first" (default), "layers=NAME,...", "index=N,..." or "all-but-last"."""
     allow_unsafe_layers: _builtins.bool
     """Take the layers even if they are no antichain or hold the output layer."""
+    priority: _builtins.int
+    """Of the deletions that wait, the one of the highest priority goes first; from -1000 to 1000. Only
+    an officer may give one.
+    """
+    retain: _builtins.bool
+    """A legal hold: the versions that the job would destroy are kept, and released to nobody, until
+    LiftHold. Only an officer may ask for one.
+    """
     @_builtins.property
     def scope(self) -> Global___Scope:
         """What is to be forgotten."""
@@ -267,6 +282,12 @@ class UnlearnRequest(_message.Message):
     @_builtins.property
     def recovery(self) -> Global___RecoveryPolicy:
         """When recovery stops."""
+
+    @_builtins.property
+    def not_after(self) -> _timestamp_pb2.Timestamp:
+        """By when it is to be completed. Of equal priorities the earlier goes first; a deletion that is
+        late is told (overdue) and goes on.
+        """
 
     def __init__(
         self,
@@ -277,10 +298,13 @@ class UnlearnRequest(_message.Message):
         layers: _builtins.str = ...,
         allow_unsafe_layers: _builtins.bool = ...,
         recovery: Global___RecoveryPolicy | None = ...,
+        priority: _builtins.int = ...,
+        not_after: _timestamp_pb2.Timestamp | None = ...,
+        retain: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["recovery", b"recovery", "scope", b"scope"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["not_after", b"not_after", "recovery", b"recovery", "scope", b"scope"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_unsafe_layers", b"allow_unsafe_layers", "layers", b"layers", "method", b"method", "recovery", b"recovery", "request_id", b"request_id", "scope", b"scope"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_unsafe_layers", b"allow_unsafe_layers", "layers", b"layers", "method", b"method", "not_after", b"not_after", "priority", b"priority", "recovery", b"recovery", "request_id", b"request_id", "retain", b"retain", "scope", b"scope"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -468,6 +492,9 @@ class Job(_message.Message):
     FAILURE_FIELD_NUMBER: _builtins.int
     HISTORY_FIELD_NUMBER: _builtins.int
     DESTROYED_FIELD_NUMBER: _builtins.int
+    REQUEST_IDS_FIELD_NUMBER: _builtins.int
+    RETAIN_FIELD_NUMBER: _builtins.int
+    HOLD_LIFTED_AT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The job's id."""
     phase: Global___JobPhase.ValueType
@@ -482,6 +509,8 @@ class Job(_message.Message):
     """The version that was released at its end; 0 before, and if another deletion was open then."""
     failure: _builtins.str
     """Why it failed or was cancelled; empty otherwise. A client reads it without the names of others."""
+    retain: _builtins.bool
+    """Whether it keeps what it would destroy, for a legal hold."""
     @_builtins.property
     def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Attempt]:
         """Its attempts."""
@@ -493,6 +522,14 @@ class Job(_message.Message):
     @_builtins.property
     def destroyed(self) -> _containers.RepeatedCompositeFieldContainer[Global___DestroyedVersion]:
         """What it destroyed at its end."""
+
+    @_builtins.property
+    def request_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The requests that it serves: those with an equal plan that waited when it began."""
+
+    @_builtins.property
+    def hold_lifted_at(self) -> _timestamp_pb2.Timestamp:
+        """When that hold was lifted; not set while it stands."""
 
     def __init__(
         self,
@@ -507,10 +544,13 @@ class Job(_message.Message):
         failure: _builtins.str = ...,
         history: _abc.Iterable[Global___PhaseEntry] | None = ...,
         destroyed: _abc.Iterable[Global___DestroyedVersion] | None = ...,
+        request_ids: _abc.Iterable[_builtins.str] | None = ...,
+        retain: _builtins.bool = ...,
+        hold_lifted_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_target_accuracy", b"_target_accuracy", "target_accuracy", b"target_accuracy"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_target_accuracy", b"_target_accuracy", "hold_lifted_at", b"hold_lifted_at", "target_accuracy", b"target_accuracy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_target_accuracy", b"_target_accuracy", "attempts", b"attempts", "base_version", b"base_version", "destroyed", b"destroyed", "failure", b"failure", "history", b"history", "id", b"id", "phase", b"phase", "released_version", b"released_version", "target_accuracy", b"target_accuracy", "waiting_for", b"waiting_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_target_accuracy", b"_target_accuracy", "attempts", b"attempts", "base_version", b"base_version", "destroyed", b"destroyed", "failure", b"failure", "history", b"history", "hold_lifted_at", b"hold_lifted_at", "id", b"id", "phase", b"phase", "released_version", b"released_version", "request_ids", b"request_ids", "retain", b"retain", "target_accuracy", b"target_accuracy", "waiting_for", b"waiting_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__target_accuracy: _TypeAlias = _typing.Literal["target_accuracy"]  # noqa: Y015
     _WhichOneofArgType__target_accuracy: _TypeAlias = _typing.Literal["_target_accuracy", b"_target_accuracy"]  # noqa: Y015
@@ -561,6 +601,9 @@ class Deletion(_message.Message):
     ABORTED_ROUNDS_FIELD_NUMBER: _builtins.int
     REQUESTED_BY_FIELD_NUMBER: _builtins.int
     APPROVAL_ID_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    NOT_AFTER_FIELD_NUMBER: _builtins.int
+    OVERDUE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The request's id."""
     method: _builtins.str
@@ -569,6 +612,10 @@ class Deletion(_message.Message):
     """The layers asked for."""
     approval_id: _builtins.str
     """The second approval that it needs or needed; empty if none."""
+    priority: _builtins.int
+    """Its place among those that wait: higher goes first."""
+    overdue: _builtins.bool
+    """Whether it was open then."""
     @_builtins.property
     def scope(self) -> Global___Scope:
         """What is to be forgotten."""
@@ -589,6 +636,10 @@ class Deletion(_message.Message):
     def requested_by(self) -> _identity_pb2.Caller:
         """Who asked; not set for a request over plaintext."""
 
+    @_builtins.property
+    def not_after(self) -> _timestamp_pb2.Timestamp:
+        """By when it was to be completed."""
+
     def __init__(
         self,
         *,
@@ -601,10 +652,13 @@ class Deletion(_message.Message):
         aborted_rounds: _abc.Iterable[_builtins.int] | None = ...,
         requested_by: _identity_pb2.Caller | None = ...,
         approval_id: _builtins.str = ...,
+        priority: _builtins.int = ...,
+        not_after: _timestamp_pb2.Timestamp | None = ...,
+        overdue: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted_at", b"accepted_at", "job", b"job", "requested_by", b"requested_by", "scope", b"scope"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted_at", b"accepted_at", "job", b"job", "not_after", b"not_after", "requested_by", b"requested_by", "scope", b"scope"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aborted_rounds", b"aborted_rounds", "accepted_at", b"accepted_at", "approval_id", b"approval_id", "job", b"job", "layers", b"layers", "method", b"method", "request_id", b"request_id", "requested_by", b"requested_by", "scope", b"scope"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aborted_rounds", b"aborted_rounds", "accepted_at", b"accepted_at", "approval_id", b"approval_id", "job", b"job", "layers", b"layers", "method", b"method", "not_after", b"not_after", "overdue", b"overdue", "priority", b"priority", "request_id", b"request_id", "requested_by", b"requested_by", "scope", b"scope"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -621,7 +675,7 @@ class GetDeletionRequest(_message.Message):
     request_id: _builtins.str
     """The request's id: the caller's own, or else another's that no two callers share."""
     job_id: _builtins.str
-    """The id of the job that serves it; the oldest of its requests is returned."""
+    """The id of the job that was made for it, or of the one that serves it."""
     def __init__(
         self,
         *,
@@ -861,3 +915,49 @@ class CancelDeletionResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CancelDeletionResponse: _TypeAlias = CancelDeletionResponse  # noqa: Y015
+
+@_typing.final
+class LiftHoldRequest(_message.Message):
+    """Names the deletion whose hold is lifted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The request's id, or that of its job, as for CancelDeletion."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LiftHoldRequest: _TypeAlias = LiftHoldRequest  # noqa: Y015
+
+@_typing.final
+class LiftHoldResponse(_message.Message):
+    """The deletion without its hold."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DELETION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def deletion(self) -> Global___Deletion:
+        """The deletion."""
+
+    def __init__(
+        self,
+        *,
+        deletion: Global___Deletion | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["deletion", b"deletion"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deletion", b"deletion"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LiftHoldResponse: _TypeAlias = LiftHoldResponse  # noqa: Y015

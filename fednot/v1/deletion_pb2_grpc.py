@@ -60,6 +60,11 @@ class DeletionServiceStub(object):
                 request_serializer=fednot_dot_v1_dot_deletion__pb2.CancelDeletionRequest.SerializeToString,
                 response_deserializer=fednot_dot_v1_dot_deletion__pb2.CancelDeletionResponse.FromString,
                 _registered_method=True)
+        self.LiftHold = channel.unary_unary(
+                '/fednot.v1.DeletionService/LiftHold',
+                request_serializer=fednot_dot_v1_dot_deletion__pb2.LiftHoldRequest.SerializeToString,
+                response_deserializer=fednot_dot_v1_dot_deletion__pb2.LiftHoldResponse.FromString,
+                _registered_method=True)
 
 
 class DeletionServiceServicer(object):
@@ -102,6 +107,14 @@ class DeletionServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def LiftHold(self, request, context):
+        """Lifts the legal hold of a deletion that was asked for with `retain`: what its job kept is
+        destroyed. The same call again changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DeletionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -129,6 +142,11 @@ def add_DeletionServiceServicer_to_server(servicer, server):
                     servicer.CancelDeletion,
                     request_deserializer=fednot_dot_v1_dot_deletion__pb2.CancelDeletionRequest.FromString,
                     response_serializer=fednot_dot_v1_dot_deletion__pb2.CancelDeletionResponse.SerializeToString,
+            ),
+            'LiftHold': grpc.unary_unary_rpc_method_handler(
+                    servicer.LiftHold,
+                    request_deserializer=fednot_dot_v1_dot_deletion__pb2.LiftHoldRequest.FromString,
+                    response_serializer=fednot_dot_v1_dot_deletion__pb2.LiftHoldResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -267,6 +285,33 @@ class DeletionService(object):
             '/fednot.v1.DeletionService/CancelDeletion',
             fednot_dot_v1_dot_deletion__pb2.CancelDeletionRequest.SerializeToString,
             fednot_dot_v1_dot_deletion__pb2.CancelDeletionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LiftHold(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fednot.v1.DeletionService/LiftHold',
+            fednot_dot_v1_dot_deletion__pb2.LiftHoldRequest.SerializeToString,
+            fednot_dot_v1_dot_deletion__pb2.LiftHoldResponse.FromString,
             options,
             channel_credentials,
             insecure,

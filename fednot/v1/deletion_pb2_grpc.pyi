@@ -45,6 +45,10 @@ class DeletionServiceStub:
     """Streams the deletion now and after each change, until its job has ended."""
     CancelDeletion: _grpc.UnaryUnaryMultiCallable[_deletion_pb2.CancelDeletionRequest, _deletion_pb2.CancelDeletionResponse]
     """Cancels a deletion whose job has not begun to change the model, and lifts the fence."""
+    LiftHold: _grpc.UnaryUnaryMultiCallable[_deletion_pb2.LiftHoldRequest, _deletion_pb2.LiftHoldResponse]
+    """Lifts the legal hold of a deletion that was asked for with `retain`: what its job kept is
+    destroyed. The same call again changes nothing.
+    """
 
 @_typing.type_check_only
 class DeletionServiceAsyncStub(DeletionServiceStub):
@@ -63,6 +67,10 @@ class DeletionServiceAsyncStub(DeletionServiceStub):
     """Streams the deletion now and after each change, until its job has ended."""
     CancelDeletion: _aio.UnaryUnaryMultiCallable[_deletion_pb2.CancelDeletionRequest, _deletion_pb2.CancelDeletionResponse]  # type: ignore[assignment]
     """Cancels a deletion whose job has not begun to change the model, and lifts the fence."""
+    LiftHold: _aio.UnaryUnaryMultiCallable[_deletion_pb2.LiftHoldRequest, _deletion_pb2.LiftHoldResponse]  # type: ignore[assignment]
+    """Lifts the legal hold of a deletion that was asked for with `retain`: what its job kept is
+    destroyed. The same call again changes nothing.
+    """
 
 class DeletionServiceServicer(metaclass=_abc_1.ABCMeta):
     """For whoever has the right to ask for a deletion."""
@@ -108,5 +116,15 @@ class DeletionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_deletion_pb2.CancelDeletionResponse, _abc.Awaitable[_deletion_pb2.CancelDeletionResponse]]:
         """Cancels a deletion whose job has not begun to change the model, and lifts the fence."""
+
+    @_abc_1.abstractmethod
+    def LiftHold(
+        self,
+        request: _deletion_pb2.LiftHoldRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_deletion_pb2.LiftHoldResponse, _abc.Awaitable[_deletion_pb2.LiftHoldResponse]]:
+        """Lifts the legal hold of a deletion that was asked for with `retain`: what its job kept is
+        destroyed. The same call again changes nothing.
+        """
 
 def add_DeletionServiceServicer_to_server(servicer: DeletionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

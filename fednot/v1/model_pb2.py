@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x66\x65\x64not/v1/model.proto\x12\tfednot.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x98\x01\n\nTensorSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\x12#\n\x04kind\x18\x04 \x01(\x0e\x32\x15.fednot.v1.TensorKind\x12\x13\n\x0bmodule_type\x18\x05 \x01(\t\x12\x13\n\x0b\x62yte_offset\x18\x06 \x01(\x04\x12\x0f\n\x07\x61liases\x18\x07 \x03(\t\"2\n\x08Manifest\x12&\n\x07tensors\x18\x01 \x03(\x0b\x32\x15.fednot.v1.TensorSpec\"\x99\x03\n\x07Version\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x0e\n\x06parent\x18\x03 \x01(\x04\x12\x12\n\ngeneration\x18\x04 \x01(\x04\x12\x0f\n\x07lineage\x18\x05 \x01(\x04\x12(\n\x06origin\x18\x06 \x01(\x0e\x32\x18.fednot.v1.VersionOrigin\x12\r\n\x05round\x18\x07 \x01(\x04\x12.\n\ncreated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x07metrics\x18\t \x03(\x0b\x32\x1f.fednot.v1.Version.MetricsEntry\x12\x17\n\x0fnegated_tensors\x18\n \x03(\t\x12\x10\n\x08released\x18\x0b \x01(\x08\x12\x30\n\x0c\x64\x65stroyed_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tnum_bytes\x18\r \x01(\x04\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"n\n\x0bModelHeader\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12\x17\n\x0fmanifest_digest\x18\x03 \x01(\t\x12\x11\n\tnum_bytes\x18\x04 \x01(\x04\x12\x0e\n\x06offset\x18\x05 \x01(\x04\"!\n\rStreamTrailer\x12\x10\n\x08xxh3_128\x18\x01 \x01(\t*\\\n\nTensorKind\x12\x1b\n\x17TENSOR_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15TENSOR_KIND_PARAMETER\x10\x01\x12\x16\n\x12TENSOR_KIND_BUFFER\x10\x02*\xa4\x01\n\rVersionOrigin\x12\x1e\n\x1aVERSION_ORIGIN_UNSPECIFIED\x10\x00\x12\x1a\n\x16VERSION_ORIGIN_INITIAL\x10\x01\x12\x1b\n\x17VERSION_ORIGIN_TRAINING\x10\x02\x12\x1d\n\x19VERSION_ORIGIN_UNLEARNING\x10\x03\x12\x1b\n\x17VERSION_ORIGIN_RECOVERY\x10\x04*\x9f\x01\n\x0bUpdateCodec\x12\x1c\n\x18UPDATE_CODEC_UNSPECIFIED\x10\x00\x12\x15\n\x11UPDATE_CODEC_NONE\x10\x01\x12\x15\n\x11UPDATE_CODEC_BF16\x10\x02\x12\x15\n\x11UPDATE_CODEC_FP16\x10\x03\x12\x15\n\x11UPDATE_CODEC_INT8\x10\x04\x12\x16\n\x12UPDATE_CODEC_TOP_K\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x66\x65\x64not/v1/model.proto\x12\tfednot.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x98\x01\n\nTensorSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\x12#\n\x04kind\x18\x04 \x01(\x0e\x32\x15.fednot.v1.TensorKind\x12\x13\n\x0bmodule_type\x18\x05 \x01(\t\x12\x13\n\x0b\x62yte_offset\x18\x06 \x01(\x04\x12\x0f\n\x07\x61liases\x18\x07 \x03(\t\"2\n\x08Manifest\x12&\n\x07tensors\x18\x01 \x03(\x0b\x32\x15.fednot.v1.TensorSpec\"\xaa\x03\n\x07Version\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x0e\n\x06parent\x18\x03 \x01(\x04\x12\x12\n\ngeneration\x18\x04 \x01(\x04\x12\x0f\n\x07lineage\x18\x05 \x01(\x04\x12(\n\x06origin\x18\x06 \x01(\x0e\x32\x18.fednot.v1.VersionOrigin\x12\r\n\x05round\x18\x07 \x01(\x04\x12.\n\ncreated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x07metrics\x18\t \x03(\x0b\x32\x1f.fednot.v1.Version.MetricsEntry\x12\x17\n\x0fnegated_tensors\x18\n \x03(\t\x12\x10\n\x08released\x18\x0b \x01(\x08\x12\x30\n\x0c\x64\x65stroyed_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tnum_bytes\x18\r \x01(\x04\x12\x0f\n\x07held_by\x18\x0e \x01(\t\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"n\n\x0bModelHeader\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12\x17\n\x0fmanifest_digest\x18\x03 \x01(\t\x12\x11\n\tnum_bytes\x18\x04 \x01(\x04\x12\x0e\n\x06offset\x18\x05 \x01(\x04\"!\n\rStreamTrailer\x12\x10\n\x08xxh3_128\x18\x01 \x01(\t*\\\n\nTensorKind\x12\x1b\n\x17TENSOR_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15TENSOR_KIND_PARAMETER\x10\x01\x12\x16\n\x12TENSOR_KIND_BUFFER\x10\x02*\xa4\x01\n\rVersionOrigin\x12\x1e\n\x1aVERSION_ORIGIN_UNSPECIFIED\x10\x00\x12\x1a\n\x16VERSION_ORIGIN_INITIAL\x10\x01\x12\x1b\n\x17VERSION_ORIGIN_TRAINING\x10\x02\x12\x1d\n\x19VERSION_ORIGIN_UNLEARNING\x10\x03\x12\x1b\n\x17VERSION_ORIGIN_RECOVERY\x10\x04*\x9f\x01\n\x0bUpdateCodec\x12\x1c\n\x18UPDATE_CODEC_UNSPECIFIED\x10\x00\x12\x15\n\x11UPDATE_CODEC_NONE\x10\x01\x12\x15\n\x11UPDATE_CODEC_BF16\x10\x02\x12\x15\n\x11UPDATE_CODEC_FP16\x10\x03\x12\x15\n\x11UPDATE_CODEC_INT8\x10\x04\x12\x16\n\x12UPDATE_CODEC_TOP_K\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,22 +34,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_VERSION_METRICSENTRY']._loaded_options = None
   _globals['_VERSION_METRICSENTRY']._serialized_options = b'8\001'
-  _globals['_TENSORKIND']._serialized_start=835
-  _globals['_TENSORKIND']._serialized_end=927
-  _globals['_VERSIONORIGIN']._serialized_start=930
-  _globals['_VERSIONORIGIN']._serialized_end=1094
-  _globals['_UPDATECODEC']._serialized_start=1097
-  _globals['_UPDATECODEC']._serialized_end=1256
+  _globals['_TENSORKIND']._serialized_start=852
+  _globals['_TENSORKIND']._serialized_end=944
+  _globals['_VERSIONORIGIN']._serialized_start=947
+  _globals['_VERSIONORIGIN']._serialized_end=1111
+  _globals['_UPDATECODEC']._serialized_start=1114
+  _globals['_UPDATECODEC']._serialized_end=1273
   _globals['_TENSORSPEC']._serialized_start=70
   _globals['_TENSORSPEC']._serialized_end=222
   _globals['_MANIFEST']._serialized_start=224
   _globals['_MANIFEST']._serialized_end=274
   _globals['_VERSION']._serialized_start=277
-  _globals['_VERSION']._serialized_end=686
-  _globals['_VERSION_METRICSENTRY']._serialized_start=640
-  _globals['_VERSION_METRICSENTRY']._serialized_end=686
-  _globals['_MODELHEADER']._serialized_start=688
-  _globals['_MODELHEADER']._serialized_end=798
-  _globals['_STREAMTRAILER']._serialized_start=800
-  _globals['_STREAMTRAILER']._serialized_end=833
+  _globals['_VERSION']._serialized_end=703
+  _globals['_VERSION_METRICSENTRY']._serialized_start=657
+  _globals['_VERSION_METRICSENTRY']._serialized_end=703
+  _globals['_MODELHEADER']._serialized_start=705
+  _globals['_MODELHEADER']._serialized_end=815
+  _globals['_STREAMTRAILER']._serialized_start=817
+  _globals['_STREAMTRAILER']._serialized_end=850
 # @@protoc_insertion_point(module_scope)

@@ -225,6 +225,7 @@ class Version(_message.Message):
     RELEASED_FIELD_NUMBER: _builtins.int
     DESTROYED_AT_FIELD_NUMBER: _builtins.int
     NUM_BYTES_FIELD_NUMBER: _builtins.int
+    HELD_BY_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Counts versions from 1."""
     sha256: _builtins.str
@@ -243,6 +244,8 @@ class Version(_message.Message):
     """Whether users may download it now."""
     num_bytes: _builtins.int
     """The size of the flat model in bytes."""
+    held_by: _builtins.str
+    """The job that keeps it for a legal hold; empty if none does."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it was committed."""
@@ -275,10 +278,11 @@ class Version(_message.Message):
         released: _builtins.bool = ...,
         destroyed_at: _timestamp_pb2.Timestamp | None = ...,
         num_bytes: _builtins.int = ...,
+        held_by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "destroyed_at", b"destroyed_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "destroyed_at", b"destroyed_at", "generation", b"generation", "lineage", b"lineage", "metrics", b"metrics", "negated_tensors", b"negated_tensors", "num_bytes", b"num_bytes", "number", b"number", "origin", b"origin", "parent", b"parent", "released", b"released", "round", b"round", "sha256", b"sha256"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "destroyed_at", b"destroyed_at", "generation", b"generation", "held_by", b"held_by", "lineage", b"lineage", "metrics", b"metrics", "negated_tensors", b"negated_tensors", "num_bytes", b"num_bytes", "number", b"number", "origin", b"origin", "parent", b"parent", "released", b"released", "round", b"round", "sha256", b"sha256"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

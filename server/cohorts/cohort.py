@@ -87,7 +87,12 @@ Answer = Update | Evaluation | NoAnswer
 
 
 class Cohort(Protocol):
-    """The clients that can be reached."""
+    """The clients that can be reached.
+
+    `keeps_caches` says whether they may hold something of older versions beside their own data.
+    """
+
+    keeps_caches: bool
 
     def connected(self) -> frozenset[str]:
         """Clients that are there now, barred ones included."""

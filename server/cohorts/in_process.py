@@ -29,6 +29,8 @@ CPU = torch.device("cpu")
 class InProcessCohort:
     """Clients by name, each with its Task."""
 
+    keeps_caches = False
+
     def __init__(self, tasks: Mapping[str, Task]) -> None:
         self._members = {name: _Member(task) for name, task in tasks.items()}
         self.refusals: dict[str, FednotError] = {}

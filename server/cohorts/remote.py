@@ -128,6 +128,8 @@ class Assignment:
 class RemoteCohort:
     """Sessions and assignments. A session lapses when nothing was heard for `lapse` seconds."""
 
+    keeps_caches = True
+
     def __init__(self, *, lapse: float) -> None:
         self._lapse = lapse
         self._sessions: dict[str, Session] = {}

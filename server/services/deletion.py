@@ -31,6 +31,7 @@ from server.state import deletion_rows, job_rows
 
 WATCH_TICK: Final = 15.0
 RETRY_AFTER: Final = 1.0
+MOST_PRIORITY: Final = 1000
 
 Context = aio.ServicerContext[Any, Any]
 
@@ -102,6 +103,13 @@ class DeletionServicer(deletion_pb2_grpc.DeletionServiceServicer):
         deletion = await self._coordinator.cancel(request.request_id, callers.current())
         return deletion_pb2.CancelDeletionResponse(deletion=await self._message(deletion))
 
+    async def LiftHold(
+        self, request: deletion_pb2.LiftHoldRequest, context: Context
+    ) -> deletion_pb2.LiftHoldResponse:
+        """Lifts a legal hold, and destroys what was kept for it."""
+        deletion = await self._coordinator.lift_hold(request.request_id, callers.current())
+        return deletion_pb2.LiftHoldResponse(deletion=await self._message(deletion))
+
     def _ask(self, request: deletion_pb2.UnlearnRequest) -> DeletionAsk:
         if request.scope.WhichOneof("target") != "client" or not request.scope.client:
             raise FednotError(Reason.INVALID_REQUEST, "scope.client: name the client to forget")
@@ -113,6 +121,7 @@ class DeletionServicer(deletion_pb2_grpc.DeletionServiceServicer):
                 f"{request.scope.client!r}",
             )
         _check_request_id(request.request_id)
+        _check_officers_choices(request)
         payload = deletion_pb2.UnlearnRequest()
         payload.CopyFrom(request)
         payload.ClearField("request_id")
@@ -125,6 +134,9 @@ class DeletionServicer(deletion_pb2_grpc.DeletionServiceServicer):
             allow_unsafe_layers=request.allow_unsafe_layers,
             policy=recovery_policy(request.recovery, self._federation.defaults.recovery),
             digest=hashlib.sha256(payload.SerializeToString(deterministic=True)).hexdigest(),
+            priority=request.priority,
+            not_after=_moment(request),
+            retain=request.retain,
         )
 
     async def _find(
@@ -171,6 +183,23 @@ def _check_request_id(request_id: str) -> None:
             Reason.INVALID_REQUEST,
             f"request_id: must not look like the id of a job, as {request_id} does",
         )
+
+
+def _check_officers_choices(request: deletion_pb2.UnlearnRequest) -> None:
+    if abs(request.priority) > MOST_PRIORITY:
+        raise FednotError(
+            Reason.INVALID_REQUEST, f"priority: must be from -{MOST_PRIORITY} to {MOST_PRIORITY}"
+        )
+    if _is_client() and (request.priority or request.retain):
+        raise FednotError(
+            Reason.WRONG_ROLE, "priority and retain are for an officer to give, not for a client"
+        )
+
+
+def _moment(request: deletion_pb2.UnlearnRequest) -> float | None:
+    if not request.HasField("not_after"):
+        return None
+    return request.not_after.ToMicroseconds() / 1e6
 
 
 def _is_client() -> bool:

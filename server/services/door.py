@@ -27,11 +27,14 @@ COURSE_OF_THINGS: Final = frozenset(
         Reason.UPLOAD_REPLACED,
         Reason.SERVER_BUSY,
         Reason.SHUTTING_DOWN,
+        Reason.STATE_UNAVAILABLE,
+        Reason.NO_SPACE,
         Reason.INTERNAL,
     }
 )
 """What the audit leaves out: clients that lost a race against a round or a restart, a slow link, a
-busy or stopping server, a fault of the server itself. Nobody was denied anything; counters tell."""
+busy or stopping server, a state that cannot be reached, a fault of the server itself. Nobody was
+denied anything; counters tell."""
 
 ASK_AGAIN_AFTER: Final = 0.2
 

@@ -62,6 +62,7 @@ def version_message(version: Version | None, released: int) -> model_pb2.Version
         released=version.number == released,
         destroyed_at=timestamp(version.destroyed_at),
         num_bytes=version.num_bytes,
+        held_by=version.held_by,
     )
 
 
@@ -204,12 +205,16 @@ def deletion_message(deletion: Deletion, waiting_for: str) -> deletion_pb2.Delet
         aborted_rounds=deletion.aborted_rounds,
         requested_by=caller_message(deletion.requested_by),
         approval_id=deletion.approval.id if deletion.approval else "",
+        priority=deletion.job.priority,
+        not_after=timestamp(deletion.not_after),
+        overdue=deletion.overdue,
     )
 
 
 def hide_others(message: deletion_pb2.Deletion) -> deletion_pb2.Deletion:
     """Takes out of a deletion what may name other clients, for a client that reads its own."""
     job = message.job
+    job.request_ids[:] = [message.request_id]
     if job.waiting_for and job.phase != deletion_pb2.JOB_PHASE_AWAITING:
         job.waiting_for = "waiting for other clients or deletions"
     if job.phase == deletion_pb2.JOB_PHASE_CANCELLED:
@@ -252,6 +257,9 @@ def _job_message(job: Job, waiting_for: str) -> deletion_pb2.Job:
             deletion_pb2.DestroyedVersion(number=version.number, sha256=version.sha256)
             for version in job.destroyed
         ],
+        request_ids=job.requests,
+        retain=job.retain,
+        hold_lifted_at=timestamp(job.hold_lifted_at),
     )
 
 

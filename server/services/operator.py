@@ -6,8 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import xxhash
 from grpc import aio
@@ -15,6 +14,7 @@ from sqlalchemy import Connection
 
 import fednot
 from fednot.errors import FednotError, Reason
+from fednot.model_file import Source
 from fednot.v1 import model_pb2, operator_pb2, operator_pb2_grpc
 from fednot.wire import CHUNK_BYTES
 from server.client_states import state_of
@@ -185,19 +185,30 @@ class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
             return wanted
 
         version = await self._federation.database.write(Commit.VERSION_FETCHED, command)
-        _, path = await self._federation.model.file_of(version.number)
-        with await asyncio.to_thread(_open, path) as file:
+        with await self._federation.model.file_of(version.number) as source:
             header = operator_pb2.VersionHeader(
-                version=version_message(version, version.number), num_bytes=path.stat().st_size
+                version=version_message(version, version.number), num_bytes=source.size
             )
             yield operator_pb2.DownloadVersionResponse(header=header)
             digest = xxhash.xxh3_128()
-            while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
-                await self._federation.database.read(lambda c: _check_not_withdrawn(c, version))
+            while chunk := await self._next_chunk(version, source):
                 digest.update(chunk)
                 yield operator_pb2.DownloadVersionResponse(chunk=chunk)
         trailer = model_pb2.StreamTrailer(xxh3_128=digest.hexdigest())
         yield operator_pb2.DownloadVersionResponse(trailer=trailer)
+
+    async def _next_chunk(self, version: Version, source: Source) -> bytes:
+        """Says that a version was withdrawn, be its bytes still there or not."""
+        fault: OSError | None = None
+        chunk = b""
+        try:
+            chunk = await asyncio.to_thread(source.file.read, CHUNK_BYTES)
+        except OSError as error:
+            fault = error
+        await self._federation.database.read(lambda c: _check_not_withdrawn(c, version))
+        if fault is not None:
+            raise fault
+        return chunk
 
     def _client(
         self, client: ClientRecord, sessions: Mapping[str, Session], working: Collection[str]
@@ -238,10 +249,6 @@ def _check_not_withdrawn(connection: Connection, version: Version) -> None:
         raise FednotError(
             Reason.VERSION_DESTROYED, f"version {version.number} was destroyed meanwhile"
         )
-
-
-def _open(path: Path) -> BinaryIO:
-    return path.open("rb")
 
 
 def _standing(connection: Connection) -> _Standing:

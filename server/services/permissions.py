@@ -30,6 +30,7 @@ _ROWS: Final[Mapping[str, Mapping[str, frozenset[Role]]]] = {
     "fednot.v1.DeletionService": {
         "Unlearn": _CLIENT | _OFFICER,
         "CancelDeletion": _CLIENT | _OFFICER,
+        "LiftHold": _OFFICER,
         "GetDeletion": _PEOPLE_AND_CLIENTS,
         "ListDeletions": _PEOPLE_AND_CLIENTS,
         "WatchDeletion": _PEOPLE_AND_CLIENTS,

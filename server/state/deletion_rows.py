@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Connection, Row, Select, func, insert, select
+from sqlalchemy import Connection, Row, Select, case, func, insert, select, update
 
 from fednot.errors import FednotError, Reason
 from fednot.identity.subject import Role
@@ -21,8 +21,15 @@ from server.records import (
     JobPhase,
 )
 from server.refusals import JOB_KEY, about
-from server.state import approval_rows, client_rows, job_rows, round_rows, version_rows
-from server.state.schema import attempts, jobs, phase_entries, requests, tombstones, versions
+from server.state import (
+    approval_rows,
+    client_rows,
+    job_rows,
+    release_rows,
+    round_rows,
+    version_rows,
+)
+from server.state.schema import jobs, phase_entries, requests, tombstones
 
 PAUSE_SECONDS: Final = 60.0
 """A client whose own ask was cancelled waits so long: each ask interrupts everybody's training."""
@@ -58,6 +65,8 @@ def accept(
         raise FednotError(Reason.UNKNOWN_CLIENT, f"no client {ask.client!r} has ever joined")
     _check_not_forgotten(connection, ask.client)
     _check_pause(connection, ask.caller, now)
+    if ask.not_after is not None and ask.not_after <= now:
+        raise FednotError(Reason.INVALID_REQUEST, "not_after: must be in the future")
     phase = JobPhase.QUEUED if approval_until is None else JobPhase.AWAITING
     job_id = job_rows.insert_job(connection, ask, phase, now)
     sequence = _insert_request(connection, ask, job_id, now)
@@ -94,7 +103,7 @@ def drop(connection: Connection, job: Job, why: str, now: float) -> None:
     job_rows.move(connection, job, JobPhase.CANCELLED, now, failure=why)
     client_rows.lift_bars_of_job(connection, job.id, now)
     approval_rows.withdraw_of_job(connection, job.id, now)
-    if may_release(connection):
+    if release_rows.may_release(connection):
         current, _ = version_rows.current_and_released(connection)
         if current is not None and current.round:
             version_rows.set_released(connection, current.number)
@@ -114,34 +123,24 @@ def count_by_phase(connection: Connection) -> dict[JobPhase, int]:
     return {JobPhase(phase): count for phase, count in connection.execute(query)}
 
 
-def oldest_open(connection: Connection) -> float:
-    """When the oldest open job was asked for, in seconds since the epoch; 0 if none is open."""
-    query = select(func.min(jobs.c.created_at)).where(jobs.c.phase.not_in(ENDED))
-    return connection.execute(query).scalar() or 0.0
+def lift_hold(
+    connection: Connection, request_id: str, caller: Caller, now: float
+) -> tuple[Deletion, bool]:
+    """Lifts the legal hold of a deletion's job, whose held versions are then marked as destroyed.
 
-
-def may_release(connection: Connection) -> bool:
-    """Whether a version may be released: no job is open, and no client's last one has failed.
-
-    The model may still hold what a failed job was to take out, until another job for that client
-    completes, or any job retrains from the initial version.
+    True unless it was lifted before. Raises FednotError (UNKNOWN_DELETION, AMBIGUOUS_REQUEST_ID,
+    NO_HOLD).
     """
-    ended = (
-        select(requests.c.client, jobs.c.phase, jobs.c.id)
-        .join(jobs, jobs.c.id == requests.c.job_id)
-        .where(jobs.c.phase != JobPhase.CANCELLED)
-        .order_by(requests.c.sequence)
-    )
-    found = connection.execute(ended).all()
-    phases = {JobPhase(row.phase) for row in found}
-    if JobPhase.FAILED not in phases:
-        return phases <= {JobPhase.COMPLETED}
-    latest: dict[str, JobPhase] = {}
-    for row in found:
-        if row.phase == JobPhase.COMPLETED and _retrained(connection, row.id):
-            latest.clear()
-        latest[row.client] = JobPhase(row.phase)
-    return set(latest.values()) <= {JobPhase.COMPLETED}
+    deletion = _named(connection, request_id, caller)
+    job = deletion.job
+    if not job.retain:
+        raise FednotError(Reason.NO_HOLD, f"deletion {request_id} was asked for without a hold")
+    if job.hold_lifted_at is not None:
+        return deletion, False
+    version_rows.lift_hold(connection, job.id, now)
+    lifted = update(jobs).where(jobs.c.id == job.id)
+    connection.execute(lifted.values(hold_lifted_at=now))
+    return get_deletion_of_job(connection, job.id), True
 
 
 def get_deletion(connection: Connection, request_id: str, caller: Caller) -> Deletion:
@@ -164,15 +163,25 @@ def get_deletion(connection: Connection, request_id: str, caller: Caller) -> Del
 
 
 def get_deletion_of_job(connection: Connection, job_id: str, caller: Caller = NOBODY) -> Deletion:
-    """The oldest deletion that a job serves, of those that the caller may see.
+    """The deletion that a job was made for, else the oldest that it serves and the caller may see.
+
+    A job that was merged into another one still names its deletion.
 
     Raises FednotError (UNKNOWN_DELETION).
     """
-    query = _visible(caller, select(requests).where(requests.c.job_id == job_id))
-    row = connection.execute(query.order_by(requests.c.sequence).limit(1)).first()
+    own, served = requests.c.own_job_id == job_id, requests.c.job_id == job_id
+    query = _visible(caller, select(requests).where(own | served))
+    order = (case((own, 0), else_=1), requests.c.sequence)
+    row = connection.execute(query.order_by(*order).limit(1)).first()
     if row is None:
         raise FednotError(Reason.UNKNOWN_DELETION, f"there is no job {job_id!r}")
     return _deletion(connection, row)
+
+
+def clients_of_job(connection: Connection, job_id: str) -> Sequence[str]:
+    """The clients that a job forgets, in the order in which that was asked for."""
+    query = select(requests.c.client).where(requests.c.job_id == job_id)
+    return connection.execute(query.order_by(requests.c.sequence)).scalars().all()
 
 
 def list_deletions(
@@ -229,7 +238,7 @@ def check_no_deletion_is_open(standing: Sequence[Standing], client: str) -> None
 def _named(connection: Connection, name: str, caller: Caller) -> Deletion:
     by_request, by_job = (
         connection.execute(_visible(caller, select(requests).where(column == name))).first()
-        for column in (requests.c.request_id, requests.c.job_id)
+        for column in (requests.c.request_id, requests.c.own_job_id)
     )
     if by_request is None and by_job is not None:
         return get_deletion_of_job(connection, name, caller)
@@ -294,6 +303,7 @@ def _insert_request(connection: Connection, ask: DeletionAsk, job_id: str, now: 
             job_id=job_id,
             own_job_id=job_id,
             accepted_at=now,
+            not_after=ask.not_after,
             aborted_rounds=list(aborted),
         )
         .returning(requests.c.sequence)
@@ -306,18 +316,6 @@ def _visible(caller: Caller, query: Select[Any]) -> Select[Any]:
     return query.where(requests.c.client == caller.name) if caller.role is Role.CLIENT else query
 
 
-def _retrained(connection: Connection, job_id: str) -> bool:
-    """Whether a job's last attempt started from the initial version."""
-    query = (
-        select(versions.c.sha256)
-        .join(attempts, attempts.c.start_version == versions.c.number)
-        .where(attempts.c.job_id == job_id)
-        .order_by(attempts.c.number.desc())
-    )
-    start = connection.execute(query.limit(1)).first()
-    return start is not None and start.sha256 == version_rows.initial_version(connection).sha256
-
-
 def _deletion(connection: Connection, row: Row[Any]) -> Deletion:
     return Deletion(
         request_id=row.request_id,
@@ -326,5 +324,7 @@ def _deletion(connection: Connection, row: Row[Any]) -> Deletion:
         job=job_rows.get_job(connection, row.job_id),
         aborted_rounds=tuple(row.aborted_rounds),
         requested_by=row.caller,
-        approval=approval_rows.of_job(connection, row.job_id),
+        approval=approval_rows.of_job(connection, row.own_job_id),
+        not_after=row.not_after,
+        overdue=row.overdue_noted_at is not None,
     )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, case, func, insert, select, update
 
 from server.phases import ENDED, NOT_READY, moved
 from server.records import (
@@ -20,9 +20,9 @@ from server.records import (
     RecoveryRound,
     StopReason,
 )
-from server.state import round_rows, version_rows
+from server.state import destruction_rows, round_rows, version_rows
 from server.state.fencing import FencedError
-from server.state.schema import attempts, jobs, phase_entries
+from server.state.schema import attempts, jobs, phase_entries, requests
 
 
 def insert_job(connection: Connection, ask: DeletionAsk, phase: JobPhase, now: float) -> str:
@@ -37,6 +37,8 @@ def insert_job(connection: Connection, ask: DeletionAsk, phase: JobPhase, now: f
             allow_unsafe_layers=ask.allow_unsafe_layers,
             policy=asdict(ask.policy),
             created_at=now,
+            priority=ask.priority,
+            retain=ask.retain,
         )
     )
     _note_phase(connection, job_id, phase, now)
@@ -98,8 +100,25 @@ def open_jobs(connection: Connection) -> Sequence[Job]:
 
 
 def first_ready_id(connection: Connection) -> str:
-    """The id of the open job that goes first, of those that wait for no approval; "" if none."""
-    query = select(jobs.c.id).where(jobs.c.phase.not_in(NOT_READY)).order_by(jobs.c.sequence)
+    """The id of the open job that goes first, of those that wait for no approval; "" if none.
+
+    One that has begun goes before all others, for the model is in its hands. Then come the higher
+    priority, the earlier deadline, and the earlier request.
+    """
+    waits = case((jobs.c.phase == JobPhase.QUEUED, 1), else_=0)
+    deadline = (
+        select(func.min(requests.c.not_after))
+        .where(requests.c.job_id == jobs.c.id)
+        .scalar_subquery()
+    )
+    order = (
+        waits,
+        jobs.c.priority.desc(),
+        deadline.is_(None),
+        deadline,
+        jobs.c.sequence,
+    )
+    query = select(jobs.c.id).where(jobs.c.phase.not_in(NOT_READY)).order_by(*order)
     return connection.execute(query.limit(1)).scalar() or ""
 
 
@@ -109,6 +128,28 @@ def first_ready(connection: Connection) -> Job | None:
     return get_job(connection, job_id) if job_id else None
 
 
+def merge_equals(connection: Connection, job: Job, now: float) -> tuple[str, ...]:
+    """Has a job serve the requests of every other job that waits with an equal plan.
+
+    Returns the ids of those jobs, which are MERGED from then on.
+    """
+    plan = (
+        jobs.c.method == job.method,
+        jobs.c.layers == job.layers,
+        jobs.c.allow_unsafe_layers == job.allow_unsafe_layers,
+        jobs.c.retain == job.retain,
+        jobs.c.phase == JobPhase.QUEUED,
+        jobs.c.id != job.id,
+    )
+    waiting = connection.execute(select(jobs).where(*plan).order_by(jobs.c.sequence)).all()
+    equal = [row.id for row in waiting if RecoveryPolicy(**row.policy) == job.policy]
+    for merged in equal:
+        move(connection, get_job(connection, merged), JobPhase.MERGED, now, merged_into=job.id)
+    of_equals = requests.c.job_id.in_(equal)
+    connection.execute(update(requests).where(of_equals).values(job_id=job.id))
+    return tuple(equal)
+
+
 def _note_phase(connection: Connection, job_id: str, phase: JobPhase, now: float) -> None:
     connection.execute(insert(phase_entries).values(job_id=job_id, phase=phase, at=now))
 
@@ -116,6 +157,7 @@ def _note_phase(connection: Connection, job_id: str, phase: JobPhase, now: float
 def _job(connection: Connection, row: Row[Any]) -> Job:
     entries = select(phase_entries).where(phase_entries.c.job_id == row.id)
     history = connection.execute(entries.order_by(phase_entries.c.id)).all()
+    served = select(requests.c.request_id).where(requests.c.job_id == row.id)
     tries = select(attempts).where(attempts.c.job_id == row.id).order_by(attempts.c.number)
     return Job(
         id=row.id,
@@ -129,10 +171,25 @@ def _job(connection: Connection, row: Row[Any]) -> Job:
         target_accuracy=row.target_accuracy,
         released_version=row.released_version,
         failure=row.failure,
+        priority=row.priority,
+        retain=row.retain,
+        hold_lifted_at=row.hold_lifted_at,
         history=tuple((JobPhase(entry.phase), entry.at) for entry in history),
         attempts=tuple(_attempt(connection, found) for found in connection.execute(tries).all()),
         destroyed=version_rows.destroyed_by(connection, row.id),
+        caches=tuple(destruction_rows.of_job(connection, row.id)),
+        requests=tuple(connection.execute(served.order_by(requests.c.sequence)).scalars()),
+        queued_at=_queued_at(connection, row),
     )
+
+
+def _queued_at(connection: Connection, row: Row[Any]) -> float:
+    merged = select(jobs.c.id).where(jobs.c.merged_into == row.id)
+    query = select(func.max(phase_entries.c.at)).where(
+        (phase_entries.c.job_id == row.id) | phase_entries.c.job_id.in_(merged),
+        phase_entries.c.phase == JobPhase.QUEUED,
+    )
+    return float(connection.execute(query).scalar() or row.created_at)
 
 
 def _attempt(connection: Connection, row: Row[Any]) -> Attempt:

@@ -1,22 +1,23 @@
-"""Model versions on disk: safetensors files, named by the sha256 of the flat model they hold."""
+"""Where model versions are kept: safetensors files, named by the sha256 of the flat model."""
 
 from __future__ import annotations
 
 import hashlib
-import os
-import secrets
+import re
+from abc import ABC, abstractmethod
 from collections.abc import Collection
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from typing import Final
 
 import torch
 
 from fednot import model_file
 from fednot.manifest import Manifest
-from fednot.model_file import PIECE
+from fednot.model_file import PIECE, ModelFileError, Source
 from fednot.tensors import as_bytes
 from server.blocks import Block, Memory, Trail
-from server.state import durable, writeback
+
+SUFFIX: Final = ".safetensors"
+_NAME: Final = re.compile(r"(?P<sha256>[0-9a-f]{64})\.safetensors")
 
 
 class ModelStoreError(RuntimeError):
@@ -35,97 +36,95 @@ def sha256_of(flat: torch.Tensor | Block) -> str:
     return digest.hexdigest()
 
 
-class ModelStore:
-    """A directory of model files."""
+def name_of(sha256: str) -> str:
+    """The name of a version's file or object."""
+    return f"{sha256}{SUFFIX}"
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
-    def path(self, sha256: str) -> Path:
-        """Where the file of a version is."""
-        return self._directory / f"{sha256}.safetensors"
+def hash_in(name: str) -> str | None:
+    """The sha256 in the name of a version's file or object; None for any other name."""
+    found = _NAME.fullmatch(name)
+    return found["sha256"] if found else None
 
+
+class ModelStore(ABC):
+    """The versions of one server, which nobody else writes or deletes.
+
+    What a store cannot do just now, for want of room or of a network, is an OSError: it may be
+    tried again. ModelStoreError is for what is stored and will stay wrong.
+    """
+
+    place: str
+    """Where the versions are, for people to read."""
+
+    @abstractmethod
     def write(self, flat: torch.Tensor | Block, manifest: Manifest, layers: str) -> str:
         """Stores a flat model durably and returns its sha256; the same model is stored once.
 
-        Raises OSError if the disk has no room for it; then nothing of it is left.
+        It is there as a whole or not at all. Raises OSError if it cannot be stored.
         """
-        block = flat if isinstance(flat, Block) else Block.of(flat)
-        # The file has its name when it is written, for it is hashed in the meantime.
-        temporary = self._directory / f"{secrets.token_hex(8)}.partial"
-        try:
-            with ThreadPoolExecutor(1) as hasher:
-                hashed = hasher.submit(sha256_of, block)
-                _write_synced(temporary, block, manifest, layers)
-            sha256 = hashed.result()
-            path = self.path(sha256)
-            if not path.exists():
-                durable.rename(temporary, path, "version")
-                durable.sync_directory(self._directory, "versions")
-        finally:
-            temporary.unlink(missing_ok=True)
-        return sha256
+
+    @abstractmethod
+    def open(self, sha256: str) -> Source:
+        """A version's model file, to be read piece by piece and closed.
+
+        Raises ModelStoreError if there is none, OSError if the store cannot tell.
+        """
+
+    @abstractmethod
+    def hashes(self) -> frozenset[str]:
+        """The sha256 of all versions that are there, whether anything names them or not."""
+
+    @abstractmethod
+    def delete_all_but(self, kept: Collection[str]) -> int:
+        """Deletes every version but those of the named sha256, and what a crash left half written.
+
+        Returns how many files or objects there were. What has a name that the store never gives is
+        left alone. Raises OSError if one could not be deleted, after all others were.
+        """
 
     def read(self, sha256: str, manifest: Manifest, memory: Memory | None = None) -> Block:
         """Reads a flat model back into a block of `memory`, else of any.
 
-        Raises ModelStoreError if it is missing or was changed, OSError if there is no room for it.
+        Raises ModelStoreError if it is missing or was changed, OSError if there is no room for it
+        or it cannot be reached.
         """
         try:
-            found = model_file.describe(self.path(sha256))
-            if found.manifest.nbytes != manifest.nbytes:
-                raise self._changed(sha256)
-            block = (memory or Memory()).block(manifest.nbytes)
-            trail, digest, hashed = Trail(block), hashlib.sha256(), 0
-            content = as_bytes(block.tensor)
-            for filled in model_file.fill(block.tensor, found):
-                digest.update(content[hashed:filled])
-                trail.passed(filled - hashed)
-                hashed = filled
-        except model_file.ModelFileError as error:
+            with self.open(sha256) as source:
+                return _read(source, sha256, manifest, memory or Memory())
+        except ModelFileError as error:
             raise ModelStoreError(str(error)) from error
-        digest.update(content[hashed:])
-        trail.end()
+
+    def verify(self, sha256: str) -> None:
+        """Reads a version to its end, in little memory; raises as `read` does."""
+        digest = hashlib.sha256()
+        try:
+            with self.open(sha256) as source:
+                for piece in model_file.flat_bytes(model_file.describe(source), source):
+                    digest.update(piece)
+        except ModelFileError as error:
+            raise ModelStoreError(str(error)) from error
         if digest.hexdigest() != sha256:
-            raise self._changed(sha256)
-        return block
-
-    def _changed(self, sha256: str) -> ModelStoreError:
-        return ModelStoreError(f"{self.path(sha256)} does not hold what its name says")
-
-    def delete_all_but(self, kept: Collection[str]) -> int:
-        """Deletes every file but those of the named sha256, and returns how many there were.
-
-        Raises OSError if one could not be deleted, after all others were.
-        """
-        names = {self.path(sha256).name for sha256 in kept}
-        doomed = [path for path in self._directory.iterdir() if path.name not in names]
-        failure: OSError | None = None
-        for path in doomed:
-            try:
-                durable.remove(path, "version")
-            except OSError as error:
-                failure = error
-        if doomed:
-            durable.sync_directory(self._directory, "swept-versions")
-        if failure is not None:
-            raise failure
-        return len(doomed)
+            raise _changed(source)
 
 
-def _write_synced(path: Path, block: Block, manifest: Manifest, layers: str) -> None:
-    trail = Trail(block)
-    with path.open("wb") as file:
-        descriptor, written = file.fileno(), 0
-        if block.nbytes:
-            os.posix_fallocate(descriptor, 0, block.nbytes)
-        for part in model_file.parts(block.tensor, manifest, layers=layers):
-            file.write(part)
-            writeback.begin(descriptor, written, len(part))
-            written += len(part)
-            trail.passed(len(part))
-        file.truncate(written)
-        file.flush()
-        durable.sync(descriptor, "version")
+def _read(source: Source, sha256: str, manifest: Manifest, memory: Memory) -> Block:
+    found = model_file.describe(source)
+    if found.manifest.nbytes != manifest.nbytes:
+        raise _changed(source)
+    block = memory.block(manifest.nbytes)
+    trail, digest, hashed = Trail(block), hashlib.sha256(), 0
+    content = as_bytes(block.tensor)
+    for filled in model_file.fill(block.tensor, found, source):
+        digest.update(content[hashed:filled])
+        trail.passed(filled - hashed)
+        hashed = filled
+    digest.update(content[hashed:])
     trail.end()
+    if digest.hexdigest() != sha256:
+        raise _changed(source)
+    return block
+
+
+def _changed(source: Source) -> ModelStoreError:
+    return ModelStoreError(f"{source.name} does not hold what its name says")

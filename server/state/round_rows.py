@@ -28,11 +28,10 @@ def start_run(connection: Connection, run: Run) -> Run:
     """Adds a run and gives it its id. Raises FednotError (TRAINING_ACTIVE) if one is active."""
     if active_run(connection) is not None:
         raise FednotError(Reason.TRAINING_ACTIVE, "a training run is active already")
-    row = asdict(run)
-    row.pop("id")
-    row["config"] = dict(run.config)
-    added = connection.execute(insert(runs).values(**row).returning(runs.c.id))
-    return get_run(connection, added.scalar_one())
+    run_id = (connection.execute(select(func.max(runs.c.id))).scalar() or 0) + 1
+    row = asdict(run) | {"id": run_id, "config": dict(run.config)}
+    connection.execute(insert(runs).values(**row))
+    return get_run(connection, run_id)
 
 
 def active_run(connection: Connection) -> Run | None:
@@ -93,11 +92,11 @@ def start_round(connection: Connection, new: Round) -> Round:
     barred = {bar.client for bar in client_rows.list_bars(connection)} & set(new.cohort)
     if barred:
         raise FencedError(f"{', '.join(sorted(barred))} may no longer train")
-    row = asdict(new)
-    row.pop("number")
+    number = next_number(connection)
+    row = asdict(new) | {"number": number}
     row |= {"cohort": list(new.cohort), "missing": dict(new.missing), "metrics": {}}
-    added = connection.execute(insert(rounds).values(**row).returning(rounds.c.number))
-    return get_round(connection, added.scalar_one())
+    connection.execute(insert(rounds).values(**row))
+    return get_round(connection, number)
 
 
 def _check_wanted(connection: Connection, new: Round) -> None:
@@ -139,10 +138,11 @@ def close_round(connection: Connection, number: int, outcome: RoundOutcome, now:
     connection.execute(update(rounds).where(*running).values(outcome=outcome, ended_at=now))
 
 
-def failures_in_a_row(connection: Connection, run_id: int) -> int:
-    """How many of a run's latest rounds failed, one after the other."""
+def failures_in_a_row(connection: Connection, *, run_id: int = 0, job_id: str = "") -> int:
+    """How many of the latest rounds of a run, or of a job, failed one after the other."""
     ended = (RoundOutcome.COMPLETED, RoundOutcome.DEGRADED, RoundOutcome.FAILED)
-    query = select(rounds.c.outcome).where(rounds.c.run_id == run_id, rounds.c.outcome.in_(ended))
+    whose = (rounds.c.run_id == run_id, rounds.c.job_id == job_id)
+    query = select(rounds.c.outcome).where(*whose, rounds.c.outcome.in_(ended))
     outcomes = connection.execute(query.order_by(rounds.c.number.desc())).scalars().all()
     failed = (index for index, found in enumerate(outcomes) if found != RoundOutcome.FAILED)
     return next(failed, len(outcomes))

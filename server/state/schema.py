@@ -1,8 +1,9 @@
-"""The tables of the server's state. Times are seconds since the epoch."""
+"""The tables of the server's state; `migrations` bring older ones up to them.
+
+Times are seconds since the epoch.
+"""
 
 from __future__ import annotations
-
-from typing import Final
 
 from sqlalchemy import (
     DDL,
@@ -22,7 +23,7 @@ from sqlalchemy import (
     event,
 )
 
-SCHEMA_VERSION: Final = 3
+from server.state.append_only import APPEND_ONLY
 
 metadata = MetaData()
 
@@ -30,7 +31,6 @@ federation = Table(
     "federation",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("schema_version", Integer, nullable=False),
     Column("manifest", Text, nullable=False, default=""),
     Column("layers", Text, nullable=False, default=""),
     Column("current_version", Integer, nullable=False, default=0),
@@ -38,6 +38,7 @@ federation = Table(
     Column("state_id", String(32), nullable=False, default=""),
     Column("ledger_sequence", Integer, nullable=False, default=0),
     Column("ledger_hash", String(64), nullable=False, default=""),
+    Column("opened_by", String(32), nullable=False, default=""),
 )
 
 versions = Table(
@@ -51,7 +52,7 @@ versions = Table(
     Column("origin", String(16), nullable=False),
     Column("round", Integer, nullable=False),
     Column("created_at", Double, nullable=False),
-    Column("num_bytes", Integer, nullable=False),
+    Column("num_bytes", BigInteger, nullable=False),
     Column("metrics", JSON, nullable=False),
     Column("negated_tensors", JSON, nullable=False),
     Column("destroyed_at", Double),
@@ -65,8 +66,8 @@ clients = Table(
     Column("name", String(63), primary_key=True),
     Column("joined_at", Double, nullable=False),
     Column("last_seen_at", Double, nullable=False),
-    Column("num_train_examples", Integer, nullable=False),
-    Column("num_test_examples", Integer, nullable=False),
+    Column("num_train_examples", BigInteger, nullable=False),
+    Column("num_test_examples", BigInteger, nullable=False),
     Column("device", String(32), nullable=False),
 )
 
@@ -240,19 +241,7 @@ pseudonyms = Table(
     Column("key", LargeBinary(32), nullable=False),
 )
 
-_ONLY_NEXT: Final = """
-CREATE TRIGGER audit_is_appended_to BEFORE INSERT ON audit
-WHEN new.sequence <> (SELECT coalesce(max(sequence), 0) + 1 FROM audit)
-BEGIN SELECT raise(ABORT, 'the audit is append-only, without a gap'); END
-"""
-_NO_UPDATE: Final = """
-CREATE TRIGGER audit_is_not_changed BEFORE UPDATE ON audit
-BEGIN SELECT raise(ABORT, 'the audit is append-only'); END
-"""
-_NO_DELETE: Final = """
-CREATE TRIGGER audit_is_not_shortened BEFORE DELETE ON audit
-BEGIN SELECT raise(ABORT, 'the audit is append-only'); END
-"""
-for _text in (_ONLY_NEXT, _NO_UPDATE, _NO_DELETE):
-    _trigger = DDL(_text)  # type: ignore[no-untyped-call]
-    event.listen(audit, "after_create", _trigger.execute_if(dialect="sqlite"))
+for _dialect, _statements in APPEND_ONLY.items():
+    for _text in _statements:
+        _statement = DDL(_text)  # type: ignore[no-untyped-call]
+        event.listen(audit, "after_create", _statement.execute_if(dialect=_dialect))

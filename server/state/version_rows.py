@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, func, insert, select, update
 
-from server.records import DestroyedVersion, Version, VersionOrigin
-from server.state.schema import federation, versions
+from server.records import DestroyedVersion, JobPhase, Version, VersionOrigin
+from server.state.schema import federation, jobs, versions
+
+_PINNING: Final = (JobPhase.NEGATING, JobPhase.RECOVERING, JobPhase.VERIFYING)
 
 
 def insert_version(connection: Connection, version: Version) -> None:
@@ -78,15 +80,40 @@ def destroy(
 ) -> tuple[DestroyedVersion, ...]:
     """Marks every version older than `before` as destroyed by a job, or by a run that keeps few.
 
-    Initial versions hold no data and always stay. A file is deleted by whoever calls this, once the
-    transaction is committed and no version that is kept has the same bytes.
+    Initial versions hold no data and always stay, and so does what is held, or pinned by another
+    job. A file is deleted by whoever calls this, once the transaction is committed and no version
+    that is kept has the same bytes.
     """
-    query = select(versions).where(
+    pinned = select(jobs.c.base_version).where(jobs.c.phase.in_(_PINNING), jobs.c.id != by)
+    old = (*_older(before), versions.c.number.not_in(pinned))
+    return _destroy(connection, old, by, now)
+
+
+def hold(connection: Connection, *, before: int, by: str) -> None:
+    """Keeps, for a legal hold of a job, what `destroy` would mark."""
+    connection.execute(update(versions).where(*_older(before)).values(held_by=by))
+
+
+def lift_hold(connection: Connection, job_id: str, now: float) -> tuple[DestroyedVersion, ...]:
+    """Marks what a job held as destroyed by it."""
+    held = (versions.c.held_by == job_id, versions.c.destroyed_at.is_(None))
+    return _destroy(connection, held, job_id, now)
+
+
+def _older(before: int) -> tuple[ColumnElement[bool], ...]:
+    return (
         versions.c.number < before,
         versions.c.origin != VersionOrigin.INITIAL,
         versions.c.destroyed_at.is_(None),
+        versions.c.held_by == "",
     )
-    doomed = [DestroyedVersion(row.number, row.sha256) for row in connection.execute(query)]
+
+
+def _destroy(
+    connection: Connection, which: tuple[ColumnElement[bool], ...], by: str, now: float
+) -> tuple[DestroyedVersion, ...]:
+    found = connection.execute(select(versions).where(*which).order_by(versions.c.number))
+    doomed = [DestroyedVersion(row.number, row.sha256) for row in found]
     connection.execute(
         update(versions)
         .where(versions.c.number.in_([version.number for version in doomed]))
@@ -123,4 +150,5 @@ def _version(row: Row[Any] | None) -> Version:
         metrics=row.metrics,
         negated_tensors=tuple(row.negated_tensors),
         destroyed_at=row.destroyed_at,
+        held_by=row.held_by,
     )

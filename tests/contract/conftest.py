@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import pytest
 from sqlalchemy import Connection
+from support.postgres import Postgres, need_postgres
 from support.state import BY_TEST
 
 from server.state.database import Database
@@ -24,12 +25,42 @@ def new_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(params=["sqlite"])
-def open_database(new_sqlite: Path, tmp_path: Path) -> Callable[[], Database]:
-    """Opens the same state at each call. A further database joins as a further parameter."""
-    path = tmp_path / "state.sqlite3"
-    shutil.copy(new_sqlite, path)
-    return lambda: Database(path)
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL for the tests of one worker."""
+    need_postgres()
+    server = Postgres()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
+
+
+@pytest.fixture(scope="session")
+def new_postgres(postgres: Postgres) -> str:
+    """The name of a database as a first start leaves it."""
+    name = postgres.new_database()
+    Database(postgres.url(name)).close()
+    return name
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
+    """A new state for one test, as `Database` takes it."""
+    if request.param == "sqlite":
+        path = tmp_path / "state.sqlite3"
+        shutil.copy(request.getfixturevalue("new_sqlite"), path)
+        return path
+    template = request.getfixturevalue("new_postgres")
+    server: Postgres = request.getfixturevalue("postgres")
+    return server.url(server.new_database(template))
+
+
+@pytest.fixture
+def open_database(place: Path | str) -> Callable[[], Database]:
+    """Opens the same state at each call."""
+    return lambda: Database(place)
 
 
 @pytest.fixture

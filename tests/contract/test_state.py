@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, inspect, text, update
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError
 from support.state import (
     BY_TEST,
@@ -41,7 +41,7 @@ from server.records import (
     Run,
     RunState,
 )
-from server.state import client_rows, job_rows, round_rows, schema, version_rows
+from server.state import client_rows, job_rows, round_rows, version_rows
 from server.state.database import Database, StateError
 from server.state.fencing import FencedError
 
@@ -230,16 +230,16 @@ class TestState:
     def test_failures_in_a_row_are_counted_back_to_the_last_success(self, run: Any) -> None:
         """F, C, F, A, F: two since the success; an aborted round is neither."""
         run(begun)
-        assert run(lambda c: round_rows.failures_in_a_row(c, 1)) == 0
+        assert run(lambda c: round_rows.failures_in_a_row(c, run_id=1)) == 0
         outcomes = ("failed", "completed", "failed", "aborted", "failed")
         found = []
         for number, outcome in enumerate(outcomes, 1):
             run(lambda c: round_rows.start_round(c, new_round()))
             ended = RoundOutcome(outcome)
             run(lambda c, n=number, o=ended: round_rows.close_round(c, n, o, 5.0))
-            found.append(run(lambda c: round_rows.failures_in_a_row(c, 1)))
+            found.append(run(lambda c: round_rows.failures_in_a_row(c, run_id=1)))
         assert found == [1, 0, 1, 1, 2]
-        assert run(lambda c: round_rows.failures_in_a_row(c, 2)) == 0
+        assert run(lambda c: round_rows.failures_in_a_row(c, run_id=2)) == 0
 
     def test_one_run_is_active_at_a_time_and_its_last_round_completes_it(self, run: Any) -> None:
         first = run(lambda c: round_rows.start_run(c, new_run()))
@@ -330,36 +330,6 @@ class TestDatabase:
         lost = Attempt("no such job", 1, "not", ("w",), start_version=1)
         with pytest.raises(IntegrityError):
             run(lambda c: job_rows.insert_attempt(c, lost))
-
-    @pytest.mark.parametrize("found", [0, schema.SCHEMA_VERSION + 1])
-    def test_a_state_of_another_schema_is_refused_in_a_clear_sentence(
-        self, open_database: Open, found: int
-    ) -> None:
-        database = open_database()
-        database.write_now(
-            BY_TEST, lambda c: c.execute(update(schema.federation).values(schema_version=found))
-        )
-        database.close()
-        with pytest.raises(StateError) as refusal:
-            open_database()
-        assert str(refusal.value) == (
-            f"the state has schema {found} and this program needs {schema.SCHEMA_VERSION}; "
-            "run the version of fednot that wrote it"
-        )
-
-    def test_a_state_of_another_schema_is_not_touched(self, open_database: Open) -> None:
-        """A newer program may have dropped a table; opening it here must not bring it back."""
-        database = open_database()
-        newer = schema.SCHEMA_VERSION + 1
-        database.write_now(
-            BY_TEST, lambda c: c.execute(update(schema.federation).values(schema_version=newer))
-        )
-        database.write_now(BY_TEST, schema.tombstones.drop)
-        before = database.read_now(lambda c: set(inspect(c).get_table_names()))
-        with pytest.raises(StateError):
-            open_database()
-        assert database.read_now(lambda c: set(inspect(c).get_table_names())) == before
-        database.close()
 
     def test_a_file_that_is_no_database_is_refused_in_a_clear_sentence(
         self, tmp_path: Path

@@ -45,6 +45,7 @@ from server.state import (
     client_rows,
     deletion_rows,
     job_rows,
+    release_rows,
     round_rows,
 )
 from server.state.fencing import FencedError
@@ -126,7 +127,7 @@ class TestDeletions:
             run(lambda c: round_rows.start_round(c, new_round("c1", "c2")))
         assert run(lambda c: round_rows.start_round(c, new_round("c2", "c3"))).number == 1
         assert run(job_rows.first_ready) is None
-        assert run(deletion_rows.may_release) is False
+        assert run(release_rows.may_release) is False
 
     def test_what_waits_does_not_hold_up_the_next_deletion(self, run: Any) -> None:
         run(begun)
@@ -326,7 +327,7 @@ class TestReadmissions:
         run(begun)
         forgotten(run, FAILED)
         readmit(run)
-        assert run(deletion_rows.may_release) is False
+        assert run(release_rows.may_release) is False
 
     def test_what_cannot_be_readmitted_is_told_apart(self, run: Any) -> None:
         run(begun)

@@ -128,6 +128,16 @@ class TestAudit:
         }
 
 
+IN_ONE_DIALECT = {
+    "INSERT OR REPLACE INTO audit SELECT * FROM audit WHERE sequence = 2": "sqlite",
+    "UPDATE OR REPLACE audit SET sequence = 1 WHERE sequence = 2": "sqlite",
+    "INSERT INTO audit SELECT * FROM audit WHERE sequence = 2"
+    " ON CONFLICT (sequence) DO UPDATE SET actor = 'p-x'": "postgresql",
+    "TRUNCATE audit": "postgresql",
+}
+"""Statements that one dialect alone has."""
+
+
 class TestAppendOnly:
     """The database itself refuses whatever is no appending."""
 
@@ -144,12 +154,15 @@ class TestAppendOnly:
             update(schema.audit).where(schema.audit.c.sequence == 2).values(reason="x"),
             delete(schema.audit),
             delete(schema.audit).where(schema.audit.c.sequence == 3),
-            text("INSERT OR REPLACE INTO audit SELECT * FROM audit WHERE sequence = 2"),
-            text("UPDATE OR REPLACE audit SET sequence = 1 WHERE sequence = 2"),
+            text("INSERT INTO audit SELECT * FROM audit WHERE sequence = 2"),
+            *(text(statement) for statement in IN_ONE_DIALECT),
         ],
     )
     def test_no_entry_is_changed_replaced_or_removed(self, full: Any, statement: Any) -> None:
         before = entries(full)
+        dialect = IN_ONE_DIALECT.get(str(statement))
+        if dialect and dialect != full(lambda c: c.dialect.name):
+            return
         with pytest.raises(DatabaseError, match="append-only"):
             full(lambda c: c.execute(statement))
         assert entries(full) == before
@@ -164,6 +177,10 @@ class TestAppendOnly:
             full(command)
 
 
+def _of_table(connection: Connection) -> str:
+    return " ON audit" if connection.dialect.name == "postgresql" else ""
+
+
 class TestTampering:
     """Whoever owns the file can drop the triggers; the chain tells."""
 
@@ -173,7 +190,7 @@ class TestTampering:
             run(lambda c, n=number: note(c, f"client/c{n}"))
         names = ("audit_is_appended_to", "audit_is_not_changed", "audit_is_not_shortened")
         for name in names:
-            run(lambda c, name=name: c.execute(text(f"DROP TRIGGER {name}")))
+            run(lambda c, name=name: c.execute(text(f"DROP TRIGGER {name}{_of_table(c)}")))
         return run
 
     @pytest.mark.parametrize(
@@ -277,7 +294,8 @@ class TestPseudonyms:
         run(note)
         run(lambda c: driven(c, "r1", end))
         run(lambda c: destroy_pseudonym(c, "client/c1", EMIL, 20.0))
-        assert run(lambda c: pseudonym_rows.names_of(c, [entries(run)[0].subject])) == {}
+        subject = entries(run)[0].subject
+        assert run(lambda c: pseudonym_rows.names_of(c, [subject])) == {}
 
     async def test_no_byte_of_the_key_is_left_in_a_file(
         self, open_database: Callable[[], Database], tmp_path: Path

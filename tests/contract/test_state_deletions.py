@@ -41,7 +41,15 @@ from server.records import (
     RoundPhase,
     StopReason,
 )
-from server.state import client_rows, deletion_rows, job_rows, round_rows, version_rows
+from server.state import (
+    client_rows,
+    deadline_rows,
+    deletion_rows,
+    job_rows,
+    release_rows,
+    round_rows,
+    version_rows,
+)
 from server.state.fencing import FencedError
 
 
@@ -229,7 +237,7 @@ class TestDeletions:
                 run(lambda c, name=name: cancelled(c, name))
             else:
                 run(lambda c, name=name, phase=phase: driven(c, name, phase))
-        assert run(deletion_rows.may_release) is expected
+        assert run(release_rows.may_release) is expected
 
     @pytest.mark.parametrize("end", [COMPLETED, FAILED])
     def test_a_failed_deletion_is_made_good_by_another_one_of_the_same_client(
@@ -239,7 +247,7 @@ class TestDeletions:
         for name, phase in (("r1", FAILED), ("r2", end)):
             run(lambda c, name=name: accepted(c, name))
             run(lambda c, name=name, phase=phase: driven(c, name, phase))
-        assert run(deletion_rows.may_release) is (end is COMPLETED)
+        assert run(release_rows.may_release) is (end is COMPLETED)
 
     @pytest.mark.parametrize(
         ("sha256", "end", "expected"),
@@ -258,7 +266,7 @@ class TestDeletions:
         attempt = Attempt(job.id, 1, "retrain", (), start_version=3)
         run(lambda c: job_rows.insert_attempt(c, attempt))
         run(lambda c: driven(c, "r2", end))
-        assert run(deletion_rows.may_release) is expected
+        assert run(release_rows.may_release) is expected
 
     def test_an_attempt_comes_back_with_its_rounds_and_its_end(self, run: Any) -> None:
         run(begun)
@@ -325,13 +333,13 @@ class TestDeletions:
 
     def test_open_jobs_stand_in_the_order_in_which_they_were_asked_for(self, run: Any) -> None:
         run(begun)
-        assert run(deletion_rows.oldest_open) == 0.0
+        assert run(deadline_rows.oldest_open) == 0.0
         for number in (3, 1, 2):
             run(lambda c, n=number: deletion_rows.accept(c, ask(f"r{n}", f"c{n}"), 10.0 * n))
         jobs = run(job_rows.open_jobs)
         assert [job.created_at for job in jobs] == [30.0, 10.0, 20.0]
-        assert run(deletion_rows.oldest_open) == 10.0
+        assert run(deadline_rows.oldest_open) == 10.0
         run(lambda c: driven(c, "r1", COMPLETED))
         assert [job.created_at for job in run(job_rows.open_jobs)] == [30.0, 20.0]
-        assert run(deletion_rows.oldest_open) == 20.0
+        assert run(deadline_rows.oldest_open) == 20.0
         assert run(deletion_rows.count_by_phase) == {QUEUED: 2, COMPLETED: 1}

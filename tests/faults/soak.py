@@ -27,6 +27,7 @@ from support.federation import CALL, ENDED
 from fednot.errors import FednotError, Reason
 from fednot.rpc_errors import from_rpc_error
 from fednot.v1 import deletion_pb2, operator_pb2
+from server.failpoints import ARMED
 
 CLIENTS = 5
 ALWAYS = 2
@@ -38,6 +39,7 @@ PLANS: tuple[dict[str, Any], ...] = (
     {"min_rounds": 1, "max_rounds": 3, "tolerance": 0.9, "method": "retrain"},
 )
 PATIENCE = 120.0
+OVER = (*ENDED, deletion_pb2.JOB_PHASE_MERGED)
 
 
 class SoakedFederation(MortalFederation):
@@ -55,7 +57,7 @@ class SoakedFederation(MortalFederation):
         """Draws the next place to die at, or none."""
         armed = self._draw.random() < ARMED_SHARE and not self.disarmed
         place = self._draw.choice(self.places).split(" @")[0] + f" @{self._draw.randint(1, 4)}"
-        self.environment = {"FEDNOT_FAILPOINT": place} if armed else {}
+        self.server_environment = {ARMED: place} if armed else {}
 
     def _note_death(self, code: int) -> None:
         assert code == KILLED, f"the server ended with {code}: {self.log('server')}"
@@ -220,7 +222,7 @@ class Soak:
     def settle(self) -> None:
         """Everything is started, and every job comes to its end."""
         federation = self.federation
-        federation.disarmed, federation.environment = True, {}
+        federation.disarmed, federation.server_environment = True, {}
         self.start_clients()
         for request in self.asked:
             found = federation.await_that(
@@ -235,7 +237,7 @@ class Soak:
 
     def ended(self, request: str) -> deletion_pb2.Deletion | None:
         found = self.federation.deletion(request)
-        return found if found.job.phase in ENDED else None
+        return found if found.job.phase in OVER else None
 
 
 def soak(seconds: float, seed: int, database: str = "") -> None:

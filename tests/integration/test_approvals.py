@@ -38,7 +38,7 @@ LONG = Run(0, 500, 0, RunState.ACTIVE, time.time(), RoundPolicy(), {})
 @pytest.fixture(autouse=True)
 def quick_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """What nobody decided in time is looked for more often than once a second."""
-    monkeypatch.setattr("server.approvals.TICK", 0.05)
+    monkeypatch.setattr("server.clock.TICK", 0.05)
 
 
 @pytest.fixture

@@ -68,7 +68,8 @@ class LocalFederation:
     """One server and its clients, each a process of its own, in a folder of a test.
 
     Over mutual TLS with an authority of its own, which the server signs with unless `signs` is
-    False; with `insecure` over plaintext. `environment` is what a server finds beside this one.
+    False; with `insecure` over plaintext. `server_environment` is what its next start gets beside
+    the environment of the tests.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class LocalFederation:
         host: str = "127.0.0.1",
         insecure: bool = False,
         signs: bool = True,
-        environment: Mapping[str, str] | None = None,
+        server_environment: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = folder
         self.state = folder / "server"
@@ -90,11 +91,11 @@ class LocalFederation:
         self.http_port = free_port()
         self.address = f"127.0.0.1:{self.port}"
         self._served_on = f"{host}:{self.port}"
+        self.server_environment = dict(server_environment or {})
         self._flags = (*(("--task", TASK) if task else ()), *server_flags)
         self._processes: dict[str, Forked] = {}
         self._made = None if insecure else Identities(folder)
         self._signs = signs
-        self.environment = dict(environment or {})
         self._stubs: dict[tuple[Role, str], Stubs] = {}
 
     def __enter__(self) -> Self:
@@ -150,7 +151,7 @@ class LocalFederation:
     def launch_server(self, *flags: str) -> None:
         """Starts the server and waits for nothing."""
         arguments = self.server_arguments(*flags)
-        self._start("server", SERVER, *arguments, environment=self.environment)
+        self._start("server", SERVER, *arguments)
 
     def server_arguments(self, *flags: str) -> tuple[str, ...]:
         """What the server's command line says; `flags` come last."""
@@ -333,15 +334,9 @@ class LocalFederation:
     def exit_code(self, name: str) -> int | None:
         return self._processes[name].poll()
 
-    def _start(
-        self,
-        name: str,
-        program: str,
-        *arguments: str,
-        environment: Mapping[str, str] | None = None,
-    ) -> None:
+    def _start(self, name: str, program: str, *arguments: str) -> None:
         log = self.folder / f"{name}.log"
-        variables = {**os.environ, **(environment or {})}
+        environment = os.environ | (self.server_environment if name == "server" else {})
         self._processes[name] = Forked(
-            program, arguments, output=log, errors=log, environment=variables
+            program, arguments, output=log, errors=log, environment=environment
         )

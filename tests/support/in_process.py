@@ -35,6 +35,7 @@ from server.records import (
 from server.state import client_rows, deletion_rows, round_rows
 from server.state.database import Database
 from server.state.model_store import ModelStore
+from server.state.stores.directory import DirectoryStore
 
 POLL = 0.02
 
@@ -106,7 +107,7 @@ async def in_process(
 ) -> AsyncIterator[InProcessFederation]:
     """A federation of these tasks whose coordinator runs until the end of the block."""
     database = Database(folder / "state.sqlite3")
-    store = ModelStore(folder / "versions")
+    store = DirectoryStore(folder / "versions")
     initial = initial_model.from_task(server_task, defaults.seed)
     data = server_task.test_data()
     federation = Federation(

@@ -32,7 +32,7 @@ from server.metrics import Metrics, new_registry
 from server.settings import ServerSettings
 from server.state import schema
 from server.state.database import Database
-from server.state.model_store import ModelStore
+from server.state.stores.directory import DirectoryStore
 
 ANY_PORT = "127.0.0.1:0"
 LOOK_EVERY = 0.1
@@ -116,7 +116,7 @@ async def served(
     cohort = RemoteCohort(lapse=30.0)
     federation = Federation(
         database=database,
-        model=await GlobalModel.open(database, ModelStore(folder / "versions"), initial),
+        model=await GlobalModel.open(database, DirectoryStore(folder / "versions"), initial),
         cohort=cohort,
         evaluator=None,
         defaults=settings.defaults(),

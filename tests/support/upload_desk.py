@@ -28,7 +28,7 @@ from server.global_model import GlobalModel, InitialModel
 from server.metrics import Metrics, new_registry
 from server.records import RoundPhase
 from server.state.database import Database
-from server.state.model_store import ModelStore
+from server.state.stores.directory import DirectoryStore
 from server.uploads.desk import UploadDesk, UploadLimits
 from server.uploads.upload import Upload
 
@@ -121,7 +121,7 @@ async def small_federation(
     initial = InitialModel(flatten_module(module, manifest), manifest, lambda: layer_map(manifest))
     yield Federation(
         database=database,
-        model=await GlobalModel.open(database, ModelStore(folder / "versions"), initial),
+        model=await GlobalModel.open(database, DirectoryStore(folder / "versions"), initial),
         cohort=InProcessCohort({}),
         evaluator=None,
         defaults=Defaults(),

@@ -223,7 +223,7 @@ from fednot.manifest import Manifest
 from fednot.tensors import empty
 from server.aggregation import RunningAverage
 from server.blocks import Memory, Trail
-from server.state.model_store import ModelStore
+from server.state.stores.directory import DirectoryStore
 
 torch.set_num_threads(1)
 folder, megabytes, budget = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
@@ -255,7 +255,7 @@ average = RunningAverage(manifest, memory=memory)
 for value in (1.0, 4.0):
     average.add(filled(value), 1)
 model = average.applied_to(filled(0.5))
-store = ModelStore(folder / "versions")
+store = DirectoryStore(folder / "versions")
 again = store.read(store.write(model, manifest, ""), manifest, memory)
 done.set()
 watcher.join()

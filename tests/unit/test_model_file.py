@@ -76,7 +76,9 @@ def test_a_large_tensor_is_written_and_read_in_pieces(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"".join(pieces))
     again = torch.zeros_like(flat)
-    ends = list(model_file.fill(again, model_file.describe(path)))
+    with model_file.opened(path) as source:
+        found = model_file.describe(source)
+        ends = list(model_file.fill(again, found, source))
     assert ends == [PIECE, 2 * PIECE, 2 * PIECE + 3, LARGE.nbytes]
     assert torch.equal(again, flat)
 
@@ -89,14 +91,61 @@ def test_a_flat_model_of_another_size_is_not_written() -> None:
 def test_a_file_that_is_cut_while_it_is_read_is_told(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(model_file.serialise(random_flat(LARGE, 1), LARGE))
-    found = model_file.describe(path)
-    path.write_bytes(path.read_bytes()[:-1])
     flat = torch.zeros(LARGE.nbytes, dtype=torch.uint8)
-    with pytest.raises(ModelFileError, match="ends within a"):
-        list(model_file.fill(flat, found))
-    path.unlink()
-    with pytest.raises(ModelFileError, match="cannot be read"):
-        list(model_file.fill(flat, found))
+    with model_file.opened(path) as source:
+        found = model_file.describe(source)
+        path.write_bytes(path.read_bytes()[:-1])
+        with pytest.raises(ModelFileError, match="ends within a"):
+            list(model_file.fill(flat, found, source))
+        with pytest.raises(ModelFileError, match="ends within a"):
+            list(model_file.flat_bytes(found, source))
+
+
+@settings(deadline=None)
+@given(manifest=manifests(), seed=st.integers(0, 9))
+def test_a_files_size_and_its_flat_bytes_are_known_without_a_model_in_memory(
+    tmp_path_factory: pytest.TempPathFactory, manifest: Manifest, seed: int
+) -> None:
+    """Padding too: what is hashed is what a version is named by."""
+    flat = random_flat(manifest, seed)
+    path = tmp_path_factory.getbasetemp() / "sized.safetensors"
+    path.write_bytes(model_file.serialise(flat, manifest, layers="{}"))
+    with model_file.opened(path) as source:
+        assert source.size == model_file.size_of(manifest, layers="{}")
+        found = model_file.describe(source)
+        pieces = [bytes(piece) for piece in model_file.flat_bytes(found, source)]
+    assert max(len(piece) for piece in pieces) <= PIECE
+    assert b"".join(pieces) == flat.numpy().tobytes()
+
+
+def with_header(header: object, content: bytes = b"") -> bytes:
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + content
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"\xff" * 8, "a header of 18446744073709551615 bytes does not fit"),
+        ((1 << 30).to_bytes(8, "little") + b"{}", "a header of 1073741824 bytes"),
+        (with_header([]), "no object"),
+        (with_header({"a": 1}), "not a model file"),
+        (with_header({"a": {"data_offsets": [0]}}), "not a model file"),
+        (with_header({"a": {"data_offsets": ["0", "1"]}}), "not a model file"),
+        (with_header({"a": {"data_offsets": [4, 8]}}, b"12345678"), "do not follow each other"),
+        (with_header({"a": {"data_offsets": [0, -4]}}), "do not follow each other"),
+        (with_header({"a": {"data_offsets": [0.0, 4.0]}}, b"1234"), "do not follow each other"),
+        (with_header({"a": {"data_offsets": [0, 8]}}, b"1234"), "take 8 bytes and 4 are there"),
+        (with_header({"a": {"data_offsets": [0, 4]}}, b"12345"), "take 4 bytes and 5 are there"),
+        (with_header({"__metadata__": 3}), "not a model file"),
+        (b"\x08" + b"\0" * 7 + b"[[[[[[[[", "not a model file"),
+    ],
+)
+def test_a_header_that_lies_is_refused(tmp_path: Path, content: bytes, said: str) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ModelFileError, match=said):
+        model_file.read(path)
 
 
 def test_a_manifest_that_names_the_metadata_a_tensor_is_refused(tmp_path: Path) -> None:

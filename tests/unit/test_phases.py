@@ -15,6 +15,7 @@ ALLOWED = {
     ("queued", "negating"),
     ("queued", "cancelled"),
     ("queued", "failed"),
+    ("queued", "merged"),
     ("negating", "recovering"),
     ("negating", "failed"),
     ("recovering", "verifying"),
@@ -25,7 +26,8 @@ ALLOWED = {
     ("verifying", "failed"),
 }
 """DESIGN.md, section 1: in line, another attempt back to negating, cancelled before negating only,
-failed from wherever it was let begin. Written out, so that a slip in the table shows."""
+failed from wherever it was let begin; and merged into an equal one before it begins. Written out,
+so that a slip in the table shows."""
 
 
 @pytest.mark.parametrize(("phase", "to"), list(product(JobPhase, JobPhase)))
@@ -43,8 +45,9 @@ def test_the_table_has_a_row_for_every_phase() -> None:
     assert set(MOVES) == set(JobPhase)
 
 
-def test_a_job_has_ended_when_it_is_completed_failed_or_cancelled() -> None:
-    assert {JobPhase.COMPLETED, JobPhase.FAILED, JobPhase.CANCELLED} == ENDED
+def test_a_job_has_ended_when_it_is_completed_failed_cancelled_or_merged() -> None:
+    ends = {JobPhase.COMPLETED, JobPhase.FAILED, JobPhase.CANCELLED, JobPhase.MERGED}
+    assert ends == ENDED
 
 
 def test_only_a_job_that_waits_can_be_cancelled() -> None:

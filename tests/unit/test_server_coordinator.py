@@ -27,7 +27,7 @@ from server.metrics import Metrics, new_registry
 from server.records import NOBODY, ClientRecord, DeletionAsk, JobPhase, RecoveryPolicy
 from server.state import client_rows, job_rows
 from server.state.database import Database
-from server.state.model_store import ModelStore
+from server.state.stores.directory import DirectoryStore
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ async def federation(tmp_path: Path) -> AsyncIterator[Federation]:
     module = Mlp(in_features=2, hidden=(2,), num_classes=2)
     manifest = Manifest.of(module)
     initial = InitialModel(flatten_module(module, manifest), manifest, lambda: layer_map(manifest))
-    model = await GlobalModel.open(database, ModelStore(tmp_path / "versions"), initial)
+    model = await GlobalModel.open(database, DirectoryStore(tmp_path / "versions"), initial)
     made = Federation(
         database=database,
         model=model,

@@ -19,7 +19,7 @@ from server.global_model import Draft, GlobalModel, InitialModel
 from server.records import Version, VersionOrigin
 from server.state.commits import Commit
 from server.state.database import Database
-from server.state.model_store import ModelStore
+from server.state.stores.directory import DirectoryStore
 
 MANIFEST = Manifest.of(Mlp(in_features=2, hidden=(2,), num_classes=2))
 
@@ -32,7 +32,7 @@ def memory(request: pytest.FixtureRequest, tmp_path: Path) -> Memory:
 async def opened(folder: Path, memory: Memory) -> tuple[GlobalModel, Database]:
     database = Database(folder / "state.sqlite3")
     initial = InitialModel(random_flat(MANIFEST, 1), MANIFEST, lambda: layer_map(MANIFEST))
-    store = ModelStore(folder / "versions")
+    store = DirectoryStore(folder / "versions")
     return await GlobalModel.open(database, store, initial, memory), database
 
 

@@ -122,8 +122,8 @@ def entry(**values: Any) -> Entry:
     return Entry(**(fields | values))
 
 
-def deletion(found: Job) -> deletion_pb2.Deletion:
-    record = Deletion("r1", "c1", AT, found, (3, 4), "officer/dora", approval())
+def deletion(found: Job, **values: Any) -> deletion_pb2.Deletion:
+    record = Deletion("r1", "c1", AT, found, (3, 4), "officer/dora", approval(), **values)
     return messages.deletion_message(record, "for c2")
 
 
@@ -218,9 +218,12 @@ def test_every_field_of_a_version_is_told() -> None:
         released=True,
         destroyed_at=STAMP,
         num_bytes=64,
+        held_by="job-1",
     )
     assert len(expected.ListFields()) == len(model_pb2.Version.DESCRIPTOR.fields)
-    assert messages.version_message(version(destroyed_at=AT), released=7) == expected
+    assert (
+        messages.version_message(version(destroyed_at=AT, held_by="job-1"), released=7) == expected
+    )
 
 
 def test_a_version_that_is_kept_and_not_released_says_so() -> None:
@@ -274,7 +277,13 @@ def test_every_field_of_a_deletion_and_its_job_is_told() -> None:
             history=((JobPhase.QUEUED, AT),),
             attempts=(attempt(stop_reason=StopReason.TARGET),),
             destroyed=(DestroyedVersion(5, "cd"),),
-        )
+            priority=3,
+            retain=True,
+            hold_lifted_at=AT,
+            requests=("r1", "r2"),
+        ),
+        not_after=AT,
+        overdue=True,
     )
     for message in (found, found.job, found.job.attempts[0]):
         assert len(message.ListFields()) == len(message.DESCRIPTOR.fields), message
@@ -286,7 +295,9 @@ def test_every_field_of_a_deletion_and_its_job_is_told() -> None:
     assert (found.method, found.layers, found.accepted_at) == ("not", "first", STAMP)
     asked = identity_pb2.Caller(role=identity_pb2.ROLE_OFFICER, name="dora")
     assert (found.requested_by, found.approval_id) == (asked, "approval-1")
+    assert (found.priority, found.not_after, found.overdue) == (3, STAMP, True)
     told = found.job
+    assert (told.retain, told.hold_lifted_at, list(told.request_ids)) == (True, STAMP, ["r1", "r2"])
     assert (told.id, told.waiting_for, told.failure) == ("job-1", "for c2", "why")
     assert (told.base_version, told.target_accuracy, told.released_version) == (6, 0.96, 11)
     assert told.destroyed[0] == deletion_pb2.DestroyedVersion(number=5, sha256="cd")

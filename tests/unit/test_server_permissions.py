@@ -46,6 +46,7 @@ MAY = {
     "FederationService.Leave": {CLIENT},
     "DeletionService.Unlearn": {CLIENT, OFFICER},
     "DeletionService.CancelDeletion": {CLIENT, OFFICER},
+    "DeletionService.LiftHold": {OFFICER},
     "DeletionService.GetDeletion": {CLIENT, OFFICER, OPERATOR, AUDITOR},
     "DeletionService.ListDeletions": {CLIENT, OFFICER, OPERATOR, AUDITOR},
     "DeletionService.WatchDeletion": {CLIENT, OFFICER, OPERATOR, AUDITOR},

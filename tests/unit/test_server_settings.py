@@ -196,6 +196,18 @@ def test_a_value_out_of_range_is_refused_by_name(flag: str, value: str) -> None:
         read(*SOUND, f"--{flag}={value}")
 
 
+def test_versions_are_kept_in_the_state_directory_unless_a_place_is_given() -> None:
+    assert read(*SOUND, "--state-dir=/s").versions_place == "/s/versions"
+    for place in ("/v", "relative/v", "s3://bucket", "s3://bucket/prefix"):
+        assert read(*SOUND, "--state-dir=/s", f"--versions={place}").versions_place == place
+
+
+@pytest.mark.parametrize("place", ["gs://bucket/x", "s3://", "s3:///", "http://host/x"])
+def test_a_place_for_versions_that_no_store_is_for_is_refused(place: str) -> None:
+    with pytest.raises(SettingsError, match="is neither a directory nor s3://BUCKET/PREFIX"):
+        read(*SOUND, f"--versions={place}")
+
+
 @pytest.mark.parametrize("level", ["debug", "info", "warning", "error"])
 def test_every_log_level_that_the_help_names_is_taken(level: str) -> None:
     assert read(*SOUND, f"--log-level={level}").log_level == level

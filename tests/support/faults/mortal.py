@@ -34,7 +34,7 @@ class MortalFederation(LocalFederation):
     ) -> None:
         armed = {ARMED: place} if place else {}
         super().__init__(
-            folder, server_flags=(*FLAGS, *flags), environment=armed, insecure=insecure
+            folder, server_flags=(*FLAGS, *flags), server_environment=armed, insecure=insecure
         )
         self.deaths: list[int] = []
         self.sightings = Sightings()
@@ -63,7 +63,7 @@ class MortalFederation(LocalFederation):
         self.deaths.append(code)
         if code != KILLED or len(self.deaths) > 1:
             pytest.fail(f"the server ended with {code}: {self.log('server')}")
-        self.environment = {}
+        self.server_environment.pop(ARMED, None)
         for stubs in self._stubs.values():
             stubs.channel.close()
         self._stubs.clear()

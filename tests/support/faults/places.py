@@ -60,7 +60,7 @@ def names_in(text: str, kinds_of: dict[str, str]) -> Iterator[str]:
 
 
 def _is_of_a_commit(call: ast.Call) -> bool:
-    return ast.unparse(call.args[0]) == "f'commit.{commit}'"
+    return ast.unparse(call.args[0]).startswith("f'commit.{")
 
 
 def _written_name(call: ast.Call) -> str:

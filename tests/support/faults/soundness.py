@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -19,19 +19,20 @@ FSCK_IS_THERE = False
 """The lead sets it once `fednot-server fsck` is merged, and then takes it out."""
 
 
-def assert_sound(state: Path, *, swept: bool = True) -> None:
+def assert_sound(state: Path, *, swept: bool = True, beside: Collection[str] = ()) -> None:
     """Fails with everything that is wrong with a state directory.
 
-    Unless it is `swept`, as after SIGKILL, files may be there that no version names.
+    Unless it is `swept`, as after SIGKILL, files may be there that no version names. Versions that
+    are kept `beside` the directory are compared by their names.
     """
-    wrong = list(faults_of(state, swept=swept))
+    wrong = list(faults_of(state, swept=swept, beside=beside))
     assert not wrong, "\n".join(wrong)
     if FSCK_IS_THERE:
         told = Command(SERVER, ("fsck", "--state-dir", str(state))).ended(60)
         assert told.returncode == 0, told.stderr
 
 
-def faults_of(state: Path, *, swept: bool = True) -> Iterator[str]:
+def faults_of(state: Path, *, swept: bool = True, beside: Collection[str] = ()) -> Iterator[str]:
     """What is wrong with a state directory, in sentences."""
     with closing(sqlite3.connect(f"file:{state / 'state.sqlite3'}?mode=ro", uri=True)) as database:
         database.row_factory = sqlite3.Row
@@ -44,7 +45,7 @@ def faults_of(state: Path, *, swept: bool = True) -> Iterator[str]:
             if row[0] != "ok"
         )
         yield from _of_the_audit(database)
-        yield from _of_the_files(database, state / "versions", swept=swept)
+        yield from _of_the_files(database, state / "versions", swept=swept, beside=beside)
         yield from _of_the_lineages(database)
         yield from _of_the_attempts(database)
         yield from _of_the_fences(database)
@@ -59,14 +60,16 @@ def _of_the_audit(database: sqlite3.Connection) -> Iterator[str]:
         yield f"audit: {error}"
 
 
-def _of_the_files(database: sqlite3.Connection, versions: Path, *, swept: bool) -> Iterator[str]:
+def _of_the_files(
+    database: sqlite3.Connection, versions: Path, *, swept: bool, beside: Collection[str]
+) -> Iterator[str]:
     kept = database.execute("SELECT sha256 FROM versions WHERE destroyed_at IS NULL")
     wanted = {f"{row['sha256']}.safetensors" for row in kept}
-    there = {path.name for path in versions.iterdir()}
+    there = set(beside) or {path.name for path in versions.iterdir()}
     if swept:
         yield from (f"{name} is named by no version that is kept" for name in there - wanted)
     yield from (f"{name} is missing" for name in wanted - there)
-    for name in wanted & there:
+    for name in wanted & there - set(beside):
         flat, _, _ = read(versions / name)
         if sha256_of(flat) != name.removesuffix(".safetensors"):
             yield f"{name} does not hold what its name says"
@@ -120,7 +123,7 @@ def _of_the_fences(database: sqlite3.Connection) -> Iterator[str]:
     open_without = database.execute(
         "SELECT requests.request_id FROM requests JOIN jobs ON jobs.id = requests.job_id "
         "LEFT JOIN tombstones ON tombstones.request = requests.sequence "
-        "WHERE jobs.phase NOT IN ('cancelled', 'completed', 'failed') "
+        "WHERE jobs.phase NOT IN ('cancelled', 'completed', 'failed', 'merged') "
         "AND (tombstones.id IS NULL OR tombstones.lifted_at IS NOT NULL)"
     )
     yield from (f"request {row['request_id']} is open without a fence" for row in open_without)
@@ -128,7 +131,7 @@ def _of_the_fences(database: sqlite3.Connection) -> Iterator[str]:
 
 def _of_the_release(database: sqlite3.Connection) -> Iterator[str]:
     released = database.execute("SELECT released_version FROM federation").fetchone()[0]
-    ended = "('cancelled', 'completed', 'failed')"
+    ended = "('cancelled', 'completed', 'failed', 'merged')"
     open_jobs = database.execute(f"SELECT count(*) FROM jobs WHERE phase NOT IN {ended}")
     if released and (count := open_jobs.fetchone()[0]):
         yield f"version {released} is released while {count} jobs are open"

@@ -1,0 +1,117 @@
+"""The end of a job: what was stored is checked, what is older is destroyed, the new is released."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Final
+
+from sqlalchemy import Connection
+
+from fednot.errors import FednotError
+from server.audit import note_job_end
+from server.federation import Federation
+from server.methods import METHODS
+from server.records import Job, JobPhase, Version, WaitKind
+from server.starting_point import starting_point
+from server.state import destruction_rows, job_rows, release_rows, version_rows
+from server.state.commits import Commit
+from server.state.database import StateUnavailableError
+from server.state.model_store import ModelStoreError, sha256_of
+
+log = logging.getLogger("server.completion")
+
+TICK: Final = 1.0
+
+
+class Completion:
+    """Completes jobs that are VERIFYING."""
+
+    def __init__(self, federation: Federation) -> None:
+        self._federation = federation
+
+    async def step(self, job: Job) -> str:
+        """Reads back what was stored; destroys the old versions, then releases the new one.
+
+        The job is COMPLETED only once the files are gone, and the clients that are there have said
+        that they keep nothing either, or had time to. That the base is destroyed, or held, says
+        that the check was passed, should the server stop in between. Returns what is wrong with
+        what was stored, "" if nothing is.
+        """
+        federation, current = self._federation, self._federation.model.current
+        base = await federation.database.read(
+            lambda c: version_rows.get_version(c, job.base_version)
+        )
+        if base is not None and base.destroyed_at is None and not base.held_by:
+            failure = await self._stored_fault(job)
+            if failure:
+                return failure
+            await federation.database.write(
+                Commit.VERSIONS_DESTROYED, lambda c: self._give_up_older(c, job, current)
+            )
+        await federation.model.sweep()
+        await federation.work.run(self._await_clients(job))
+        await federation.database.write(
+            Commit.JOB_COMPLETED, lambda c: _complete(c, job, current.number)
+        )
+        log.info("%s completed with version %d", job.id, current.number)
+        return ""
+
+    def _give_up_older(self, connection: Connection, job: Job, current: Version) -> None:
+        now = time.time()
+        if job.retain and job_rows.get_job(connection, job.id).hold_lifted_at is None:
+            version_rows.hold(connection, before=current.number, by=job.id)
+        else:
+            version_rows.destroy(connection, before=current.number, by=job.id, now=now)
+        if self._federation.cohort.keeps_caches:
+            destruction_rows.order(connection, job.id, current.generation, now)
+
+    async def _await_clients(self, job: Job) -> None:
+        federation = self._federation
+        until = time.monotonic() + federation.defaults.destruction_wait
+        try:
+            while (left := until - time.monotonic()) > 0:
+                mark = federation.changes.mark()
+                owed = await federation.database.read(
+                    lambda c: destruction_rows.outstanding(c, job.id)
+                )
+                there = sorted(set(owed) & federation.cohort.connected())
+                if not there:
+                    return
+                federation.waits_for(
+                    WaitKind.DESTRUCTION,
+                    f"waiting for {', '.join(there)} to destroy what they keep of older versions",
+                )
+                await federation.changes.wait(min(left, TICK), mark)
+        finally:
+            federation.waits_no_more()
+
+    async def _stored_fault(self, job: Job) -> str:
+        attempt = job.attempts[-1]
+        model = self._federation.model
+        try:
+            base, base_flat = await model.read_back(job.base_version)
+            start, _ = await model.read_back(attempt.start_version)
+            await model.read_back(model.current.number)
+        except StateUnavailableError:
+            raise
+        except (ModelStoreError, FednotError) as error:
+            return f"a version could not be read back: {error}"
+        twice = set(attempt.tensors) & set(base.negated_tensors)
+        if twice:
+            return f"{', '.join(sorted(twice))} would be negated twice in its lineage"
+        method = METHODS[attempt.method]
+        expected = await starting_point(self._federation, method, attempt.tensors, base_flat)
+        if await asyncio.to_thread(sha256_of, expected) != start.sha256:
+            return f"version {start.number} is not what {attempt.method} makes of {base.number}"
+        return ""
+
+
+def _complete(connection: Connection, job: Job, version: int) -> None:
+    now = time.time()
+    job_rows.move(connection, job, JobPhase.COMPLETED, now)
+    note_job_end(connection, job.id, JobPhase.COMPLETED, now)
+    if release_rows.may_release(connection):
+        version_rows.set_released(connection, version)
+        job_rows.set_released_by(connection, job.id, version)
