@@ -43,7 +43,7 @@ class Traced:
 
 @pytest.fixture(scope="module")
 def traced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traced]:
-    flags = ("--task-arg", "trace=no", "--min-clients", "1")
+    flags = ("--task-arg", "trace=no", "--min-clients", "1", "--destruction-wait", "0.5")
     with TracedFederation(tmp_path_factory.mktemp("traced"), server_flags=flags) as federation:
         federation.start_server()
         for index in range(2):

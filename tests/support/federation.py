@@ -319,9 +319,11 @@ class LocalFederation:
 
     def kill(self, name: str, how: signal.Signals = signal.SIGKILL) -> int:
         """Ends a process by a signal and returns its exit code."""
-        process = self._processes.pop(name)
+        process = self._processes[name]
         process.send_signal(how)
-        return process.wait(60)
+        code = process.wait(60)
+        del self._processes[name]
+        return code
 
     def send(self, name: str, how: signal.Signals) -> None:
         """Sends a signal and waits for nothing."""

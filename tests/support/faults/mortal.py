@@ -23,7 +23,7 @@ CONNECTED = (
     operator_pb2.CLIENT_STATE_WORKING,
     operator_pb2.CLIENT_STATE_BARRED,
 )
-FLAGS = ("--task-arg", "trace=no", "--min-clients", "2")
+FLAGS = ("--task-arg", "trace=no", "--min-clients", "2", "--destruction-wait", "0.5")
 
 
 class MortalFederation(LocalFederation):
