@@ -1,4 +1,4 @@
-"""How long a deletion's answer takes when many ask at once, several of them for the same request."""
+"""How long a deletion is waited for when many ask at once, several of them for the same one."""
 
 from __future__ import annotations
 
