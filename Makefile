@@ -8,8 +8,11 @@ ROUNDS ?= 12
 CLIENTS ?= 5
 OUT ?= demo-out
 WORKERS ?= 2
+SECONDS ?= 300
+DATABASE ?=
+QUICK := not compose and not faults and not soak
 
-.PHONY: demo test lint protos bench clean
+.PHONY: demo test faults soak lint protos bench clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -20,7 +23,13 @@ demo: $(STAMP)
 	$(BIN)/fednot demo --seed $(SEED) --rounds $(ROUNDS) --clients $(CLIENTS) --out $(OUT)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m '$(QUICK)' $(ARGS)
+
+faults: $(STAMP)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist load -m faults tests/faults $(ARGS)
+
+soak: $(STAMP)
+	PYTHONPATH=.:tests $(BIN)/python -m faults.soak --seconds $(SECONDS) --seed $(SEED) --database '$(DATABASE)'
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -30,7 +30,7 @@ from benchmarks.tcp_limit import TcpLimit
 
 CONTESTS: Final = ("round", "tcp_limit", "grpc_floor")
 PEER_PARTS: Final = ("flower", "nvflare", "superlink")
-LINES: Final = ("aggregation", "negation", "codec", "calls")
+LINES: Final = ("aggregation", "negation", "codec", "calls", "deletion_load")
 PARTS: Final = (
     *CONTESTS,
     *PEER_PARTS,

@@ -144,16 +144,23 @@ class LocalFederation:
 
     def start_server(self, *flags: str) -> None:
         """Starts the server and waits until it answers."""
-        self._start(
-            "server",
-            SERVER,
+        self.launch_server(*flags)
+        eventually("the server listens", self._listens, 90)
+        eventually("the server answers", self.status)
+
+    def launch_server(self, *flags: str) -> None:
+        """Starts the server and waits for nothing."""
+        arguments = self.server_arguments(*flags)
+        self._start("server", SERVER, *arguments)
+
+    def server_arguments(self, *flags: str) -> tuple[str, ...]:
+        """What the server's command line says; `flags` come last."""
+        return (
             *(*self.server_identity, "--address", self._served_on),
             *("--http-address", f"127.0.0.1:{self.http_port}"),
             *("--state-dir", str(self.state), "--heartbeat-interval", "0.5"),
             *("--retry-wait", "0.1", "--stop-grace", "0.2", *self._flags, *flags),
         )
-        eventually("the server listens", self._listens, 90)
-        eventually("the server answers", self.status)
 
     @property
     def server_identity(self) -> tuple[str, ...]:
@@ -169,6 +176,10 @@ class LocalFederation:
         code = self.exit_code("server")
         if code is not None:
             pytest.fail(f"the server ended with {code}: {self.log('server')}")
+        return self.takes_connections()
+
+    def takes_connections(self) -> bool:
+        """Whether something listens on the server's port."""
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
@@ -311,9 +322,15 @@ class LocalFederation:
 
     def kill(self, name: str, how: signal.Signals = signal.SIGKILL) -> int:
         """Ends a process by a signal and returns its exit code."""
-        process = self._processes.pop(name)
+        process = self._processes[name]
         process.send_signal(how)
-        return process.wait(60)
+        code = process.wait(60)
+        del self._processes[name]
+        return code
+
+    def send(self, name: str, how: signal.Signals) -> None:
+        """Sends a signal and waits for nothing."""
+        self._processes[name].send_signal(how)
 
     def runs(self, name: str) -> bool:
         """Whether a process was started and has not ended."""

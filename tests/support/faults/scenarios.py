@@ -1,0 +1,189 @@
+"""The fault matrix: what is played while the server dies at each of its places."""
+
+from __future__ import annotations
+
+import atexit
+import signal
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from support.faults import places
+from support.faults.deletions import deletion_in_mid_round
+from support.faults.mortal import MortalFederation
+from support.faults.soundness import assert_sound
+from support.faults.stories import (
+    approved,
+    cancelled,
+    deletion_in_a_bucket,
+    denied,
+    departure,
+    enrolled,
+    expired,
+    failed_job,
+    failing_run,
+    fetched,
+    held,
+    overdue,
+    readmitted,
+    refused,
+    renewed,
+    stopped_run,
+    unnamed,
+)
+from support.ports import free_port
+from support.s3 import BucketAsSeen, S3Server, served_s3
+
+from server.state.commits import Commit
+
+PREFIX = "federation"
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What is done, and the server's flags for it."""
+
+    play: Callable[[MortalFederation], None]
+    flags: tuple[str, ...] = ()
+    in_bucket: bool = False
+
+
+MAIN = Scenario(deletion_in_mid_round)
+TWICE = ("--require-approval",)
+OVERDUE = ("--job-deadline", "0.5")
+
+_OF_COMMITS: Mapping[Commit, Scenario] = {
+    Commit.SCHEMA: MAIN,
+    Commit.INITIAL_VERSION: MAIN,
+    Commit.CLIENT_JOINED: MAIN,
+    Commit.CLIENT_LEFT: Scenario(departure),
+    Commit.CLIENTS_SEEN: MAIN,
+    Commit.TRAINING_STARTED: MAIN,
+    Commit.TRAINING_STOPPED: Scenario(stopped_run),
+    Commit.RUN_FAILED: Scenario(failing_run, ("--round-retries", "0", "--min-clients", "1")),
+    Commit.ROUND_BEGUN: MAIN,
+    Commit.ROUND_COMPLETED: MAIN,
+    Commit.ROUND_FAILED: Scenario(failing_run, ("--round-retries", "0", "--min-clients", "1")),
+    Commit.ROUND_CLOSED: MAIN,
+    Commit.ROUNDS_TAKEN_OVER: MAIN,
+    Commit.DELETION_ACCEPTED: MAIN,
+    Commit.DELETION_CANCELLED: Scenario(cancelled, TWICE),
+    Commit.APPROVED: Scenario(approved, TWICE),
+    Commit.REFUSED: Scenario(refused, TWICE),
+    Commit.APPROVALS_EXPIRED: Scenario(expired, (*TWICE, "--approval-expiry", "1")),
+    Commit.CLIENT_READMITTED: Scenario(readmitted, OVERDUE),
+    Commit.BASE_PINNED: MAIN,
+    Commit.ATTEMPT_BEGUN: MAIN,
+    Commit.ATTEMPT_ENDED: MAIN,
+    Commit.VERSIONS_DESTROYED: MAIN,
+    Commit.HOLD_LIFTED: Scenario(held),
+    Commit.DEADLINES_NOTED: Scenario(overdue),
+    Commit.CACHES_DESTROYED: MAIN,
+    Commit.JOB_COMPLETED: MAIN,
+    Commit.JOB_FAILED: Scenario(failed_job, OVERDUE),
+    Commit.VERSION_FETCHED: Scenario(fetched),
+    Commit.TOKEN_MADE: Scenario(enrolled, ("--enrolment-address", "127.0.0.1:0")),
+    Commit.TOKEN_USED: Scenario(enrolled, ("--enrolment-address", "127.0.0.1:0")),
+    Commit.CERTIFICATE_RENEWED: Scenario(renewed),
+    Commit.REFUSAL_NOTED: Scenario(denied),
+    Commit.PSEUDONYM_DESTROYED: Scenario(unnamed, TWICE),
+}
+_OF_FILES: Mapping[str, Scenario] = {
+    "sync.version": MAIN,
+    "rename.version": MAIN,
+    "sync.versions": MAIN,
+    "remove.version": MAIN,
+    "sync.swept-versions": MAIN,
+}
+_IN_A_BUCKET = Scenario(deletion_in_a_bucket, in_bucket=True)
+_OF_OBJECTS: Mapping[str, Scenario] = {
+    "begin.version-upload": _IN_A_BUCKET,
+    "complete.version-upload": _IN_A_BUCKET,
+    "abort.version-upload": _IN_A_BUCKET,
+    "delete.version-object": _IN_A_BUCKET,
+}
+SCENARIOS: Mapping[str, Scenario] = {
+    **{f"commit.{commit}": scenario for commit, scenario in _OF_COMMITS.items()},
+    **_OF_FILES,
+    **_OF_OBJECTS,
+}
+"""The scenario of each name; tests/unit/test_durable_calls.py compares them with the sources."""
+
+NOT_YET: Mapping[str, str] = {
+    "commit.caches-destroyed": "the clients' acknowledgements are not merged yet"
+}
+"""Names that stand in the enumeration and are written by nobody."""
+
+LATER: Mapping[str, tuple[int, ...]] = {
+    "commit.round-begun": (3, 4),
+    "commit.round-completed": (2, 3, 4),
+    "commit.client-joined": (3,),
+    "sync.version": (2, 4, 5),
+    "rename.version": (2, 4, 5),
+    "sync.versions": (2, 4, 5),
+    "remove.version": (2, 3),
+    "complete.version-upload": (2, 3, 4),
+}
+"""Where a scenario passes a place again with something else at stake. The versions of MAIN are the
+initial one, two of training, the negated one, one or two of recovery and one of training.
+"""
+
+
+def cases() -> list[str]:
+    """Every failpoint of the matrix, as FEDNOT_FAILPOINT takes it."""
+    found = []
+    for name in SCENARIOS.keys() - NOT_YET.keys():
+        for nth in ("", *(f" @{number}" for number in LATER.get(name, ()))):
+            found += [f"{side} {name}{nth}" for side in places.SIDES]
+    return sorted(found, key=lambda place: place.split()[1:])
+
+
+def play(place: str, folder: Path) -> None:
+    """Plays the scenario of a place, in which the server must die there once."""
+    scenario = SCENARIOS[place.split()[1]]
+    flags = tuple(f"127.0.0.1:{free_port()}" if f == "127.0.0.1:0" else f for f in scenario.flags)
+    bucket = a_bucket() if scenario.in_bucket else None
+    if bucket is not None:
+        flags += ("--versions", f"s3://{bucket.name}/{PREFIX}")
+    with MortalFederation(folder, place, flags) as federation:
+        federation.server_environment |= bucket.server.environment if bucket is not None else {}
+        federation.begin()
+        scenario.play(federation)
+        assert federation.deaths == [-9], "the server did not pass that place"
+        federation.sightings.assert_kept(federation)
+        federation.await_that(
+            "every file is that of a version that is kept", lambda: is_swept(federation, bucket)
+        )
+        assert federation.kill("server", signal.SIGTERM) == 0
+        assert_sound(federation.state, beside=objects_of(bucket) if bucket is not None else ())
+
+
+def a_bucket() -> BucketAsSeen:
+    """One with an upload that was begun and left, as SIGKILL leaves it."""
+    bucket = _s3().new_bucket()
+    bucket.begin_upload(f"{PREFIX}/{'0' * 64}.safetensors")
+    return bucket
+
+
+@cache
+def _s3() -> S3Server:
+    """One for all cases of this process, whose end ends it."""
+    served = ExitStack()
+    atexit.register(served.close)
+    return served.enter_context(served_s3(Path(tempfile.mkdtemp(prefix="fednot-s3-")) / "log"))
+
+
+def objects_of(bucket: BucketAsSeen) -> set[str]:
+    return {name.removeprefix(f"{PREFIX}/") for name in bucket.names()}
+
+
+def is_swept(federation: MortalFederation, bucket: BucketAsSeen | None = None) -> bool:
+    """Whether what is stored are the versions that are kept, and no upload is left."""
+    found = federation.versions().values()
+    kept = {f"{each.sha256}.safetensors" for each in found if not each.HasField("destroyed_at")}
+    if bucket is not None:
+        return objects_of(bucket) == kept and not bucket.uploads()
+    return {path.name for path in (federation.state / "versions").iterdir()} == kept
