@@ -11,7 +11,6 @@ import logging
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from errno import EDQUOT, ENOSPC
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection
@@ -39,6 +38,7 @@ from server.records import (
     WaitKind,
 )
 from server.resumption import take_over
+from server.room import is_full
 from server.rounds import Rounds
 from server.state import (
     audit_rows,
@@ -322,7 +322,7 @@ def _agenda(connection: Connection) -> tuple[Job | None, Run | None]:
 
 def _retried_after(fault: Exception) -> tuple[WaitKind, str]:
     reason = fault.reason if isinstance(fault, FednotError) else None
-    if reason is Reason.NO_SPACE or getattr(fault, "errno", None) in (ENOSPC, EDQUOT):
+    if reason is Reason.NO_SPACE or is_full(fault):
         return WaitKind.ROOM, "waiting for room: the disk was full in the middle of a step"
     what = reason or type(fault).__name__
     return WaitKind.FAULT, f"retrying after a fault ({what}; see the server's log)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable
+from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from typing import Final
 
@@ -51,6 +52,11 @@ class Room:
         shortage = self.shortage()
         if shortage:
             raise FednotError(Reason.NO_SPACE, shortage, retry_after=10.0)
+
+
+def is_full(fault: BaseException) -> bool:
+    """Whether a fault says that a disk has no room, or that this user's share of it is used up."""
+    return isinstance(fault, OSError) and fault.errno in (ENOSPC, EDQUOT)
 
 
 def _size(num_bytes: int) -> str:

@@ -35,8 +35,10 @@ from server.records import (
     WaitKind,
 )
 from server.resumption import seconds_left, take_over
+from server.room import is_full
 from server.state import client_rows, round_rows
 from server.state.commits import Commit
+from server.state.database import StateUnavailableError
 from server.state.fencing import FencedError
 
 log = logging.getLogger("server.rounds")
@@ -120,8 +122,9 @@ class Rounds:
             await self._close(begun, RoundOutcome.ABORTED)
             log.info("round %d was aborted; what it had received is dropped", begun.number)
             raise WorkInterruptedError from error
-        except Exception:
-            await self._close(begun, RoundOutcome.FAILED)
+        except Exception as fault:
+            passes = isinstance(fault, StateUnavailableError) or is_full(fault)
+            await self._close(begun, RoundOutcome.ABORTED if passes else RoundOutcome.FAILED)
             raise
         finally:
             self._federation.shows(None)

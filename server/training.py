@@ -12,9 +12,11 @@ from server.global_model import Step
 from server.interruption import WorkInterruptedError
 from server.records import RoundOutcome, RoundPhase, Run, RunState, Version
 from server.retrying import pause
+from server.room import is_full
 from server.rounds import NotEnoughClientsError, RoundOrder, Rounds, missing_text
 from server.state import release_rows, round_rows, version_rows
 from server.state.commits import Commit
+from server.state.database import StateUnavailableError
 from server.state.fencing import FencedError
 
 log = logging.getLogger("server.training")
@@ -34,9 +36,11 @@ class TrainingDriver:
             ended = await self._rounds.play(order, self._commit_of(run))
         except NotEnoughClientsError as error:
             await self._give_up(run, str(error))
-        except (WorkInterruptedError, FencedError):
+        except (WorkInterruptedError, FencedError, StateUnavailableError):
             raise
         except Exception as fault:
+            if is_full(fault):
+                raise  # the run goes on by itself once there is room
             log.exception("a training round failed")
             await self._retry_or_give_up(run, f"{type(fault).__name__}; see the server's log")
         else:

@@ -111,10 +111,11 @@ def _deletion_headline(deletion: deletion_pb2.Deletion) -> str:
 def _destruction_facts(job: deletion_pb2.Job) -> Iterator[Fact]:
     if job.phase != deletion_pb2.JOB_PHASE_COMPLETED:
         return
-    text = f"destroyed: {len(job.destroyed)} older versions"
-    if job.retain and not job.HasField("hold_lifted_at"):
+    if job.destroyed:
+        yield Fact(("destroyed", 0, 0), f"destroyed: {len(job.destroyed)} older versions")
+    elif job.retain:
         text = "older versions are kept for a legal hold (`fednot lift-hold`)"
-    yield Fact(("destroyed", 0, 0), text)
+        yield Fact(("destroyed", 0, 0), text)
     asked = job.client_destructions
     if not asked:
         return
