@@ -223,6 +223,10 @@ class Coordinator:
         method = method_named(ask.method)
         ask = replace(ask, method=method.name, layers=ask.layers or "first")
         layers = federation.model.layers
+        known = await federation.database.read(lambda c: deletion_rows.repeated(c, ask))
+        if known is not None:
+            await federation.reload_fences()  # which the first call may not have come to yet
+            return known
 
         def command(connection: Connection) -> tuple[Deletion, bool]:
             known = deletion_rows.repeated(connection, ask)

@@ -87,10 +87,9 @@ class LocalFederation:
         self.state = folder / "server"
         self.hold = folder / "hold"
         self.fail = folder / "fail"
+        self._host = host
         self.port = free_port()
         self.http_port = free_port()
-        self.address = f"127.0.0.1:{self.port}"
-        self._served_on = f"{host}:{self.port}"
         self.server_environment = dict(server_environment or {})
         self._flags = (*(("--task", TASK) if task else ()), *server_flags)
         self._processes: dict[str, Forked] = {}
@@ -122,6 +121,17 @@ class LocalFederation:
             identity = self.identity_of(role, name) if self._made else None
             self._stubs[role, name] = Stubs.of(self.address, identity)
         return self._stubs[role, name]
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def move(self) -> None:
+        """Has the server that is started next listen elsewhere, and everybody dial it there."""
+        self.port = free_port()
+        for stubs in self._stubs.values():
+            stubs.channel.close()
+        self._stubs.clear()
 
     def reconnect(self, role: Role, name: str) -> Stubs:
         """Stubs over a new channel, with what the caller's identity folder holds now."""
@@ -156,7 +166,7 @@ class LocalFederation:
     def server_arguments(self, *flags: str) -> tuple[str, ...]:
         """What the server's command line says; `flags` come last."""
         return (
-            *(*self.server_identity, "--address", self._served_on),
+            *(*self.server_identity, "--address", f"{self._host}:{self.port}"),
             *("--http-address", f"127.0.0.1:{self.http_port}"),
             *("--state-dir", str(self.state), "--heartbeat-interval", "0.5"),
             *("--retry-wait", "0.1", "--stop-grace", "0.2", *self._flags, *flags),
