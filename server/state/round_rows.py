@@ -21,7 +21,7 @@ from server.records import (
 )
 from server.state import client_rows
 from server.state.fencing import FencedError
-from server.state.schema import jobs, rounds, runs
+from server.state.schema import jobs, rounds, runs, versions
 
 
 def start_run(connection: Connection, run: Run) -> Run:
@@ -116,8 +116,11 @@ def end_round(connection: Connection, ended: Round) -> None:
     """Writes how a round ended.
 
     Raises FencedError unless it is still running: a deletion that was accepted in the meantime
-    has aborted it, and nothing that belongs to this transaction may be committed.
+    has aborted it, and nothing that belongs to this transaction may be committed. It raises that,
+    too, for a result that holds an update of a client that is barred, or of an older generation.
     """
+    if ended.result_version:
+        _check_fences(connection, ended)
     changed = connection.execute(
         update(rounds)
         .where(rounds.c.number == ended.number, rounds.c.outcome == RoundOutcome.RUNNING)
@@ -131,6 +134,17 @@ def end_round(connection: Connection, ended: Round) -> None:
     )
     if not changed.rowcount:
         raise FencedError(f"round {ended.number} was aborted")
+
+
+def _check_fences(connection: Connection, ended: Round) -> None:
+    counted = set(ended.cohort) - set(ended.missing)
+    barred = {bar.client for bar in client_rows.list_bars(connection)} & counted
+    if barred:
+        raise FencedError(f"{', '.join(sorted(barred))} was barred during round {ended.number}")
+    of_base = select(versions.c.generation).where(versions.c.number == ended.base_version)
+    newest = connection.execute(select(func.max(versions.c.generation))).scalar()
+    if connection.execute(of_base).scalar() != newest:
+        raise FencedError(f"round {ended.number} was trained on an older generation")
 
 
 def close_round(connection: Connection, number: int, outcome: RoundOutcome, now: float) -> None:

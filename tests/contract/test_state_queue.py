@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection
+from sqlalchemy import Connection, update
 from support.state import (
     COMPLETED,
     DORA,
@@ -19,6 +19,7 @@ from support.state import (
     client,
     deletion_of,
     driven,
+    new_round,
     refusal_of,
     released,
     version,
@@ -26,15 +27,26 @@ from support.state import (
 
 from fednot.errors import Reason
 from server.phases import IllegalMoveError
-from server.records import Deletion, DestroyedCache, DestroyedVersion, Job, JobPhase, VersionOrigin
+from server.records import (
+    Deletion,
+    DestroyedCache,
+    DestroyedVersion,
+    Job,
+    JobPhase,
+    RoundOutcome,
+    VersionOrigin,
+)
 from server.state import (
     client_rows,
     deadline_rows,
     deletion_rows,
     destruction_rows,
     job_rows,
+    round_rows,
     version_rows,
 )
+from server.state.fencing import FencedError
+from server.state.schema import rounds
 
 MERGED = JobPhase.MERGED
 
@@ -281,3 +293,27 @@ class TestCaches:
             assert found.job_id == job
             run(lambda c, i=found.id: destruction_rows.acknowledge(c, "c3", i, [], 2.0))
         assert run(lambda c: destruction_rows.pending(c, "c3")) is None
+
+
+class TestFences:
+    """As above."""
+
+    def test_no_result_with_a_barred_clients_update_is_committed(self, run: Any) -> None:
+        """The row of the round is put back to RUNNING, as if nobody had aborted it."""
+        run(begun)
+        first = run(lambda c: round_rows.start_round(c, new_round("c1", "c2")))
+        run(lambda c: wanted(c, 1))
+        run(lambda c: c.execute(update(rounds).values(outcome=RoundOutcome.RUNNING)))
+        ended = replace(first, outcome=RoundOutcome.COMPLETED, result_version=3)
+        with pytest.raises(FencedError, match="c1 was barred"):
+            run(lambda c: round_rows.end_round(c, ended))
+        without = replace(ended, missing={"c1": "it left"})
+        run(lambda c: round_rows.end_round(c, without))
+
+    def test_no_result_of_an_older_generation_is_committed(self, run: Any) -> None:
+        run(begun)
+        first = run(lambda c: round_rows.start_round(c, new_round(base_version=2)))
+        run(lambda c: version_rows.insert_version(c, version(3, "unlearning", generation=1)))
+        ended = replace(first, outcome=RoundOutcome.COMPLETED, result_version=4)
+        with pytest.raises(FencedError, match="older generation"):
+            run(lambda c: round_rows.end_round(c, ended))

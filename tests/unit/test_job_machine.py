@@ -29,7 +29,15 @@ from server.records import (
     RoundPhase,
     Version,
 )
-from server.state import client_rows, deletion_rows, job_rows, round_rows, schema, version_rows
+from server.state import (
+    client_rows,
+    deletion_rows,
+    job_rows,
+    release_rows,
+    round_rows,
+    schema,
+    version_rows,
+)
 from server.state.fencing import FencedError
 
 T = TypeVar("T")
@@ -93,7 +101,7 @@ class Federation(RuleBasedStateMachine):
         """Four clients, an initial version, and a run that never ends."""
 
         def command(c: Connection) -> None:
-            c.execute(insert(schema.federation).values(id=1, schema_version=schema.SCHEMA_VERSION))
+            c.execute(insert(schema.federation).values(id=1))
             for name in CLIENTS:
                 client_rows.record_join(c, client(name))
             version_rows.insert_version(c, version(1, "initial"))
@@ -181,7 +189,7 @@ class Federation(RuleBasedStateMachine):
                 negated_tensors=current.negated_tensors,
             )
             version_rows.insert_version(c, new)
-            if row.phase is RoundPhase.TRAINING and deletion_rows.may_release(c):
+            if row.phase is RoundPhase.TRAINING and release_rows.may_release(c):
                 version_rows.set_released(c, number)
 
         self.write(command)
@@ -278,7 +286,7 @@ class Federation(RuleBasedStateMachine):
         def command(c: Connection) -> None:
             version_rows.destroy(c, before=current.number, by=job.id, now=self.now)
             job_rows.move(c, job, JobPhase.COMPLETED, self.now)
-            if deletion_rows.may_release(c):
+            if release_rows.may_release(c):
                 version_rows.set_released(c, current.number)
 
         self.write(command)
@@ -328,7 +336,7 @@ class Federation(RuleBasedStateMachine):
     def nothing_is_released_that_may_hold_the_forgotten(self) -> None:
         def command(c: Connection) -> bool:
             found = c.execute(select(schema.federation.c.released_version)).scalar()
-            return not found or deletion_rows.may_release(c)
+            return not found or release_rows.may_release(c)
 
         assert self.read(command)
 
