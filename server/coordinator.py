@@ -109,9 +109,13 @@ class Coordinator:
         await self._catch_up()
         sweeping = asyncio.create_task(self._federation.model.sweep())
         try:
-            return await self._step()
-        finally:
-            await sweeping
+            stepped = await self._step()
+        except BaseException:
+            # What else goes wrong must not take the place of this, least of all of a cancellation.
+            await asyncio.gather(sweeping, return_exceptions=True)
+            raise
+        await sweeping
+        return stepped
 
     async def _catch_up(self) -> None:
         """After a commit whose outcome is unknown: takes over what the state says."""

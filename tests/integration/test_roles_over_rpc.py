@@ -46,6 +46,7 @@ MAY: dict[str, set[Role]] = {
     "fednot.v1.FederationService/Leave": {CLIENT},
     "fednot.v1.DeletionService/Unlearn": {CLIENT, OFFICER},
     "fednot.v1.DeletionService/CancelDeletion": {CLIENT, OFFICER},
+    "fednot.v1.DeletionService/LiftHold": {OFFICER},
     "fednot.v1.DeletionService/GetDeletion": HOLDERS,
     "fednot.v1.DeletionService/ListDeletions": HOLDERS,
     "fednot.v1.DeletionService/WatchDeletion": HOLDERS,

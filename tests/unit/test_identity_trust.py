@@ -21,7 +21,8 @@ ROOT = certificates.self_signed_authority("fednot authority", KEY, 30, "fednot")
 NAMESAKE = certificates.self_signed_authority("fednot authority", OTHER_KEY, 30, "fednot")
 STRANGER = certificates.self_signed_authority("another", OTHER_KEY, 30)
 CLIENT = Subject(Role.CLIENT, "c1")
-NOW = certificates.now()
+NOW = certificates.now() + dt.timedelta(hours=1)
+"""Later than every certificate of these tests begins, however long the whole run takes."""
 ROOT_PEM = certificates.pem_of([ROOT])
 NONE_REVOKED = certificates.revocation_list([], ROOT, KEY)
 

@@ -100,7 +100,10 @@ class TestFile:
         ("change", "said"),
         [
             (lambda lines: [lines[0], *lines[2:]], "entry 2 stands where entry 1 belongs"),
-            (lambda lines: [lines[0], lines[1].replace(b"c1", b"c9"), *lines[2:]], "entry 1 was"),
+            (
+                lambda lines: [lines[0], lines[1].replace(b'"c1"', b'"c9"'), *lines[2:]],
+                "entry 1 was",
+            ),
             (lambda lines: [lines[0], b"garbage\n", *lines[1:]], "entry 1 cannot be read"),
             (lambda lines: [lines[0].replace(b"f1", b"f2"), *lines[1:]], "entry 1 does not follow"),
             (lambda lines: lines[1:], "not the header"),

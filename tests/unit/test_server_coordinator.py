@@ -135,3 +135,27 @@ async def test_a_refused_request_changes_nothing(federation: Federation) -> None
     assert refusal.value.reason is Reason.UNKNOWN_CLIENT
     assert not await federation.database.read(job_rows.open_jobs)
     assert len(federation.fences) == 0
+
+
+async def test_a_sweep_that_fails_does_not_keep_the_coordinator_from_ending(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is cancelled in the middle of a step whose sweep then fails."""
+    begun = asyncio.Event()
+
+    async def fails(_: GlobalModel) -> int:
+        await asyncio.sleep(0.2)
+        raise RuntimeError("the store is gone")
+
+    async def lasts(_: Coordinator) -> bool:
+        begun.set()
+        await asyncio.sleep(60)
+        return True
+
+    monkeypatch.setattr(GlobalModel, "sweep", fails)
+    monkeypatch.setattr(Coordinator, "_step", lasts)
+    running = asyncio.create_task(Coordinator(federation).run())
+    await asyncio.wait_for(begun.wait(), 10)
+    running.cancel()
+    done, _ = await asyncio.wait([running], timeout=10)
+    assert done == {running}
