@@ -139,4 +139,4 @@ def _assert_ends_well(federation: MortalFederation) -> None:
     assert federation.deaths == []
     assert federation.run_through(1).state == operator_pb2.RUN_STATE_COMPLETED
     assert federation.kill("server", signal.SIGTERM) == 0
-    assert_sound(federation.state)
+    assert_sound(federation)
