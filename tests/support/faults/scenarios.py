@@ -148,17 +148,16 @@ NOT_YET: Mapping[str, str] = {}
 """Names that stand in the enumeration and are written by nobody."""
 
 LATER: Mapping[str, tuple[int, ...]] = {
-    "commit.round-begun": (3, 4),
-    "commit.round-completed": (2, 3, 4),
-    "commit.client-joined": (3,),
-    "sync.version": (2, 4, 5),
-    "rename.version": (2, 4, 5),
-    "sync.versions": (2, 4, 5),
-    "remove.version": (2, 3),
-    "complete.version-upload": (2, 3, 4),
+    "commit.round-begun": (4,),
+    "commit.round-completed": (3,),
+    "sync.version": (4,),
+    "rename.version": (4,),
+    "remove.version": (2,),
+    "complete.version-upload": (2,),
 }
 """Where a scenario passes a place again with something else at stake. The versions of MAIN are the
-initial one, two of training, the negated one, one or two of recovery and one of training.
+initial one, two of training, the negated one, one or two of recovery and one of training; its
+third round is the one that the deletion aborts, and its fourth the first of recovery.
 """
 
 
