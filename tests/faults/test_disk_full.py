@@ -96,7 +96,7 @@ def test_new_work_is_refused_and_status_answered_until_there_is_room(
     assert federation.rounds()
     assert federation.exit_code("server") is None
 
-    with VersionKeeper(federation.state / "versions", federation.folder / "kept") as keeper:
+    with VersionKeeper(federation.state / "versions", disk.place / "kept") as keeper:
         disk.empty()
         federation.unlearn("c0", REQUEST, **FEW_ROUNDS)
         ended = await_job(federation, REQUEST)
