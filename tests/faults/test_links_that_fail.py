@@ -18,7 +18,7 @@ from support.federation import eventually
 from fednot.v1 import operator_pb2
 
 pytestmark = pytest.mark.faults
-CUTS = 12
+CUTS = 8
 MOST_BETWEEN = 40_000
 """An update of the small model has about 55,000 bytes."""
 
