@@ -220,7 +220,7 @@ class Rounds:
         database = self._federation.database
         if not await database.read(round_rows.running_rounds):
             return None
-        return await database.write(Commit.ROUNDS_TAKEN_OVER, command)
+        return await database.write(Commit.ROUND_RESUMED, command)
 
     async def _to_its_end(
         self, order: RoundOrder, begun: Round, step: Step, *, resumed: bool

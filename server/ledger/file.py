@@ -89,8 +89,8 @@ class Ledger:
             contents = read(path)
             if contents.torn:
                 log.warning("%s: its torn last line, %d bytes, is cut off", path, contents.torn)
-                durable.truncate(descriptor, contents.size, "ledger")
-                durable.sync(descriptor, "ledger")
+                durable.truncate(descriptor, contents.size, "torn-ledger")
+                durable.sync(descriptor, "torn-ledger")
         except BlockingIOError:
             os.close(descriptor)
             raise StateError(f"another process uses the ledger {path}; stop it first") from None

@@ -25,6 +25,7 @@ class Commit(StrEnum):
     ROUND_FAILED = auto()
     ROUND_CLOSED = auto()
     ROUNDS_TAKEN_OVER = auto()
+    ROUND_RESUMED = auto()
     DELETION_ACCEPTED = auto()
     DELETION_CANCELLED = auto()
     APPROVED = auto()

@@ -1,7 +1,8 @@
 """`make soak`: training, deletions, kills and restarts, drawn from a seed, until the time is over.
 
 After each step what is visible must be as it has to be (DESIGN.md, section 5); after each kill of
-the server its state directory too. At the end everything is started and every job must complete.
+the server its state too. At the end everything is started and every job must complete. Half of the
+time is for each database, if PostgreSQL is installed, or all of it for the one that is named.
 """
 
 from __future__ import annotations
@@ -14,15 +15,17 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import grpc
 from support.faults.mortal import KILLED, MortalFederation
-from support.faults.scenarios import cases, is_swept
+from support.faults.scenarios import SCENARIOS, is_swept
 from support.faults.soundness import assert_sound
 from support.federation import CALL, ENDED
+from support.postgres import Postgres, programs
 
 from fednot.errors import FednotError, Reason
 from fednot.rpc_errors import from_rpc_error
@@ -33,6 +36,11 @@ CLIENTS = 5
 ALWAYS = 2
 """So many clients are never asked to be forgotten, so that there is always somebody to train."""
 ARMED_SHARE = 0.5
+SIDES = ("before", "after")
+PLACES = sorted(
+    name for name, scene in SCENARIOS.items() if not scene.of_command and not scene.in_bucket
+)
+DATABASES = ("sqlite", "postgresql")
 PLANS: tuple[dict[str, Any], ...] = (
     {"min_rounds": 1, "max_rounds": 2, "tolerance": 0.9},
     {"min_rounds": 1, "max_rounds": 2, "tolerance": 0.9},
@@ -49,29 +57,28 @@ class SoakedFederation(MortalFederation):
         flags = ("--database", database) if database else ()
         super().__init__(folder, "", flags)
         self._draw = draw
-        self._on_sqlite = not database
-        self.places = cases()
         self.disarmed = False
 
     def arm(self) -> None:
         """Draws the next place to die at, or none."""
         armed = self._draw.random() < ARMED_SHARE and not self.disarmed
-        place = self._draw.choice(self.places).split(" @")[0] + f" @{self._draw.randint(1, 4)}"
+        side, name = self._draw.choice(SIDES), self._draw.choice(PLACES)
+        place = f"{side} {name} @{self._draw.randint(1, 4)}"
         self.server_environment = {ARMED: place} if armed else {}
 
     def _note_death(self, code: int) -> None:
         assert code == KILLED, f"the server ended with {code}: {self.log('server')}"
         self.deaths.append(code)
-        self.check_files(swept=False)
+        self.check_state(swept=False)
         self.arm()
         for stubs in self._stubs.values():
             stubs.channel.close()
         self._stubs.clear()
 
-    def check_files(self, *, swept: bool) -> None:
-        """Looks at the state directory, once there is one."""
-        if self._on_sqlite and len(self.sightings.versions):
-            assert_sound(self.state, swept=swept)
+    def check_state(self, *, swept: bool) -> None:
+        """Looks at the state, once there is one."""
+        if self.sightings.versions:
+            assert_sound(self, swept=swept)
 
 
 class Soak:
@@ -161,7 +168,7 @@ class Soak:
         federation.revive()
         code = federation.kill("server", signal.SIGTERM)
         assert code in (0, KILLED), f"the server ended with {code}"
-        federation.check_files(swept=False)
+        federation.check_state(swept=False)
         federation.arm()
         federation.launch_server()
 
@@ -233,18 +240,18 @@ class Soak:
         federation.run_ended()
         federation.await_that("every file is of a version", lambda: is_swept(federation))
         assert federation.kill("server", signal.SIGTERM) == 0
-        federation.check_files(swept=True)
+        federation.check_state(swept=True)
 
     def ended(self, request: str) -> deletion_pb2.Deletion | None:
         found = self.federation.deletion(request)
         return found if found.job.phase in OVER else None
 
 
-def soak(seconds: float, seed: int, database: str = "") -> None:
+def soak(seconds: float, seed: int, database: str) -> None:
     """Soaks a federation of its own. Raises AssertionError, and says how to replay it."""
     draw = random.Random(seed)
     folder = Path(tempfile.mkdtemp(prefix="fednot-soak-"))
-    with SoakedFederation(folder, draw, database) as federation:
+    with url_of(database) as url, SoakedFederation(folder, draw, url) as federation:
         found = Soak(federation, draw)
         try:
             federation.begin()
@@ -255,15 +262,38 @@ def soak(seconds: float, seed: int, database: str = "") -> None:
             found.settle()
         except BaseException:
             sys.stderr.write(f"seed {seed} failed after {dict(found.done)}; logs are in {folder}\n")
-            more = f" DATABASE={database}" if database else ""
-            sys.stderr.write(f"replay: make soak SECONDS={seconds:g} SEED={seed}{more}\n")
+            replay = f"make soak SECONDS={seconds:g} SEED={seed} DATABASE={database}"
+            sys.stderr.write(f"replay: {replay}\n")
             raise
         jobs, deaths = len(federation.sightings.jobs), len(federation.deaths)
         rounds = len(federation.sightings.rounds)
     print(
-        f"seed {seed}: {sum(found.done.values())} steps, {rounds} rounds, {jobs} requests, "
-        f"{deaths} deaths of the server: {dict(found.done)}"
+        f"{database}, seed {seed}: {sum(found.done.values())} steps, {rounds} rounds, "
+        f"{jobs} requests, {deaths} deaths of the server: {dict(found.done)}",
+        flush=True,
     )
+
+
+@contextmanager
+def url_of(database: str) -> Iterator[str]:
+    """What `--database` takes; for PostgreSQL a new database in a server that ends with this."""
+    if database == "sqlite":
+        yield ""
+        return
+    postgres = Postgres()
+    try:
+        postgres.start()
+        yield postgres.url(postgres.new_database())
+    finally:
+        postgres.remove()
+
+
+def chosen(database: str) -> tuple[str, ...]:
+    """The databases to soak: the named one, or all that are installed."""
+    if database or programs() is not None:
+        return (database,) if database else DATABASES
+    print("no PostgreSQL is installed (apt-get install postgresql): SQLite only", flush=True)
+    return DATABASES[:1]
 
 
 def main() -> int:
@@ -271,10 +301,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=300.0)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--database", default="", help="URL of a new database instead of SQLite")
+    parser.add_argument("--database", choices=("", *DATABASES), default="", help="both if empty")
     given = parser.parse_args()
+    databases = chosen(given.database)
     try:
-        soak(given.seconds, given.seed, given.database)
+        for database in databases:
+            soak(given.seconds / len(databases), given.seed, database)
     except Exception:
         traceback.print_exc()
         return 1

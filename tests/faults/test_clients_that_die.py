@@ -104,7 +104,7 @@ def test_a_client_may_die_in_each_phase(reach: Reach, tmp_path: Path) -> None:
         assert list(federation.rounds()[-1].cohort) == ["c1", "c2"]
         assert federation.deaths == []
         assert federation.kill("server", signal.SIGTERM) == 0
-        assert_sound(federation.state)
+        assert_sound(federation)
 
 
 def is_waited_for(federation: MortalFederation) -> bool:

@@ -115,4 +115,4 @@ def test_a_clock_may_jump(at_first: str, then: str, when: Moment, tmp_path: Path
         assert set(outcomes) == {operator_pb2.ROUND_OUTCOME_COMPLETED}
         assert federation.deaths == []
         assert federation.kill("server", signal.SIGTERM) == 0
-        assert_sound(federation.state)
+        assert_sound(federation)

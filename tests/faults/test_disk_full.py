@@ -96,7 +96,7 @@ def test_new_work_is_refused_and_status_answered_until_there_is_room(
     assert federation.rounds()
     assert federation.exit_code("server") is None
 
-    with VersionKeeper(federation.state / "versions", federation.folder / "kept") as keeper:
+    with VersionKeeper(federation.state / "versions", disk.place / "kept") as keeper:
         disk.empty()
         federation.unlearn("c0", REQUEST, **FEW_ROUNDS)
         ended = await_job(federation, REQUEST)
@@ -139,4 +139,4 @@ def _assert_ends_well(federation: MortalFederation) -> None:
     assert federation.deaths == []
     assert federation.run_through(1).state == operator_pb2.RUN_STATE_COMPLETED
     assert federation.kill("server", signal.SIGTERM) == 0
-    assert_sound(federation.state)
+    assert_sound(federation)

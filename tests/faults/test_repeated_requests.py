@@ -36,7 +36,7 @@ def federation(tmp_path: Path) -> Iterator[MortalFederation]:
         yield found
         assert found.deaths == []
         assert found.kill("server", signal.SIGTERM) == 0
-        assert_sound(found.state)
+        assert_sound(found)
 
 
 def test_the_same_request_from_several_connections_is_one(federation: MortalFederation) -> None:

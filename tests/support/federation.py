@@ -8,6 +8,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 from urllib.request import urlopen
@@ -22,6 +23,7 @@ from fednot.errors import FednotError
 from fednot.identity.subject import Role
 from fednot.rpc_errors import from_rpc_error
 from fednot.v1 import deletion_pb2, deletion_pb2_grpc, operator_pb2, operator_pb2_grpc
+from server.failpoints import ARMED
 
 ROOT = Path(__file__).resolve().parents[2]
 TASK = f"{ROOT / 'tests' / 'support' / 'small_digits.py'}:SmallDigits"
@@ -180,6 +182,18 @@ class LocalFederation:
         if self._signs:
             return ("--authority", str(self._made.authority.directory))
         return ("--identity", str(self._made.server))
+
+    def flag(self, name: str) -> str:
+        """What a flag of the server was given; "" without it."""
+        return dict(pairwise(self._flags)).get(name, "")
+
+    def run_command(self, *words: str, armed: str = "") -> subprocess.CompletedProcess[str]:
+        """Runs a command of `fednot-server` on this state, which may die at a failpoint."""
+        places = {"--state-dir": str(self.state)}
+        places |= {name: self.flag(name) for name in ("--ledger", "--database", "--versions")}
+        flags = [part for name, value in places.items() if value for part in (name, value)]
+        environment = os.environ | self.server_environment | {ARMED: armed}
+        return Command(SERVER, (*words, *flags), environment=environment).ended(90)
 
     def _listens(self) -> bool:
         """Asks the port itself, since a channel that fails waits longer before each attempt."""

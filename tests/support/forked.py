@@ -81,13 +81,23 @@ class Forked:
 class Command:
     """A process that is expected to end by itself, with what it printed."""
 
-    def __init__(self, module: str, arguments: Sequence[str], given: str = "") -> None:
+    def __init__(
+        self,
+        module: str,
+        arguments: Sequence[str],
+        given: str = "",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self._folder = TemporaryDirectory(ignore_cleanup_errors=True)
         read, self._output, self._errors = (Path(self._folder.name) / name for name in "ioe")
         read.write_text(given)
         self._arguments = [module, *arguments]
         self._process = Forked(
-            module, arguments, given=read, output=self._output, errors=self._errors
+            *(module, arguments),
+            given=read,
+            output=self._output,
+            errors=self._errors,
+            environment=environment,
         )
 
     def ended(self, timeout: float) -> subprocess.CompletedProcess[str]:

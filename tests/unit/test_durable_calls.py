@@ -43,6 +43,16 @@ EXCEPTIONS = {
     "server/state/database.py: connection.begin()": "as above",
     "server/state/upgrading.py: transaction.commit()": "one that stands at `commit.schema`",
     "server/state/upgrading.py: connection.begin()": "as above, and one that only reads",
+    "server/ledger/file.py: temporary.unlink(missing_ok=True)": (
+        "an unfinished one has a name that nobody looks for"
+    ),
+    "server/maintenance/archive.py: (folder / PAGE).open('w', encoding='utf-8')": (
+        "the folder is that of a backup only once it is renamed, and all in it is synced"
+    ),
+    "server/maintenance/backup.py: path.unlink(missing_ok=True)": "as above",
+    "server/maintenance/backup.py: shutil.rmtree(partial, ignore_errors=True)": "as above",
+    "server/maintenance/rows.py: engine.begin()": "as above",
+    "server/maintenance/places.py: connection.begin()": "only reads",
     "server/state/ownership.py: connection.begin()": "takes the lock of a PostgreSQL, and reads",
 }
 """Calls beside server/state/durable.py, each with the reason why it may stand where it does."""

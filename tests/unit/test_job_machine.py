@@ -7,6 +7,7 @@ production, on SQLite in memory; what the drivers decide (which layer next) is p
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from hypothesis import HealthCheck, settings
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from sqlalchemy import Connection, create_engine, delete, func, insert, select
 from sqlalchemy.pool import StaticPool
-from support.state import ask, client, new_round, new_run, version
+from support.state import ask, client, deletion_of, new_round, new_run, version
 
 from fednot.errors import FednotError, Reason
 from server.phases import CANCELLABLE, ENDED
@@ -29,6 +30,7 @@ from server.records import (
     RoundPhase,
     Version,
 )
+from server.resumption import take_over
 from server.state import (
     client_rows,
     deletion_rows,
@@ -42,7 +44,8 @@ from server.state.fencing import FencedError
 
 T = TypeVar("T")
 CLIENTS = ("c1", "c2", "c3", "c4")
-REQUESTS = ("r1", "r2", "r3", "r4", "r5", "r6")
+PLANS = {"r1": "first", "r2": "first", "r3": "first", "r4": "first", "r5": "last", "r6": "last"}
+"""Which layers each request wants: the others of a plan wait for the job that goes first."""
 LAYERS = ("conv1", "conv2", "fc1")
 
 
@@ -109,10 +112,10 @@ class Federation(RuleBasedStateMachine):
 
         self.write(command)
 
-    @rule(name=st.sampled_from(CLIENTS), request=st.sampled_from(REQUESTS))
+    @rule(name=st.sampled_from(CLIENTS), request=st.sampled_from(sorted(PLANS)))
     def ask(self, name: str, request: str) -> None:
         """A new request fences at once; a repeated one gives the same job for ever."""
-        wanted = ask(request, name, digest=name)
+        wanted = replace(ask(request, name, digest=name), layers=PLANS[request])
 
         def command(c: Connection) -> Any:
             return deletion_rows.repeated(c, wanted) or deletion_rows.accept(c, wanted, self.now)
@@ -132,7 +135,10 @@ class Federation(RuleBasedStateMachine):
         known = self.told.get(request)
         if known and known[0] != name:
             return (Reason.REQUEST_ID_REUSED,)
-        return () if known else (Reason.DELETION_IN_PROGRESS, Reason.CLIENT_ALREADY_FORGOTTEN)
+        if known:
+            return ()
+        forgotten = (Reason.DELETION_IN_PROGRESS, Reason.CLIENT_ALREADY_FORGOTTEN)
+        return (*forgotten, Reason.SERVER_BUSY)
 
     @precondition(lambda self: self.told)
     @rule(data=st.data())
@@ -216,10 +222,28 @@ class Federation(RuleBasedStateMachine):
     @precondition(lambda self: self.job_in(JobPhase.QUEUED))
     @rule()
     def pin(self) -> None:
+        """The job that begins serves every request with an equal plan that waits just then."""
         job = self.job
         assert job is not None
-        pinned = {"base_version": self.current.number}
-        self.write(lambda c: job_rows.move(c, job, JobPhase.NEGATING, self.now, **pinned))
+        equals = {
+            request
+            for request in self.told
+            if PLANS[request] == job.layers and self.phase_of(request) is JobPhase.QUEUED
+        }
+
+        def command(c: Connection) -> None:
+            pinned = {"base_version": self.current.number}
+            job_rows.move(c, job, JobPhase.NEGATING, self.now, **pinned)
+            job_rows.merge_equals(c, job, self.now)
+
+        self.write(command)
+        for request in equals:
+            self.told[request] = (self.told[request][0], job.id)
+        found = self.read(lambda c: job_rows.get_job(c, job.id))
+        assert set(found.requests) == equals
+
+    def phase_of(self, request: str) -> JobPhase:
+        return self.read(lambda c: deletion_of(c, request)).job.phase
 
     @precondition(lambda self: self.job_in(JobPhase.NEGATING))
     @rule(twice=st.booleans())
@@ -312,9 +336,11 @@ class Federation(RuleBasedStateMachine):
 
     @rule()
     def restart(self) -> None:
-        """A server that starts takes over what the last one left running."""
-        self.write(lambda c: round_rows.abort_running_rounds(c, self.now))
-        assert self.running == []
+        """A server that starts goes on with the round that still stands, and aborts any other."""
+        current = self.current.number
+        kept, _ = self.write(lambda c: take_over(c, current, self.now))
+        assert [row.number for row in self.running] == [row.number for row in kept]
+        assert all(row.base_version == current for row in kept)
 
     @invariant()
     def generations_count_negations(self) -> None:
@@ -322,6 +348,14 @@ class Federation(RuleBasedStateMachine):
             assert self.current.generation == self.negations
             counted = select(func.count()).select_from(schema.attempts)
             assert self.read(lambda c: c.execute(counted).scalar()) == self.negations
+
+    @invariant()
+    def each_request_is_served(self) -> None:
+        """By the job that its caller was told of, or by the one that took it over."""
+        for request, (name, job_id) in self.told.items():
+            found = self.read(lambda c, request=request: deletion_of(c, request))
+            assert (found.client, found.job.id) == (name, job_id)
+            assert found.job.phase is not JobPhase.MERGED
 
     @invariant()
     def no_layer_is_negated_twice_in_a_lineage(self) -> None:

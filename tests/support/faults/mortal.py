@@ -30,18 +30,21 @@ class MortalFederation(LocalFederation):
     """Whoever calls it repeats the call until it is answered, as callers of a server do."""
 
     def __init__(
-        self, folder: Path, place: str, flags: tuple[str, ...] = (), *, insecure: bool = False
+        self,
+        folder: Path,
+        place: str,
+        flags: tuple[str, ...] = (),
+        *,
+        insecure: bool = False,
+        arms_server: bool = True,
     ) -> None:
-        armed = {ARMED: place} if place else {}
+        armed = {ARMED: place} if place and arms_server else {}
         super().__init__(
             folder, server_flags=(*FLAGS, *flags), server_environment=armed, insecure=insecure
         )
+        self.place = place
         self.deaths: list[int] = []
         self.sightings = Sightings()
-
-    def flag(self, name: str) -> str:
-        """What a flag of the server was given."""
-        return self._flags[self._flags.index(name) + 1]
 
     def begin(self) -> None:
         """Starts the server, which may die of it."""
