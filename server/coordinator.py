@@ -244,6 +244,8 @@ class Coordinator:
             until = self._approval_until(now)
             deletion = deletion_rows.accept(connection, ask, now, approval_until=until)
             _note_deletion(connection, deletion, ask.caller, "DeletionService.Unlearn", now)
+            if ask.retain:
+                _note_deletion(connection, deletion, ask.caller, "deletion.held", now)
             note_asked(connection, federation.ledger, Key(ask.caller.key, ask.request_id), now)
             return deletion, True
 

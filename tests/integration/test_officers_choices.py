@@ -86,7 +86,8 @@ async def test_a_hold_is_lifted_by_an_officer_and_by_nobody_else(server: Served)
     lifted = (await officer.LiftHold(request, timeout=CALL)).deletion
     assert lifted.job.HasField("hold_lifted_at")
     accepted = [row[1] for row in await server.audited() if row[2] == "accepted"]
-    assert accepted == ["DeletionService.Unlearn", "DeletionService.LiftHold"]
+    held = ["DeletionService.Unlearn", "deletion.held", "DeletionService.LiftHold"]
+    assert accepted == held
     await officer.Unlearn(wanted("c2"), timeout=CALL)
     none = deletion_pb2.LiftHoldRequest(request_id="forget-c2")
     assert (await refusal(officer.LiftHold(none, timeout=CALL))).reason is Reason.NO_HOLD
