@@ -63,9 +63,10 @@ async def serve(settings: ServerSettings) -> None:
         monitor = Monitor(federation, cohort, identity)
         _start_status(settings, federation, monitor, identity, stack)
         listeners = Listeners(settings, federation, coordinator, cohort, identity)
+        clock = LedgerClock(federation.database, federation.ledger)
+        stack.push_async_callback(clock.finish)
         stack.push_async_callback(listeners.stop)
         await listeners.start()
-        clock = LedgerClock(federation.database, federation.ledger)
         for work in (coordinator.run(), monitor.run(), listeners.refusals.run(), clock.run()):
             stack.push_async_callback(_ended, asyncio.create_task(work))
         if identity is not None:

@@ -42,6 +42,13 @@ class LedgerClock:
                 log.exception("the ledger could not be written to; trying again")
             await asyncio.sleep(TICK)
 
+    async def finish(self) -> None:
+        """Looks a last time, at a stop. A fault is logged, and made good by the next start."""
+        try:
+            await self.look()
+        except Exception as error:
+            log.warning("what has ended just now is not in the ledger yet: %s", error)
+
     async def look(self) -> None:
         """Notes what has ended since the last look."""
         counts = await self._database.read(_ended)

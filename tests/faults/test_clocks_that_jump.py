@@ -92,8 +92,9 @@ def in_mid_recovery(federation: TimeTravellingFederation, step: Callable[[], Non
     federation.release()
 
 
-@pytest.mark.parametrize("when", [in_mid_round, in_mid_recovery])
-@pytest.mark.parametrize(("at_first", "then"), [("-1d", "+0d"), ("+0d", "-1d")])
+@pytest.mark.parametrize(
+    ("at_first", "then", "when"), [("-1d", "+0d", in_mid_round), ("+0d", "-1d", in_mid_recovery)]
+)
 def test_a_clock_may_jump(at_first: str, then: str, when: Moment, tmp_path: Path) -> None:
     """The job completes, no deadline of a round fires, and the clients stay."""
     with TimeTravellingFederation(tmp_path, "", insecure=True) as federation:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.federation import LocalFederation, eventually, run_server
+from support.federation import CALL, LocalFederation, eventually, run_server
 
 from fednot.v1 import deletion_pb2, operator_pb2
 from server.failpoints import ARMED
@@ -175,6 +176,17 @@ def test_a_kill_between_the_ledger_and_the_commit_loses_no_deletion(
         assert again.job.id == found.job.id
         assert federation.await_job("forget-c1").job.phase == deletion_pb2.JOB_PHASE_COMPLETED
         federation.await_clean()
+
+
+def test_a_stop_notes_in_the_ledger_what_has_just_ended(federation: Stored) -> None:
+    federation.train(1)
+    federation.unlearn("c1", "forget-c1", **UNLEARN)
+    federation.await_job("forget-c1")
+    request = operator_pb2.ReadmitClientRequest(client="c1")
+    federation.operator.ReadmitClient(request, timeout=CALL)
+    assert federation.kill("server", signal.SIGTERM) == 0
+    assert '"readmitted"' in federation.ledger.read_text()
+    federation.await_clean()
 
 
 def test_what_is_damaged_is_found(federation: Stored, tmp_path: Path) -> None:

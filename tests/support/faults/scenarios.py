@@ -153,7 +153,6 @@ LATER: Mapping[str, tuple[int, ...]] = {
     "sync.version": (4,),
     "rename.version": (4,),
     "remove.version": (2,),
-    "complete.version-upload": (2,),
 }
 """Where a scenario passes a place again with something else at stake. The versions of MAIN are the
 initial one, two of training, the negated one, one or two of recovery and one of training; its
