@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
-from sqlalchemy import Connection
+from sqlalchemy import Connection, insert, select, text
 from support.postgres import Postgres, need_postgres
 from support.state import BY_TEST
 
 from server.state.database import Database
+from server.state.schema import federation, metadata
 
 T = TypeVar("T")
 
@@ -45,10 +46,25 @@ def new_postgres(postgres: Postgres) -> str:
     return name
 
 
+@pytest.fixture(scope="session")
+def kept_postgres(postgres: Postgres, new_postgres: str) -> Iterator[Database]:
+    """A state that many tests use one after the other; its statements are compiled only once."""
+    database = Database(postgres.url(postgres.new_database(new_postgres)))
+    yield database
+    database.close()
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
+def kind(request: pytest.FixtureRequest) -> str:
+    """Which database a test is run on."""
+    found: str = request.param
+    return found
+
+
+@pytest.fixture
+def place(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
     """A new state for one test, as `Database` takes it."""
-    if request.param == "sqlite":
+    if kind == "sqlite":
         path = tmp_path / "state.sqlite3"
         shutil.copy(request.getfixturevalue("new_sqlite"), path)
         return path
@@ -65,9 +81,28 @@ def open_database(place: Path | str) -> Callable[[], Database]:
 
 @pytest.fixture
 def run(
-    open_database: Callable[[], Database],
+    kind: str, request: pytest.FixtureRequest
 ) -> Iterator[Callable[[Callable[[Connection], T]], T]]:
-    """Runs one command in a transaction of its own, as the writer thread does."""
-    database = open_database()
+    """Runs one command in a transaction of its own, as the writer thread does.
+
+    On a new state, or in PostgreSQL, where making one takes long, on one that was emptied; unless
+    the test opens the state itself, too.
+    """
+    if kind == "postgresql" and "open_database" not in request.fixturenames:
+        kept: Database = request.getfixturevalue("kept_postgres")
+        kept.write_now(BY_TEST, _emptied)
+        yield lambda command: kept.write_now(BY_TEST, command)
+        return
+    database: Database = request.getfixturevalue("open_database")()
     yield lambda command: database.write_now(BY_TEST, command)
     database.close()
+
+
+def _emptied(connection: Connection) -> None:
+    """Back to what a first start leaves: one row of the federation, numbers from one."""
+    first = connection.execute(select(federation)).mappings().one()
+    names = ", ".join(table.name for table in metadata.sorted_tables)
+    connection.execute(text("SET LOCAL session_replication_role = replica"))
+    connection.execute(text(f"TRUNCATE {names} RESTART IDENTITY"))
+    fresh = {"id": first["id"], "state_id": first["state_id"], "opened_by": first["opened_by"]}
+    connection.execute(insert(federation).values(fresh))
