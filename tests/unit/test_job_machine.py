@@ -382,7 +382,7 @@ class Federation(RuleBasedStateMachine):
 
 
 Federation.TestCase.settings = settings(
-    max_examples=25,
+    max_examples=20,
     stateful_step_count=30,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
