@@ -185,7 +185,8 @@ class TestTampering:
     """Whoever owns the file can drop the triggers; the chain tells."""
 
     @pytest.fixture
-    def tampered(self, run: Any) -> Any:
+    def tampered(self, run: Any, open_database: Any) -> Any:
+        """A state of its own, whose triggers are gone."""
         for number in range(4):
             run(lambda c, n=number: note(c, f"client/c{n}"))
         names = ("audit_is_appended_to", "audit_is_not_changed", "audit_is_not_shortened")
@@ -297,7 +298,7 @@ class TestPseudonyms:
         subject = entries(run)[0].subject
         assert run(lambda c: pseudonym_rows.names_of(c, [subject])) == {}
 
-    @pytest.mark.parametrize("place", ["sqlite"], indirect=True)
+    @pytest.mark.parametrize("kind", ["sqlite"], indirect=True)
     async def test_no_byte_of_the_key_is_left_in_a_file(
         self, open_database: Callable[[], Database], tmp_path: Path
     ) -> None:
@@ -321,7 +322,7 @@ class TestPseudonyms:
         database.close()
         assert not found_in_files(tmp_path, keys["officer/zacharias"])
 
-    @pytest.mark.parametrize("place", ["sqlite"], indirect=True)
+    @pytest.mark.parametrize("kind", ["sqlite"], indirect=True)
     async def test_a_log_that_somebody_reads_is_not_emptied_and_says_so(
         self, open_database: Callable[[], Database], tmp_path: Path
     ) -> None:
