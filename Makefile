@@ -7,10 +7,10 @@ SEED ?= 0
 ROUNDS ?= 12
 CLIENTS ?= 5
 OUT ?= demo-out
-WORKERS ?= 3
+WORKERS ?= 2
 SECONDS ?= 300
 DATABASE ?=
-QUICK := not compose and not faults and not soak
+QUICK := not compose and not faults and not soak and not long
 
 .PHONY: demo test faults soak lint protos bench clean
 
@@ -26,7 +26,7 @@ test: $(STAMP)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m '$(QUICK)' $(ARGS)
 
 faults: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist load -m faults tests/faults $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist load -m faults tests/faults $(ARGS)
 
 soak: $(STAMP)
 	PYTHONPATH=.:tests $(BIN)/python -m faults.soak --seconds $(SECONDS) --seed $(SEED) --database '$(DATABASE)'

@@ -382,8 +382,9 @@ class Federation(RuleBasedStateMachine):
 
 
 Federation.TestCase.settings = settings(
-    max_examples=20,
-    stateful_step_count=30,
+    max_examples=12,
+    stateful_step_count=25,
+    derandomize=True,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
