@@ -92,6 +92,7 @@ async def test_an_expired_certificate_is_told_once_and_mended_by_new_files(stage
     before = len(play.serials.get("PollWork", []))
     await until(lambda: len(play.serials.get("PollWork", [])) > before + 3, asyncio.sleep)
     new = stage.issue()
+    await until(lambda: play.serials["PollWork"][-1] == new, asyncio.sleep)
     play.refuse = None
     await play.train("w1")
     assert (await play.next(tuple))[0].session.id == "s0"
