@@ -61,6 +61,9 @@ class Reason(StrEnum):
     UNKNOWN_WORK = auto()
     CLIENT_BARRED = auto()
     CLIENT_ALREADY_FORGOTTEN = auto()
+    CLASS_ALREADY_FORGOTTEN = auto()
+    UNSUPPORTED_SCOPE = auto()
+    NO_RECEIPT = auto()
     DELETION_IN_PROGRESS = auto()
     REQUEST_ID_REUSED = auto()
     NOT_CANCELLABLE = auto()
@@ -164,6 +167,11 @@ CATALOGUE: Final[dict[Reason, Entry]] = {
         Code.PERMISSION_DENIED, "The client was forgotten and may not train."
     ),
     Reason.CLIENT_ALREADY_FORGOTTEN: Entry(_STATE, "Nothing is left to do; see the named request."),
+    Reason.CLASS_ALREADY_FORGOTTEN: Entry(_STATE, "Nothing is left to do; see the named request."),
+    Reason.UNSUPPORTED_SCOPE: Entry(
+        _STATE, "Forget the whole client, or give it a Task that can forget this."
+    ),
+    Reason.NO_RECEIPT: Entry(_STATE, "Only a completed deletion has one; wait for its end."),
     Reason.DELETION_IN_PROGRESS: Entry(
         Code.ALREADY_EXISTS, "Follow the request that the message names."
     ),

@@ -46,6 +46,11 @@ class Task:
     momentum: ClassVar[float] = 0.9
     weight_decay: ClassVar[float] = 0.0
 
+    unsupported_scopes: ClassVar[Mapping[str, str]] = {}
+    """Which kinds of deletion ("samples", "class") this Task cannot honour, each with the reason;
+    the server refuses them then. Leave it empty if training reads nothing but the `data` that
+    `train` is given, from which forgotten samples are taken out."""
+
     def build_model(self) -> nn.Module:
         """Builds the model with fresh weights. Every process must build the same tensors."""
         raise TypeError(f"{type(self).__name__} must define build_model()")
@@ -57,6 +62,21 @@ class Task:
     def test_data(self) -> SampleDataset | None:
         """Held-out samples to evaluate on, or None."""
         return None
+
+    def samples_of(self, subject: str) -> Sequence[str]:
+        """The ids of the samples of a person, by a key such as a patient's number.
+
+        Override it to take deletions that name a person. None is a fine answer. Raises
+        NotImplementedError unless it is overridden.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define samples_of(subject)")
+
+    def unseen_data(self, forgotten: SampleDataset) -> SampleDataset | None:
+        """Samples that were never trained on, spread like the forgotten ones, or None.
+
+        Verification compares how the model treats both. By default the test data.
+        """
+        return self.test_data()
 
     def first_layers(self, model: nn.Module) -> Sequence[str] | None:
         """State-dict names of the first layers' weights, or None to derive them.
@@ -75,6 +95,15 @@ class Task:
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Mean loss over a batch; by default the cross-entropy."""
         return nn.functional.cross_entropy(outputs, targets)
+
+    def sample_losses(
+        self, model: nn.Module, data: SampleDataset, device: torch.device
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The loss of each sample, float64 [N], and whether it is answered correctly, bool [N].
+
+        By default `loss` of batches of one and the largest output; verification reads it.
+        """
+        return training.sample_losses(self, model, data, device)
 
     def train(self, model: nn.Module, data: SampleDataset, context: TrainContext) -> TrainResult:
         """Trains the model in place; by default SGD over shuffled batches."""

@@ -112,6 +112,24 @@ def evaluate(
     }
 
 
+@torch.no_grad()
+def sample_losses(
+    task: Task, model: nn.Module, data: SampleDataset, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each sample's loss, float64 [N] on the CPU, and whether the largest output is its class."""
+    model.eval()
+    losses: list[torch.Tensor] = []
+    correct: list[torch.Tensor] = []
+    for inputs, targets in batches(data, list(range(len(data))), 256):
+        outputs, on_device = model(inputs.to(device)), targets.to(device)
+        pairs = zip(outputs.split(1), on_device.split(1), strict=True)
+        losses += [task.loss(output, target).double().cpu().reshape(1) for output, target in pairs]
+        correct.append((outputs.argmax(dim=1) == on_device).cpu())
+    if not losses:
+        return torch.empty(0, dtype=torch.float64), torch.empty(0, dtype=torch.bool)
+    return torch.cat(losses), torch.cat(correct)
+
+
 @runtime_checkable
 class BatchedDataset(Protocol):
     """A dataset that gives many samples at once, faster than one by one."""

@@ -11,7 +11,7 @@ import torch
 from fednot.manifest import Manifest
 from fednot.task import SampleDataset, Task
 from fednot.tensors import load_into
-from server.cohorts.cohort import Answer, Cohort, Evaluation, NoAnswer, WorkPlan
+from server.cohorts.cohort import Answer, Cohort, Evaluation, Update, WorkPlan
 from server.records import Scores
 
 CPU = torch.device("cpu")
@@ -56,7 +56,7 @@ class WeightedMeans:
 
     def add(self, answer: Answer) -> None:
         """Adds what a client measured; an answer without metrics adds nothing."""
-        if isinstance(answer, NoAnswer):
+        if not isinstance(answer, Evaluation | Update):
             return
         for key, value in finite(answer.metrics).items():
             self._totals[key] = self._totals.get(key, 0.0) + value * answer.num_examples

@@ -18,7 +18,7 @@ from server.interruption import Interruptible
 from server.ledger.file import Ledger
 from server.metrics import Metrics
 from server.pulse import Pulse
-from server.records import RecoveryPolicy, RoundPolicy, RoundProgress, WaitKind
+from server.records import RecoveryPolicy, RoundPolicy, RoundProgress, VerificationPolicy, WaitKind
 from server.room import Room
 from server.state import client_rows
 from server.state.database import Database
@@ -31,7 +31,9 @@ class Defaults:
     """What a request that leaves a field unset gets; times in seconds.
 
     With `require_approval` a deletion or readmission waits for a second identity, at most
-    `approval_expiry`. `accumulator` is the precision of a round's sum.
+    `approval_expiry`. `accumulator` is the precision of a round's sum. A job waits at most
+    `confirmation_wait` for a client to confirm what it forgets. `ladder` has the plans that a deep
+    assurance tries one after the other: SELECTOR, SELECTOR*ROUNDS, or retrain.
     """
 
     rounds: RoundPolicy = field(default_factory=RoundPolicy)
@@ -46,6 +48,9 @@ class Defaults:
     seed: int = 0
     require_approval: bool = False
     approval_expiry: float = 7 * 24 * 3600.0
+    confirmation_wait: float = 7 * 24 * 3600.0
+    verification: VerificationPolicy = field(default_factory=VerificationPolicy)
+    ladder: tuple[str, ...] = ("first", "all-but-last", "retrain")
 
 
 @dataclass

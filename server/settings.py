@@ -13,7 +13,7 @@ from fednot.codecs import NAMES, codec_of
 from fednot.codecs.topk import DEFAULT_FRACTION
 from fednot.settings import Settings
 from server.federation import Defaults
-from server.records import RecoveryPolicy, RoundPolicy
+from server.records import RecoveryPolicy, RoundPolicy, Thresholds, VerificationPolicy
 from server.state.connecting import url_of
 from server.state.stores import S3
 from server.uploads.desk import UploadLimits
@@ -149,6 +149,34 @@ class ServerSettings(StateSettings):
     destruction_wait: float = Field(
         10.0, ge=0, description="seconds a deletion waits for clients to destroy their caches"
     )
+    confirmation_wait: float = Field(
+        7 * 24 * 3600.0,
+        gt=0,
+        description="seconds a deletion waits for a client to confirm what it forgets",
+    )
+    verify: bool = Field(True, description="verify each deletion before its model is released")
+    auc_margin: float = Field(
+        0.1, gt=0, lt=0.5, description="how far the membership AUC may be from 0.5"
+    )
+    trigger_margin: float = Field(
+        0.1, gt=0, lt=1, description="by how much a trigger may raise the share of its class"
+    )
+    undo_rounds: int = Field(2, ge=0, description="rounds after the undo attack")
+    undo_layers: int = Field(8, ge=0, description="most layers that are undone each alone")
+    verification_wait: float = Field(
+        60.0, ge=0, description="seconds verification waits for a client"
+    )
+    verification_examples: int = Field(
+        2000, ge=1, description="most samples of a group that verification looks at"
+    )
+    probes: Path | None = Field(
+        None, description="folder of the operator's sealed probes, one .npz for each scope"
+    )
+    ladder: tuple[str, ...] = Field(
+        ("first", "all-but-last", "retrain"),
+        description="plans of --assurance deep, one after the other: SELECTOR, SELECTOR*ROUNDS or "
+        "retrain",
+    )
     heartbeat_interval: float = Field(5.0, gt=0, description="seconds between client heartbeats")
     upload_slots: int = Field(2, ge=1, description="updates that are in memory at once")
     upload_wait: float = Field(20.0, gt=0, description="seconds an upload waits for a slot")
@@ -178,7 +206,7 @@ class ServerSettings(StateSettings):
         "info", description="debug, info, warning or error"
     )
 
-    @field_validator("model", "identity", "revocations", "authority", mode="before")
+    @field_validator("model", "identity", "revocations", "authority", "probes", mode="before")
     @classmethod
     def _empty_is_none(cls, value: object) -> object:
         return value or None
@@ -268,4 +296,14 @@ class ServerSettings(StateSettings):
             seed=self.seed,
             require_approval=self.require_approval,
             approval_expiry=self.approval_expiry,
+            confirmation_wait=self.confirmation_wait,
+            verification=VerificationPolicy(
+                enabled=self.verify,
+                thresholds=Thresholds(self.auc_margin, self.trigger_margin),
+                undo_rounds=self.undo_rounds,
+                undo_layers=self.undo_layers,
+                wait=self.verification_wait,
+                max_examples=self.verification_examples,
+            ),
+            ladder=self.ladder,
         )

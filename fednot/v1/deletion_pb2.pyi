@@ -23,6 +23,30 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Assurance:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AssuranceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Assurance.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ASSURANCE_UNSPECIFIED: _Assurance.ValueType  # 0
+    """The default: ASSURANCE_BEHAVIOUR."""
+    ASSURANCE_BEHAVIOUR: _Assurance.ValueType  # 1
+    """One attempt: does the released model treat the forgotten data like unseen data?"""
+    ASSURANCE_DEEP: _Assurance.ValueType  # 2
+    """Attempts with ever deeper layers, until the model does so even after the undo attack."""
+
+class Assurance(_Assurance, metaclass=_AssuranceEnumTypeWrapper):
+    """How far a deletion is to be verified before the job may end (docs/verification.md)."""
+
+ASSURANCE_UNSPECIFIED: Assurance.ValueType  # 0
+"""The default: ASSURANCE_BEHAVIOUR."""
+ASSURANCE_BEHAVIOUR: Assurance.ValueType  # 1
+"""One attempt: does the released model treat the forgotten data like unseen data?"""
+ASSURANCE_DEEP: Assurance.ValueType  # 2
+"""Attempts with ever deeper layers, until the model does so even after the undo attack."""
+Global___Assurance: _TypeAlias = Assurance  # noqa: Y015
+
 class _JobPhase:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -40,7 +64,7 @@ class _JobPhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobPhase.Val
     JOB_PHASE_RECOVERING: _JobPhase.ValueType  # 4
     """Running recovery rounds on what may be kept."""
     JOB_PHASE_VERIFYING: _JobPhase.ValueType  # 5
-    """Reading back what was stored, before anything is released."""
+    """Attacking the recovered model, and reading back what was stored, before anything is released."""
     JOB_PHASE_COMPLETED: _JobPhase.ValueType  # 6
     """Done: the older versions are destroyed, and the recovered one is released unless another
     deletion is open.
@@ -66,7 +90,7 @@ JOB_PHASE_NEGATING: JobPhase.ValueType  # 3
 JOB_PHASE_RECOVERING: JobPhase.ValueType  # 4
 """Running recovery rounds on what may be kept."""
 JOB_PHASE_VERIFYING: JobPhase.ValueType  # 5
-"""Reading back what was stored, before anything is released."""
+"""Attacking the recovered model, and reading back what was stored, before anything is released."""
 JOB_PHASE_COMPLETED: JobPhase.ValueType  # 6
 """Done: the older versions are destroyed, and the recovered one is released unless another
 deletion is open.
@@ -139,29 +163,131 @@ STOP_REASON_CHANCE: StopReason.ValueType  # 4
 """The model did not leave chance."""
 Global___StopReason: _TypeAlias = StopReason  # noqa: Y015
 
+class _Verdict:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _VerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Verdict.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    VERDICT_UNSPECIFIED: _Verdict.ValueType  # 0
+    """Not set; never sent."""
+    VERDICT_PASS: _Verdict.ValueType  # 1
+    """The forgotten data is treated like unseen data."""
+    VERDICT_FAIL: _Verdict.ValueType  # 2
+    """It is not."""
+    VERDICT_NOT_POSSIBLE: _Verdict.ValueType  # 3
+    """It cannot be told; the reason says why."""
+
+class Verdict(_Verdict, metaclass=_VerdictEnumTypeWrapper):
+    """What verification says."""
+
+VERDICT_UNSPECIFIED: Verdict.ValueType  # 0
+"""Not set; never sent."""
+VERDICT_PASS: Verdict.ValueType  # 1
+"""The forgotten data is treated like unseen data."""
+VERDICT_FAIL: Verdict.ValueType  # 2
+"""It is not."""
+VERDICT_NOT_POSSIBLE: Verdict.ValueType  # 3
+"""It cannot be told; the reason says why."""
+Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
+
 @_typing.final
 class Scope(_message.Message):
-    """What is to be forgotten."""
+    """One thing that is to be forgotten."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CLIENT_FIELD_NUMBER: _builtins.int
+    SAMPLES_FIELD_NUMBER: _builtins.int
+    CLASS_LABEL_FIELD_NUMBER: _builtins.int
     client: _builtins.str
     """Everything that the client of this name contributed."""
+    class_label: _builtins.int
+    """All samples of the class of this label, in every client's data."""
+    @_builtins.property
+    def samples(self) -> Global___SampleScope:
+        """Some of a client's samples."""
+
     def __init__(
         self,
         *,
         client: _builtins.str = ...,
+        samples: Global___SampleScope | None = ...,
+        class_label: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "target", b"target"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["class_label", b"class_label", "client", b"client", "samples", b"samples", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["class_label", b"class_label", "client", b"client", "samples", b"samples", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["client"]  # noqa: Y015
+    _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["client", "samples", "class_label"]  # noqa: Y015
     _WhichOneofArgType_target: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_target) -> _WhichOneofReturnType_target | None: ...
 
 Global___Scope: _TypeAlias = Scope  # noqa: Y015
+
+@_typing.final
+class SampleScope(_message.Message):
+    """Some of a client's samples. Their ids never leave its machine."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIENT_FIELD_NUMBER: _builtins.int
+    BARRED_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    client: _builtins.str
+    """The client that holds them. A client that asks may leave it empty, and must not name another."""
+    subject: _builtins.str
+    """Those of a person, by the key that the client's Task resolves (samples_of); the client confirms
+    before the negation starts. What the server keeps of the key is erased then.
+    """
+    @_builtins.property
+    def barred(self) -> Global___SampleDigest:
+        """Those that the client has barred already, with the tombstones on its own disk. Only the client
+        itself may ask so.
+        """
+
+    def __init__(
+        self,
+        *,
+        client: _builtins.str = ...,
+        barred: Global___SampleDigest | None = ...,
+        subject: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["barred", b"barred", "chosen", b"chosen", "subject", b"subject"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["barred", b"barred", "chosen", b"chosen", "client", b"client", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_chosen: _TypeAlias = _typing.Literal["barred", "subject"]  # noqa: Y015
+    _WhichOneofArgType_chosen: _TypeAlias = _typing.Literal["chosen", b"chosen"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_chosen) -> _WhichOneofReturnType_chosen | None: ...
+
+Global___SampleScope: _TypeAlias = SampleScope  # noqa: Y015
+
+@_typing.final
+class SampleDigest(_message.Message):
+    """Which samples a client has barred, without telling them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNT_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    """How many."""
+    sha256: _builtins.str
+    """sha256, in hexadecimal, over the salted digests of their ids. The salt stays with the client."""
+    def __init__(
+        self,
+        *,
+        count: _builtins.int = ...,
+        sha256: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "sha256", b"sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SampleDigest: _TypeAlias = SampleDigest  # noqa: Y015
 
 @_typing.final
 class RecoveryPolicy(_message.Message):
@@ -257,6 +383,8 @@ class UnlearnRequest(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     NOT_AFTER_FIELD_NUMBER: _builtins.int
     RETAIN_FIELD_NUMBER: _builtins.int
+    MORE_SCOPES_FIELD_NUMBER: _builtins.int
+    ASSURANCE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The caller's own name for this request (a UUID is best); another caller's equal one is another
     request. Empty lets the server choose one, which makes a lost reply impossible to repeat safely.
@@ -275,6 +403,8 @@ class UnlearnRequest(_message.Message):
     """A legal hold: the versions that the job would destroy are kept, and released to nobody, until
     LiftHold. Only an officer may ask for one.
     """
+    assurance: Global___Assurance.ValueType
+    """How far it is to be verified."""
     @_builtins.property
     def scope(self) -> Global___Scope:
         """What is to be forgotten."""
@@ -289,6 +419,10 @@ class UnlearnRequest(_message.Message):
         late is told (overdue) and goes on.
         """
 
+    @_builtins.property
+    def more_scopes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Scope]:
+        """Further scopes: one request forgets all of them, in one negation."""
+
     def __init__(
         self,
         *,
@@ -301,10 +435,12 @@ class UnlearnRequest(_message.Message):
         priority: _builtins.int = ...,
         not_after: _timestamp_pb2.Timestamp | None = ...,
         retain: _builtins.bool = ...,
+        more_scopes: _abc.Iterable[Global___Scope] | None = ...,
+        assurance: Global___Assurance.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["not_after", b"not_after", "recovery", b"recovery", "scope", b"scope"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_unsafe_layers", b"allow_unsafe_layers", "layers", b"layers", "method", b"method", "not_after", b"not_after", "priority", b"priority", "recovery", b"recovery", "request_id", b"request_id", "retain", b"retain", "scope", b"scope"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_unsafe_layers", b"allow_unsafe_layers", "assurance", b"assurance", "layers", b"layers", "method", b"method", "more_scopes", b"more_scopes", "not_after", b"not_after", "priority", b"priority", "recovery", b"recovery", "request_id", b"request_id", "retain", b"retain", "scope", b"scope"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -402,6 +538,7 @@ class Attempt(_message.Message):
     STOPPED_AT_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
     EXPLANATION_FIELD_NUMBER: _builtins.int
+    VERIFICATION_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Counts a job's attempts from 1."""
     method: _builtins.str
@@ -428,6 +565,10 @@ class Attempt(_message.Message):
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Warnings about the choice of layers."""
 
+    @_builtins.property
+    def verification(self) -> Global___Verification:
+        """What verification found; not set before."""
+
     def __init__(
         self,
         *,
@@ -441,14 +582,137 @@ class Attempt(_message.Message):
         stopped_at: _builtins.int = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
         explanation: _builtins.str = ...,
+        verification: Global___Verification | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["verification", b"verification"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation", "method", b"method", "number", b"number", "outcome", b"outcome", "rounds", b"rounds", "start_version", b"start_version", "stop_reason", b"stop_reason", "stopped_at", b"stopped_at", "tensors", b"tensors", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation", "method", b"method", "number", b"number", "outcome", b"outcome", "rounds", b"rounds", "start_version", b"start_version", "stop_reason", b"stop_reason", "stopped_at", b"stopped_at", "tensors", b"tensors", "verification", b"verification", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Attempt: _TypeAlias = Attempt  # noqa: Y015
+
+@_typing.final
+class Verification(_message.Message):
+    """What verification found of an attempt, empirically; no proof."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BEHAVIOUR_FIELD_NUMBER: _builtins.int
+    BEHAVIOUR_REASON_FIELD_NUMBER: _builtins.int
+    DEPTH_FIELD_NUMBER: _builtins.int
+    DEPTH_REASON_FIELD_NUMBER: _builtins.int
+    FINDINGS_FIELD_NUMBER: _builtins.int
+    AUC_MARGIN_FIELD_NUMBER: _builtins.int
+    TRIGGER_MARGIN_FIELD_NUMBER: _builtins.int
+    FORGOTTEN_FIELD_NUMBER: _builtins.int
+    UNSEEN_FIELD_NUMBER: _builtins.int
+    PROBE_SHA256_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    behaviour: Global___Verdict.ValueType
+    """Does the model, as it stands, treat the forgotten data like unseen data?"""
+    behaviour_reason: _builtins.str
+    """Why, in a sentence."""
+    depth: Global___Verdict.ValueType
+    """Does it still after the undo attack?"""
+    depth_reason: _builtins.str
+    """Why, in a sentence."""
+    auc_margin: _builtins.float
+    """The membership AUC passes if its interval lies within 0.5 plus or minus this."""
+    trigger_margin: _builtins.float
+    """A trigger passes if it raises the share of its class by no more than this."""
+    probe_sha256: _builtins.str
+    """sha256, in hexadecimal, of the probe that the operator placed; empty if there was none."""
+    @_builtins.property
+    def findings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Finding]:
+        """Every model that was looked at: the recovered one first, then the attacked ones."""
+
+    @_builtins.property
+    def forgotten(self) -> _federation_pb2.LossProfile:
+        """The losses of the forgotten samples under the recovered model; not set if none could be had."""
+
+    @_builtins.property
+    def unseen(self) -> _federation_pb2.LossProfile:
+        """The losses of unseen samples of the same distribution."""
+
+    @_builtins.property
+    def at(self) -> _timestamp_pb2.Timestamp:
+        """When it was found."""
+
+    def __init__(
+        self,
+        *,
+        behaviour: Global___Verdict.ValueType = ...,
+        behaviour_reason: _builtins.str = ...,
+        depth: Global___Verdict.ValueType = ...,
+        depth_reason: _builtins.str = ...,
+        findings: _abc.Iterable[Global___Finding] | None = ...,
+        auc_margin: _builtins.float = ...,
+        trigger_margin: _builtins.float = ...,
+        forgotten: _federation_pb2.LossProfile | None = ...,
+        unseen: _federation_pb2.LossProfile | None = ...,
+        probe_sha256: _builtins.str = ...,
+        at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "forgotten", b"forgotten", "unseen", b"unseen"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "auc_margin", b"auc_margin", "behaviour", b"behaviour", "behaviour_reason", b"behaviour_reason", "depth", b"depth", "depth_reason", b"depth_reason", "findings", b"findings", "forgotten", b"forgotten", "probe_sha256", b"probe_sha256", "trigger_margin", b"trigger_margin", "unseen", b"unseen"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Verification: _TypeAlias = Verification  # noqa: Y015
+
+@_typing.final
+class Finding(_message.Message):
+    """The figures of one model. Shares are from 0 to 1; docs/verification.md names each."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class FiguresEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    ROUNDS_FIELD_NUMBER: _builtins.int
+    FIGURES_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """Which model, such as "recovered" or "undone: conv1.weight"."""
+    rounds: _builtins.int
+    """Rounds on retained data after the attack."""
+    @_builtins.property
+    def figures(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Its figures, such as "auc", "auc_low", "auc_high" and "trigger_effect"."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        rounds: _builtins.int = ...,
+        figures: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["figures", b"figures", "model", b"model", "rounds", b"rounds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Finding: _TypeAlias = Finding  # noqa: Y015
 
 @_typing.final
 class DestroyedVersion(_message.Message):
@@ -496,6 +760,9 @@ class Job(_message.Message):
     RETAIN_FIELD_NUMBER: _builtins.int
     HOLD_LIFTED_AT_FIELD_NUMBER: _builtins.int
     CLIENT_DESTRUCTIONS_FIELD_NUMBER: _builtins.int
+    ASSURANCE_FIELD_NUMBER: _builtins.int
+    CHOSEN_ATTEMPT_FIELD_NUMBER: _builtins.int
+    HAS_RECEIPT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The job's id."""
     phase: Global___JobPhase.ValueType
@@ -512,6 +779,12 @@ class Job(_message.Message):
     """Why it failed or was cancelled; empty otherwise. A client reads it without the names of others."""
     retain: _builtins.bool
     """Whether it keeps what it would destroy, for a legal hold."""
+    assurance: Global___Assurance.ValueType
+    """How far it is verified."""
+    chosen_attempt: _builtins.int
+    """The number of the attempt whose model was kept; 0 before."""
+    has_receipt: _builtins.bool
+    """Whether a signed receipt can be had (ReceiptService.GetReceipt)."""
     @_builtins.property
     def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Attempt]:
         """Its attempts."""
@@ -553,10 +826,13 @@ class Job(_message.Message):
         retain: _builtins.bool = ...,
         hold_lifted_at: _timestamp_pb2.Timestamp | None = ...,
         client_destructions: _abc.Iterable[Global___ClientDestruction] | None = ...,
+        assurance: Global___Assurance.ValueType = ...,
+        chosen_attempt: _builtins.int = ...,
+        has_receipt: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_target_accuracy", b"_target_accuracy", "hold_lifted_at", b"hold_lifted_at", "target_accuracy", b"target_accuracy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_target_accuracy", b"_target_accuracy", "attempts", b"attempts", "base_version", b"base_version", "client_destructions", b"client_destructions", "destroyed", b"destroyed", "failure", b"failure", "history", b"history", "hold_lifted_at", b"hold_lifted_at", "id", b"id", "phase", b"phase", "released_version", b"released_version", "request_ids", b"request_ids", "retain", b"retain", "target_accuracy", b"target_accuracy", "waiting_for", b"waiting_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_target_accuracy", b"_target_accuracy", "assurance", b"assurance", "attempts", b"attempts", "base_version", b"base_version", "chosen_attempt", b"chosen_attempt", "client_destructions", b"client_destructions", "destroyed", b"destroyed", "failure", b"failure", "has_receipt", b"has_receipt", "history", b"history", "hold_lifted_at", b"hold_lifted_at", "id", b"id", "phase", b"phase", "released_version", b"released_version", "request_ids", b"request_ids", "retain", b"retain", "target_accuracy", b"target_accuracy", "waiting_for", b"waiting_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__target_accuracy: _TypeAlias = _typing.Literal["target_accuracy"]  # noqa: Y015
     _WhichOneofArgType__target_accuracy: _TypeAlias = _typing.Literal["_target_accuracy", b"_target_accuracy"]  # noqa: Y015
@@ -652,6 +928,8 @@ class Deletion(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     NOT_AFTER_FIELD_NUMBER: _builtins.int
     OVERDUE_FIELD_NUMBER: _builtins.int
+    MORE_SCOPES_FIELD_NUMBER: _builtins.int
+    CONFIRMATIONS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The request's id."""
     method: _builtins.str
@@ -688,6 +966,14 @@ class Deletion(_message.Message):
     def not_after(self) -> _timestamp_pb2.Timestamp:
         """By when it was to be completed."""
 
+    @_builtins.property
+    def more_scopes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Scope]:
+        """Further scopes of the request."""
+
+    @_builtins.property
+    def confirmations(self) -> _containers.RepeatedCompositeFieldContainer[Global___ForgetConfirmation]:
+        """What clients have said of the samples or the class that they were told to bar."""
+
     def __init__(
         self,
         *,
@@ -703,14 +989,60 @@ class Deletion(_message.Message):
         priority: _builtins.int = ...,
         not_after: _timestamp_pb2.Timestamp | None = ...,
         overdue: _builtins.bool = ...,
+        more_scopes: _abc.Iterable[Global___Scope] | None = ...,
+        confirmations: _abc.Iterable[Global___ForgetConfirmation] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["accepted_at", b"accepted_at", "job", b"job", "not_after", b"not_after", "requested_by", b"requested_by", "scope", b"scope"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aborted_rounds", b"aborted_rounds", "accepted_at", b"accepted_at", "approval_id", b"approval_id", "job", b"job", "layers", b"layers", "method", b"method", "not_after", b"not_after", "overdue", b"overdue", "priority", b"priority", "request_id", b"request_id", "requested_by", b"requested_by", "scope", b"scope"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aborted_rounds", b"aborted_rounds", "accepted_at", b"accepted_at", "approval_id", b"approval_id", "confirmations", b"confirmations", "job", b"job", "layers", b"layers", "method", b"method", "more_scopes", b"more_scopes", "not_after", b"not_after", "overdue", b"overdue", "priority", b"priority", "request_id", b"request_id", "requested_by", b"requested_by", "scope", b"scope"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Deletion: _TypeAlias = Deletion  # noqa: Y015
+
+@_typing.final
+class ForgetConfirmation(_message.Message):
+    """What a client was told to bar, and what it said."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIENT_FIELD_NUMBER: _builtins.int
+    ORDERED_AT_FIELD_NUMBER: _builtins.int
+    CONFIRMED_AT_FIELD_NUMBER: _builtins.int
+    BARRED_FIELD_NUMBER: _builtins.int
+    REFUSAL_FIELD_NUMBER: _builtins.int
+    client: _builtins.str
+    """The client."""
+    refusal: _builtins.str
+    """Why it cannot, in a sentence; empty if it can."""
+    @_builtins.property
+    def ordered_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was told to."""
+
+    @_builtins.property
+    def confirmed_at(self) -> _timestamp_pb2.Timestamp:
+        """When it confirmed; not set as long as it has not. Until then it takes part in no round."""
+
+    @_builtins.property
+    def barred(self) -> Global___SampleDigest:
+        """What it has barred."""
+
+    def __init__(
+        self,
+        *,
+        client: _builtins.str = ...,
+        ordered_at: _timestamp_pb2.Timestamp | None = ...,
+        confirmed_at: _timestamp_pb2.Timestamp | None = ...,
+        barred: Global___SampleDigest | None = ...,
+        refusal: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["barred", b"barred", "confirmed_at", b"confirmed_at", "ordered_at", b"ordered_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["barred", b"barred", "client", b"client", "confirmed_at", b"confirmed_at", "ordered_at", b"ordered_at", "refusal", b"refusal"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForgetConfirmation: _TypeAlias = ForgetConfirmation  # noqa: Y015
 
 @_typing.final
 class GetDeletionRequest(_message.Message):

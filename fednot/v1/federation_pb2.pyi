@@ -35,6 +35,8 @@ class _RoundPhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RoundPhase
     """A round of a training run."""
     ROUND_PHASE_RECOVERY: _RoundPhase.ValueType  # 2
     """A recovery round of an unlearning job."""
+    ROUND_PHASE_VERIFICATION: _RoundPhase.ValueType  # 3
+    """A round on an attacked copy of the model, whose result is looked at and thrown away."""
 
 class RoundPhase(_RoundPhase, metaclass=_RoundPhaseEnumTypeWrapper):
     """Why a round is run."""
@@ -45,7 +47,41 @@ ROUND_PHASE_TRAINING: RoundPhase.ValueType  # 1
 """A round of a training run."""
 ROUND_PHASE_RECOVERY: RoundPhase.ValueType  # 2
 """A recovery round of an unlearning job."""
+ROUND_PHASE_VERIFICATION: RoundPhase.ValueType  # 3
+"""A round on an attacked copy of the model, whose result is looked at and thrown away."""
 Global___RoundPhase: _TypeAlias = RoundPhase  # noqa: Y015
+
+class _SampleGroup:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SampleGroupEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SampleGroup.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SAMPLE_GROUP_UNSPECIFIED: _SampleGroup.ValueType  # 0
+    """Not set; never sent."""
+    SAMPLE_GROUP_FORGOTTEN: _SampleGroup.ValueType  # 1
+    """What a job forgets."""
+    SAMPLE_GROUP_UNSEEN: _SampleGroup.ValueType  # 2
+    """Held-out samples of the same distribution as the forgotten ones."""
+    SAMPLE_GROUP_RETAINED: _SampleGroup.ValueType  # 3
+    """Training samples that are kept."""
+    SAMPLE_GROUP_TEST: _SampleGroup.ValueType  # 4
+    """Held-out samples of what is kept."""
+
+class SampleGroup(_SampleGroup, metaclass=_SampleGroupEnumTypeWrapper):
+    """A group of a client's samples."""
+
+SAMPLE_GROUP_UNSPECIFIED: SampleGroup.ValueType  # 0
+"""Not set; never sent."""
+SAMPLE_GROUP_FORGOTTEN: SampleGroup.ValueType  # 1
+"""What a job forgets."""
+SAMPLE_GROUP_UNSEEN: SampleGroup.ValueType  # 2
+"""Held-out samples of the same distribution as the forgotten ones."""
+SAMPLE_GROUP_RETAINED: SampleGroup.ValueType  # 3
+"""Training samples that are kept."""
+SAMPLE_GROUP_TEST: SampleGroup.ValueType  # 4
+"""Held-out samples of what is kept."""
+Global___SampleGroup: _TypeAlias = SampleGroup  # noqa: Y015
 
 @_typing.final
 class Session(_message.Message):
@@ -79,6 +115,26 @@ class JoinRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class UnsupportedScopesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     CLIENT_FIELD_NUMBER: _builtins.int
     MANIFEST_FIELD_NUMBER: _builtins.int
     NUM_TRAIN_EXAMPLES_FIELD_NUMBER: _builtins.int
@@ -87,6 +143,7 @@ class JoinRequest(_message.Message):
     SOFTWARE_VERSION_FIELD_NUMBER: _builtins.int
     CODECS_FIELD_NUMBER: _builtins.int
     INSTANCE_FIELD_NUMBER: _builtins.int
+    UNSUPPORTED_SCOPES_FIELD_NUMBER: _builtins.int
     client: _builtins.str
     """The client's name: 1 to 63 of a-z, 0-9, '-', '_' and '.', starting with a letter or digit.
     Over TLS the certificate tells it: this may be empty, and must not differ.
@@ -113,6 +170,10 @@ class JoinRequest(_message.Message):
         UPDATE_CODEC_NONE.
         """
 
+    @_builtins.property
+    def unsupported_scopes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Which kinds of scope ("samples", "class", "subject") its Task cannot forget, and why."""
+
     def __init__(
         self,
         *,
@@ -124,10 +185,11 @@ class JoinRequest(_message.Message):
         software_version: _builtins.str = ...,
         codecs: _abc.Iterable[_model_pb2.UpdateCodec.ValueType] | None = ...,
         instance: _builtins.str = ...,
+        unsupported_scopes: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["manifest", b"manifest"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "codecs", b"codecs", "device", b"device", "instance", b"instance", "manifest", b"manifest", "num_test_examples", b"num_test_examples", "num_train_examples", b"num_train_examples", "software_version", b"software_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "codecs", b"codecs", "device", b"device", "instance", b"instance", "manifest", b"manifest", "num_test_examples", b"num_test_examples", "num_train_examples", b"num_train_examples", "software_version", b"software_version", "unsupported_scopes", b"unsupported_scopes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -366,6 +428,202 @@ class DestroyWork(_message.Message):
 Global___DestroyWork: _TypeAlias = DestroyWork  # noqa: Y015
 
 @_typing.final
+class ForgetWork(_message.Message):
+    """Bar samples from every later round, durably, then report it. Comes before any other work."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    TOMBSTONE_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    CLASS_LABEL_FIELD_NUMBER: _builtins.int
+    LIFT_FIELD_NUMBER: _builtins.int
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    order_id: _builtins.str
+    """Names the order in the report."""
+    tombstone: _builtins.str
+    """The name under which the client keeps the tombstone."""
+    subject: _builtins.str
+    """The samples of a person, which the Task resolves (samples_of)."""
+    class_label: _builtins.int
+    """All samples of the class of this label."""
+    lift: _builtins.bool
+    """The deletion was cancelled: take the tombstone of this name away again."""
+    job_id: _builtins.str
+    """The unlearning job that asks for it."""
+    def __init__(
+        self,
+        *,
+        order_id: _builtins.str = ...,
+        tombstone: _builtins.str = ...,
+        subject: _builtins.str = ...,
+        class_label: _builtins.int = ...,
+        lift: _builtins.bool = ...,
+        job_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["class_label", b"class_label", "scope", b"scope", "subject", b"subject"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["class_label", b"class_label", "job_id", b"job_id", "lift", b"lift", "order_id", b"order_id", "scope", b"scope", "subject", b"subject", "tombstone", b"tombstone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_scope: _TypeAlias = _typing.Literal["subject", "class_label"]  # noqa: Y015
+    _WhichOneofArgType_scope: _TypeAlias = _typing.Literal["scope", b"scope"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_scope) -> _WhichOneofReturnType_scope | None: ...
+
+Global___ForgetWork: _TypeAlias = ForgetWork  # noqa: Y015
+
+@_typing.final
+class ForgottenData(_message.Message):
+    """Which of a client's samples a job forgets."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVERYTHING_FIELD_NUMBER: _builtins.int
+    TOMBSTONES_FIELD_NUMBER: _builtins.int
+    CLASS_LABELS_FIELD_NUMBER: _builtins.int
+    everything: _builtins.bool
+    """All that it trained on."""
+    @_builtins.property
+    def tombstones(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Those under the tombstones of these names."""
+
+    @_builtins.property
+    def class_labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Those of the classes of these labels."""
+
+    def __init__(
+        self,
+        *,
+        everything: _builtins.bool = ...,
+        tombstones: _abc.Iterable[_builtins.str] | None = ...,
+        class_labels: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["class_labels", b"class_labels", "everything", b"everything", "tombstones", b"tombstones"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForgottenData: _TypeAlias = ForgottenData  # noqa: Y015
+
+@_typing.final
+class ProfileWork(_message.Message):
+    """Look at groups of the client's own samples with a version and report what was seen. A barred client
+    is asked, too, for the verification of its own deletion alone.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORK_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    DEADLINE_FIELD_NUMBER: _builtins.int
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    FORGOTTEN_FIELD_NUMBER: _builtins.int
+    GROUPS_FIELD_NUMBER: _builtins.int
+    MAX_EXAMPLES_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    work_id: _builtins.str
+    """Names this piece of work in later calls."""
+    version: _builtins.int
+    """The version to look with."""
+    generation: _builtins.int
+    """Its generation."""
+    job_id: _builtins.str
+    """The unlearning job that asks for it."""
+    max_examples: _builtins.int
+    """How many samples to look at in each group at the most, drawn by the seed."""
+    seed: _builtins.int
+    """The seed of that draw."""
+    @_builtins.property
+    def deadline(self) -> _timestamp_pb2.Timestamp:
+        """When the server stops waiting, by its own clock; for people, since clocks differ."""
+
+    @_builtins.property
+    def forgotten(self) -> Global___ForgottenData:
+        """What the job forgets of this client's data."""
+
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedScalarFieldContainer[Global___SampleGroup.ValueType]:
+        """The groups that are wanted."""
+
+    def __init__(
+        self,
+        *,
+        work_id: _builtins.str = ...,
+        version: _builtins.int = ...,
+        generation: _builtins.int = ...,
+        deadline: _timestamp_pb2.Timestamp | None = ...,
+        job_id: _builtins.str = ...,
+        forgotten: Global___ForgottenData | None = ...,
+        groups: _abc.Iterable[Global___SampleGroup.ValueType] | None = ...,
+        max_examples: _builtins.int = ...,
+        seed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline", "forgotten", b"forgotten"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline", "forgotten", b"forgotten", "generation", b"generation", "groups", b"groups", "job_id", b"job_id", "max_examples", b"max_examples", "seed", b"seed", "version", b"version", "work_id", b"work_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProfileWork: _TypeAlias = ProfileWork  # noqa: Y015
+
+@_typing.final
+class LossProfile(_message.Message):
+    """How the losses of some samples are spread, without saying whose is which."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNTS_FIELD_NUMBER: _builtins.int
+    NUM_CORRECT_FIELD_NUMBER: _builtins.int
+    num_correct: _builtins.int
+    """How many the model answers correctly."""
+    @_builtins.property
+    def counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """How many samples have a loss in each bin; fednot.loss_profile has the bins' edges."""
+
+    def __init__(
+        self,
+        *,
+        counts: _abc.Iterable[_builtins.int] | None = ...,
+        num_correct: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "num_correct", b"num_correct"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LossProfile: _TypeAlias = LossProfile  # noqa: Y015
+
+@_typing.final
+class GroupProfile(_message.Message):
+    """What was seen of one group."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    LOSSES_FIELD_NUMBER: _builtins.int
+    group: Global___SampleGroup.ValueType
+    """The group."""
+    @_builtins.property
+    def losses(self) -> Global___LossProfile:
+        """How it does."""
+
+    def __init__(
+        self,
+        *,
+        group: Global___SampleGroup.ValueType = ...,
+        losses: Global___LossProfile | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["losses", b"losses"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "losses", b"losses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GroupProfile: _TypeAlias = GroupProfile  # noqa: Y015
+
+@_typing.final
 class PollWorkResponse(_message.Message):
     """At most one of the fields is set."""
 
@@ -375,6 +633,8 @@ class PollWorkResponse(_message.Message):
     EVALUATE_FIELD_NUMBER: _builtins.int
     BARRED_FIELD_NUMBER: _builtins.int
     DESTROY_FIELD_NUMBER: _builtins.int
+    FORGET_FIELD_NUMBER: _builtins.int
+    PROFILE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def train(self) -> Global___TrainWork:
         """Train."""
@@ -389,7 +649,15 @@ class PollWorkResponse(_message.Message):
 
     @_builtins.property
     def destroy(self) -> Global___DestroyWork:
-        """Destroy what is kept of older generations; comes before any other work."""
+        """Destroy what is kept of older generations; comes before any other work but the next."""
+
+    @_builtins.property
+    def forget(self) -> Global___ForgetWork:
+        """Bar samples; comes before any other work."""
+
+    @_builtins.property
+    def profile(self) -> Global___ProfileWork:
+        """Look at groups of samples."""
 
     def __init__(
         self,
@@ -398,12 +666,14 @@ class PollWorkResponse(_message.Message):
         evaluate: Global___EvaluateWork | None = ...,
         barred: Global___Barred | None = ...,
         destroy: Global___DestroyWork | None = ...,
+        forget: Global___ForgetWork | None = ...,
+        profile: Global___ProfileWork | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["barred", b"barred", "destroy", b"destroy", "evaluate", b"evaluate", "train", b"train", "work", b"work"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["barred", b"barred", "destroy", b"destroy", "evaluate", b"evaluate", "forget", b"forget", "profile", b"profile", "train", b"train", "work", b"work"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["barred", b"barred", "destroy", b"destroy", "evaluate", b"evaluate", "train", b"train", "work", b"work"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["barred", b"barred", "destroy", b"destroy", "evaluate", b"evaluate", "forget", b"forget", "profile", b"profile", "train", b"train", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_work: _TypeAlias = _typing.Literal["train", "evaluate", "barred", "destroy"]  # noqa: Y015
+    _WhichOneofReturnType_work: _TypeAlias = _typing.Literal["train", "evaluate", "barred", "destroy", "forget", "profile"]  # noqa: Y015
     _WhichOneofArgType_work: _TypeAlias = _typing.Literal["work", b"work"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_work) -> _WhichOneofReturnType_work | None: ...
 
@@ -824,6 +1094,122 @@ class ReportDestructionResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReportDestructionResponse: _TypeAlias = ReportDestructionResponse  # noqa: Y015
+
+@_typing.final
+class ReportForgettingRequest(_message.Message):
+    """What was barred by an order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: _builtins.int
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    REFUSAL_FIELD_NUMBER: _builtins.int
+    NUM_TRAIN_EXAMPLES_FIELD_NUMBER: _builtins.int
+    NUM_TEST_EXAMPLES_FIELD_NUMBER: _builtins.int
+    order_id: _builtins.str
+    """The order that this answers."""
+    count: _builtins.int
+    """How many samples the tombstone bars."""
+    sha256: _builtins.str
+    """sha256, in hexadecimal, over the salted digests of their ids; empty for a class or a lift."""
+    refusal: _builtins.str
+    """Why it cannot be done, in a sentence without data; empty if it was."""
+    num_train_examples: _builtins.int
+    """How many training examples are left."""
+    num_test_examples: _builtins.int
+    """How many held-out examples are left."""
+    @_builtins.property
+    def session(self) -> Global___Session:
+        """Who reports."""
+
+    def __init__(
+        self,
+        *,
+        session: Global___Session | None = ...,
+        order_id: _builtins.str = ...,
+        count: _builtins.int = ...,
+        sha256: _builtins.str = ...,
+        refusal: _builtins.str = ...,
+        num_train_examples: _builtins.int = ...,
+        num_test_examples: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "num_test_examples", b"num_test_examples", "num_train_examples", b"num_train_examples", "order_id", b"order_id", "refusal", b"refusal", "session", b"session", "sha256", b"sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportForgettingRequest: _TypeAlias = ReportForgettingRequest  # noqa: Y015
+
+@_typing.final
+class ReportForgettingResponse(_message.Message):
+    """The report was taken."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportForgettingResponse: _TypeAlias = ReportForgettingResponse  # noqa: Y015
+
+@_typing.final
+class ReportProfileRequest(_message.Message):
+    """What was seen of groups of samples."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: _builtins.int
+    WORK_ID_FIELD_NUMBER: _builtins.int
+    PROFILES_FIELD_NUMBER: _builtins.int
+    work_id: _builtins.str
+    """The work it answers."""
+    @_builtins.property
+    def session(self) -> Global___Session:
+        """Who reports."""
+
+    @_builtins.property
+    def profiles(self) -> _containers.RepeatedCompositeFieldContainer[Global___GroupProfile]:
+        """Each group that the client holds; one without samples is left out."""
+
+    def __init__(
+        self,
+        *,
+        session: Global___Session | None = ...,
+        work_id: _builtins.str = ...,
+        profiles: _abc.Iterable[Global___GroupProfile] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["profiles", b"profiles", "session", b"session", "work_id", b"work_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportProfileRequest: _TypeAlias = ReportProfileRequest  # noqa: Y015
+
+@_typing.final
+class ReportProfileResponse(_message.Message):
+    """The report was taken."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportProfileResponse: _TypeAlias = ReportProfileResponse  # noqa: Y015
 
 @_typing.final
 class HeartbeatRequest(_message.Message):

@@ -70,6 +70,16 @@ class FederationServiceStub(object):
                 request_serializer=fednot_dot_v1_dot_federation__pb2.ReportDestructionRequest.SerializeToString,
                 response_deserializer=fednot_dot_v1_dot_federation__pb2.ReportDestructionResponse.FromString,
                 _registered_method=True)
+        self.ReportForgetting = channel.unary_unary(
+                '/fednot.v1.FederationService/ReportForgetting',
+                request_serializer=fednot_dot_v1_dot_federation__pb2.ReportForgettingRequest.SerializeToString,
+                response_deserializer=fednot_dot_v1_dot_federation__pb2.ReportForgettingResponse.FromString,
+                _registered_method=True)
+        self.ReportProfile = channel.unary_unary(
+                '/fednot.v1.FederationService/ReportProfile',
+                request_serializer=fednot_dot_v1_dot_federation__pb2.ReportProfileRequest.SerializeToString,
+                response_deserializer=fednot_dot_v1_dot_federation__pb2.ReportProfileResponse.FromString,
+                _registered_method=True)
         self.Heartbeat = channel.unary_unary(
                 '/fednot.v1.FederationService/Heartbeat',
                 request_serializer=fednot_dot_v1_dot_federation__pb2.HeartbeatRequest.SerializeToString,
@@ -138,6 +148,20 @@ class FederationServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReportForgetting(self, request, context):
+        """Says that the client has barred, durably, what it was told to; until then it gets no other work.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportProfile(self, request, context):
+        """Reports how a model does on groups of the client's samples, for the verification of a deletion.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Heartbeat(self, request, context):
         """Says that the client is alive and learns whether its work still stands.
         """
@@ -189,6 +213,16 @@ def add_FederationServiceServicer_to_server(servicer, server):
                     servicer.ReportDestruction,
                     request_deserializer=fednot_dot_v1_dot_federation__pb2.ReportDestructionRequest.FromString,
                     response_serializer=fednot_dot_v1_dot_federation__pb2.ReportDestructionResponse.SerializeToString,
+            ),
+            'ReportForgetting': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportForgetting,
+                    request_deserializer=fednot_dot_v1_dot_federation__pb2.ReportForgettingRequest.FromString,
+                    response_serializer=fednot_dot_v1_dot_federation__pb2.ReportForgettingResponse.SerializeToString,
+            ),
+            'ReportProfile': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportProfile,
+                    request_deserializer=fednot_dot_v1_dot_federation__pb2.ReportProfileRequest.FromString,
+                    response_serializer=fednot_dot_v1_dot_federation__pb2.ReportProfileResponse.SerializeToString,
             ),
             'Heartbeat': grpc.unary_unary_rpc_method_handler(
                     servicer.Heartbeat,
@@ -391,6 +425,60 @@ class FederationService(object):
             '/fednot.v1.FederationService/ReportDestruction',
             fednot_dot_v1_dot_federation__pb2.ReportDestructionRequest.SerializeToString,
             fednot_dot_v1_dot_federation__pb2.ReportDestructionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportForgetting(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fednot.v1.FederationService/ReportForgetting',
+            fednot_dot_v1_dot_federation__pb2.ReportForgettingRequest.SerializeToString,
+            fednot_dot_v1_dot_federation__pb2.ReportForgettingResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportProfile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fednot.v1.FederationService/ReportProfile',
+            fednot_dot_v1_dot_federation__pb2.ReportProfileRequest.SerializeToString,
+            fednot_dot_v1_dot_federation__pb2.ReportProfileResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -52,6 +52,10 @@ class FederationServiceStub:
     """Reports that work could not be done, so that the round need not wait for it."""
     ReportDestruction: _grpc.UnaryUnaryMultiCallable[_federation_pb2.ReportDestructionRequest, _federation_pb2.ReportDestructionResponse]
     """Says what the client destroyed when it was told to; until then it gets no other work."""
+    ReportForgetting: _grpc.UnaryUnaryMultiCallable[_federation_pb2.ReportForgettingRequest, _federation_pb2.ReportForgettingResponse]
+    """Says that the client has barred, durably, what it was told to; until then it gets no other work."""
+    ReportProfile: _grpc.UnaryUnaryMultiCallable[_federation_pb2.ReportProfileRequest, _federation_pb2.ReportProfileResponse]
+    """Reports how a model does on groups of the client's samples, for the verification of a deletion."""
     Heartbeat: _grpc.UnaryUnaryMultiCallable[_federation_pb2.HeartbeatRequest, _federation_pb2.HeartbeatResponse]
     """Says that the client is alive and learns whether its work still stands."""
     Leave: _grpc.UnaryUnaryMultiCallable[_federation_pb2.LeaveRequest, _federation_pb2.LeaveResponse]
@@ -81,6 +85,10 @@ class FederationServiceAsyncStub(FederationServiceStub):
     """Reports that work could not be done, so that the round need not wait for it."""
     ReportDestruction: _aio.UnaryUnaryMultiCallable[_federation_pb2.ReportDestructionRequest, _federation_pb2.ReportDestructionResponse]  # type: ignore[assignment]
     """Says what the client destroyed when it was told to; until then it gets no other work."""
+    ReportForgetting: _aio.UnaryUnaryMultiCallable[_federation_pb2.ReportForgettingRequest, _federation_pb2.ReportForgettingResponse]  # type: ignore[assignment]
+    """Says that the client has barred, durably, what it was told to; until then it gets no other work."""
+    ReportProfile: _aio.UnaryUnaryMultiCallable[_federation_pb2.ReportProfileRequest, _federation_pb2.ReportProfileResponse]  # type: ignore[assignment]
+    """Reports how a model does on groups of the client's samples, for the verification of a deletion."""
     Heartbeat: _aio.UnaryUnaryMultiCallable[_federation_pb2.HeartbeatRequest, _federation_pb2.HeartbeatResponse]  # type: ignore[assignment]
     """Says that the client is alive and learns whether its work still stands."""
     Leave: _aio.UnaryUnaryMultiCallable[_federation_pb2.LeaveRequest, _federation_pb2.LeaveResponse]  # type: ignore[assignment]
@@ -149,6 +157,22 @@ class FederationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_federation_pb2.ReportDestructionResponse, _abc.Awaitable[_federation_pb2.ReportDestructionResponse]]:
         """Says what the client destroyed when it was told to; until then it gets no other work."""
+
+    @_abc_1.abstractmethod
+    def ReportForgetting(
+        self,
+        request: _federation_pb2.ReportForgettingRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_federation_pb2.ReportForgettingResponse, _abc.Awaitable[_federation_pb2.ReportForgettingResponse]]:
+        """Says that the client has barred, durably, what it was told to; until then it gets no other work."""
+
+    @_abc_1.abstractmethod
+    def ReportProfile(
+        self,
+        request: _federation_pb2.ReportProfileRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_federation_pb2.ReportProfileResponse, _abc.Awaitable[_federation_pb2.ReportProfileResponse]]:
+        """Reports how a model does on groups of the client's samples, for the verification of a deletion."""
 
     @_abc_1.abstractmethod
     def Heartbeat(

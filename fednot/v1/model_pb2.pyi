@@ -60,6 +60,8 @@ class _VersionOriginEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Version
     """The starting point of an unlearning attempt: negated, or whatever the method made of the base."""
     VERSION_ORIGIN_RECOVERY: _VersionOrigin.ValueType  # 4
     """The result of a recovery round."""
+    VERSION_ORIGIN_CHOSEN: _VersionOrigin.ValueType  # 5
+    """An earlier attempt's last version, taken because it was the best."""
 
 class VersionOrigin(_VersionOrigin, metaclass=_VersionOriginEnumTypeWrapper):
     """How a version came to be."""
@@ -74,6 +76,8 @@ VERSION_ORIGIN_UNLEARNING: VersionOrigin.ValueType  # 3
 """The starting point of an unlearning attempt: negated, or whatever the method made of the base."""
 VERSION_ORIGIN_RECOVERY: VersionOrigin.ValueType  # 4
 """The result of a recovery round."""
+VERSION_ORIGIN_CHOSEN: VersionOrigin.ValueType  # 5
+"""An earlier attempt's last version, taken because it was the best."""
 Global___VersionOrigin: _TypeAlias = VersionOrigin  # noqa: Y015
 
 class _UpdateCodec:

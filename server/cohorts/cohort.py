@@ -16,6 +16,7 @@ import torch
 
 from fednot.codecs import Codec
 from fednot.errors import FednotError
+from fednot.loss_profile import LossProfile
 from server.blocks import Block
 from server.records import RoundPhase, Scores, Version
 
@@ -25,6 +26,37 @@ class WorkKind(StrEnum):
 
     TRAIN = "train"
     EVALUATE = "evaluate"
+    PROFILE = "profile"
+
+
+class SampleGroup(StrEnum):
+    """A group of a client's samples, seen from a job that forgets some."""
+
+    FORGOTTEN = "forgotten"
+    UNSEEN = "unseen"
+    RETAINED = "retained"
+    TEST = "test"
+
+
+@dataclass(frozen=True)
+class ForgottenData:
+    """Which of a client's samples a job forgets: all, or those under tombstones, or of classes."""
+
+    everything: bool = False
+    tombstones: tuple[str, ...] = ()
+    labels: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class ProfileOrder:
+    """What clients are to look at, for a job. A client that `forgotten` does not name forgets
+    nothing. `groups` are by client; at most `max_examples` of each are looked at.
+    """
+
+    job_id: str
+    groups: Mapping[str, tuple[SampleGroup, ...]]
+    forgotten: Mapping[str, ForgottenData] = field(default_factory=dict)
+    max_examples: int = 2000
 
 
 @dataclass(frozen=True)
@@ -33,7 +65,7 @@ class WorkPlan:
 
     `release` gives back the pages of a part of `flat` that was read, if they are on disk. A plan
     that is `resumed` was sent before the server started again: its clients may still be at it and
-    are given time to come back.
+    are given time to come back. `profile` says what to look at in PROFILE work.
     """
 
     kind: WorkKind
@@ -47,6 +79,7 @@ class WorkPlan:
     config: Mapping[str, float] = field(default_factory=dict)
     release: Callable[[int, int], None] = lambda _start, _stop: None
     resumed: bool = False
+    profile: ProfileOrder | None = None
 
     def seed_of(self, client: str) -> int:
         """The seed of one client in this round (63 bits), the same in every process."""
@@ -87,6 +120,14 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Profiles:
+    """How a model does on groups of a client's samples; a group without samples is left out."""
+
+    client: str
+    groups: Mapping[SampleGroup, LossProfile]
+
+
+@dataclass(frozen=True)
 class NoAnswer:
     """A client that is no longer waited for, and why."""
 
@@ -94,7 +135,7 @@ class NoAnswer:
     reason: str
 
 
-Answer = Update | Evaluation | NoAnswer
+Answer = Update | Evaluation | Profiles | NoAnswer
 
 
 class Cohort(Protocol):

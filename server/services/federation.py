@@ -14,7 +14,7 @@ from fednot.chunk_messages import OFFSET_KEY
 from fednot.errors import FednotError, Reason
 from fednot.naming import one_line
 from fednot.v1 import federation_pb2, federation_pb2_grpc, model_pb2
-from server.cohorts.cohort import Evaluation, NoAnswer, WorkKind
+from server.cohorts.cohort import Evaluation, NoAnswer, Profiles, WorkKind
 from server.cohorts.remote import RemoteCohort, Session
 from server.destruction import check_report
 from server.federation import Federation
@@ -31,7 +31,14 @@ from server.services.downloads import DownloadDesk
 from server.services.messages import barred_message
 from server.services.offer import SessionOffer
 from server.services.uploads import Part, UploadStream
-from server.services.work_messages import destroy_work, destroyed_cache, evaluate_work, train_work
+from server.services.work_messages import (
+    destroy_work,
+    destroyed_cache,
+    evaluate_work,
+    profile_work,
+    profiles_of,
+    train_work,
+)
 from server.state import client_rows
 from server.state.commits import Commit
 from server.uploads.desk import UploadDesk
@@ -124,6 +131,8 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
             return federation_pb2.PollWorkResponse(barred=barred_message(bar))
         if assignment.plan.kind is WorkKind.EVALUATE:
             return federation_pb2.PollWorkResponse(evaluate=evaluate_work(assignment))
+        if assignment.plan.kind is WorkKind.PROFILE:
+            return federation_pb2.PollWorkResponse(profile=profile_work(assignment))
         return federation_pb2.PollWorkResponse(train=train_work(assignment))
 
     async def DownloadModel(  # type: ignore[override]
@@ -172,6 +181,24 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
         check_metrics(request.metrics)
         assignment.answer(Evaluation(session.client, request.num_examples, dict(request.metrics)))
         return federation_pb2.ReportEvaluationResponse()
+
+    async def ReportProfile(
+        self, request: federation_pb2.ReportProfileRequest, context: Context
+    ) -> federation_pb2.ReportProfileResponse:
+        """Notes how a model does on groups of the client's samples."""
+        session = session_of(self._cohort, request.session)
+        assignment = self._cohort.assignment(session.client, request.work_id)
+        if assignment.plan.kind is not WorkKind.PROFILE:
+            raise FednotError(Reason.INVALID_REQUEST, "work_id: this work wants no profile")
+        found = profiles_of(request.profiles)
+        assignment.answer(Profiles(session.client, found))
+        return federation_pb2.ReportProfileResponse()
+
+    async def ReportForgetting(
+        self, request: federation_pb2.ReportForgettingRequest, context: Context
+    ) -> federation_pb2.ReportForgettingResponse:
+        """Notes what a client has barred."""
+        raise FednotError(Reason.UNKNOWN_WORK, f"no order {request.order_id!r} was given")
 
     async def ReportFailure(
         self, request: federation_pb2.ReportFailureRequest, context: Context

@@ -25,6 +25,8 @@ _ROWS: Final[Mapping[str, Mapping[str, frozenset[Role]]]] = {
         "ReportEvaluation": _CLIENT,
         "ReportFailure": _CLIENT,
         "ReportDestruction": _CLIENT,
+        "ReportForgetting": _CLIENT,
+        "ReportProfile": _CLIENT,
         "Heartbeat": _CLIENT,
         "Leave": _CLIENT,
     },
@@ -50,6 +52,11 @@ _ROWS: Final[Mapping[str, Mapping[str, frozenset[Role]]]] = {
         "ListApprovals": _WATCHERS,
         "Approve": _OFFICER,
         "Refuse": _OFFICER,
+    },
+    "fednot.v1.ReceiptService": {
+        "GetReceipt": _PEOPLE_AND_CLIENTS,
+        "ListReceiptKeys": _PEOPLE_AND_CLIENTS,
+        "RotateReceiptKey": _OPERATOR,
     },
     "fednot.v1.AuditService": {
         "ListAuditEntries": frozenset({Role.OFFICER, Role.AUDITOR}),

@@ -75,6 +75,7 @@ def insert_attempt(connection: Connection, attempt: Attempt) -> None:
     """Adds an attempt."""
     row = asdict(attempt)
     row.pop("rounds")
+    row.pop("verification")
     row |= {"tensors": list(attempt.tensors), "warnings": list(attempt.warnings)}
     connection.execute(insert(attempts).values(**row))
 

@@ -69,6 +69,7 @@ clients = Table(
     Column("num_train_examples", BigInteger, nullable=False),
     Column("num_test_examples", BigInteger, nullable=False),
     Column("device", String(32), nullable=False),
+    Column("unsupported_scopes", JSON, nullable=False, default=dict),
 )
 
 runs = Table(
@@ -121,6 +122,8 @@ jobs = Table(
     Column("retain", Boolean, nullable=False, default=False),
     Column("hold_lifted_at", Double),
     Column("merged_into", String(64), nullable=False, default=""),
+    Column("assurance", String(16), nullable=False, default="behaviour"),
+    Column("chosen_attempt", Integer, nullable=False, default=0),
 )
 
 phase_entries = Table(
@@ -145,6 +148,8 @@ attempts = Table(
     Column("stopped_at", Integer, nullable=False, default=0),
     Column("warnings", JSON, nullable=False),
     Column("explanation", Text, nullable=False),
+    Column("rung", Integer, nullable=False, default=0),
+    Column("verification", JSON),
     UniqueConstraint("start_version", name="one_attempt_per_starting_version"),
 )
 
@@ -163,6 +168,37 @@ requests = Table(
     Column("not_after", Double),
     Column("overdue_noted_at", Double),
     UniqueConstraint("caller", "request_id", name="one_request_per_caller_and_id"),
+)
+
+scopes = Table(
+    "scopes",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("request", Integer, ForeignKey("requests.sequence"), nullable=False, index=True),
+    Column("kind", String(16), nullable=False),
+    Column("client", String(63), nullable=False, default="", index=True),
+    Column("subject", Text, nullable=False, default=""),
+    Column("label", BigInteger),
+    Column("count", BigInteger),
+    Column("sha256", String(64), nullable=False, default=""),
+    Column("tombstone", String(64), nullable=False, default=""),
+    Column("since", Double, nullable=False),
+    Column("lifted_at", Double),
+)
+
+forget_orders = Table(
+    "forget_orders",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("scope", Integer, ForeignKey("scopes.id"), nullable=False, index=True),
+    Column("client", String(63), ForeignKey("clients.name"), nullable=False, index=True),
+    Column("lift", Boolean, nullable=False, default=False),
+    Column("ordered_at", Double, nullable=False),
+    Column("confirmed_at", Double),
+    Column("count", BigInteger, nullable=False, default=0),
+    Column("sha256", String(64), nullable=False, default=""),
+    Column("refusal", Text, nullable=False, default=""),
+    UniqueConstraint("scope", "client", name="one_order_per_scope_and_client"),
 )
 
 tombstones = Table(
@@ -186,6 +222,25 @@ destructions = Table(
     Column("acknowledged_at", Double),
     Column("destroyed", JSON, nullable=False),
     UniqueConstraint("job_id", "client", name="one_destruction_per_job_and_client"),
+)
+
+receipts = Table(
+    "receipts",
+    metadata,
+    Column("job_id", String(64), ForeignKey("jobs.id"), primary_key=True),
+    Column("jws", Text, nullable=False),
+    Column("key_id", String(64), nullable=False),
+    Column("issued_at", Double, nullable=False),
+)
+
+receipt_keys = Table(
+    "receipt_keys",
+    metadata,
+    Column("sequence", Integer, primary_key=True),
+    Column("id", String(64), nullable=False, unique=True),
+    Column("pem", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("retired_at", Double),
 )
 
 approvals = Table(

@@ -1,0 +1,7 @@
+"""What an evaluation finds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+Scores = Mapping[str, float]

@@ -1,0 +1,1 @@
+"""Verification: does the recovered model still know what was to be forgotten?"""
