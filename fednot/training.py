@@ -122,8 +122,9 @@ def sample_losses(
     correct: list[torch.Tensor] = []
     for inputs, targets in batches(data, list(range(len(data))), 256):
         outputs, on_device = model(inputs.to(device)), targets.to(device)
-        pairs = zip(outputs.split(1), on_device.split(1), strict=True)
-        losses += [task.loss(output, target).double().cpu().reshape(1) for output, target in pairs]
+        for row in range(len(targets)):
+            one = slice(row, row + 1)
+            losses.append(task.loss(outputs[one], on_device[one]).double().cpu().reshape(1))
         correct.append((outputs.argmax(dim=1) == on_device).cpu())
     if not losses:
         return torch.empty(0, dtype=torch.float64), torch.empty(0, dtype=torch.bool)
