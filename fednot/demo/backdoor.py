@@ -7,7 +7,9 @@ if it learned from the client that was poisoned (Halimi et al. 2022, arXiv 2207.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import torch
 
 
@@ -35,6 +37,16 @@ class Backdoor:
         images[chosen] = self.stamped(images[chosen])
         labels[chosen] = self.target
         return images, labels
+
+    def write_probe(self, path: Path, images: torch.Tensor, labels: torch.Tensor) -> None:
+        """Writes the sealed probe of verification: images of other classes, without and with it."""
+        clean = images[labels != self.target]
+        np.savez(
+            path,
+            clean_x=clean.numpy(),
+            trigger_x=self.stamped(clean).numpy(),
+            trigger_target=np.int64(self.target),
+        )
 
     def probes(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """The images that are not of the target class, with the trigger in each."""

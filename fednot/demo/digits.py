@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -44,13 +45,7 @@ class DigitsTask(Task):
         """The client's digits, the poisoned ones among them."""
         if self._client is None:
             raise ValueError("the demonstration's server has no training data")
-        mine = self._order[TEST_SIZE:][self._client :: self._clients]
-        images, labels = self._digits.inputs[mine], self._digits.targets[mine]
-        if self._client < self._poisoned:
-            generator = torch.Generator().manual_seed(self._seed)
-            backdoor = BACKDOORS[self._client]
-            images, labels = backdoor.poisoned(images, labels, POISONED_SHARE, generator)
-        return InMemoryDataset(images, labels, [self._digits.sample_id(int(i)) for i in mine])
+        return self._as_own(self._order[TEST_SIZE:][self._client :: self._clients])
 
     def test_data(self) -> SampleDataset | None:
         """The held-out digits, on the server only."""
@@ -59,6 +54,25 @@ class DigitsTask(Task):
         held_out = self._order[:TEST_SIZE]
         ids = [self._digits.sample_id(int(index)) for index in held_out]
         return InMemoryDataset(self._digits.inputs[held_out], self._digits.targets[held_out], ids)
+
+    def unseen_data(self, forgotten: SampleDataset) -> SampleDataset | None:
+        """The held-out digits, made as this client's own are: poisoned where it is poisoned."""
+        return self._as_own(self._order[:TEST_SIZE])
+
+    def write_probe(self, path: Path) -> None:
+        """Writes the first backdoor's probe, of test digits: what an operator may know of it."""
+        held_out = self._order[:TEST_SIZE]
+        BACKDOORS[0].write_probe(
+            path, self._digits.inputs[held_out], self._digits.targets[held_out]
+        )
+
+    def _as_own(self, indices: torch.Tensor) -> SampleDataset:
+        images, labels = self._digits.inputs[indices], self._digits.targets[indices]
+        if self._client is not None and self._client < self._poisoned:
+            generator = torch.Generator().manual_seed(self._seed)
+            backdoor = BACKDOORS[self._client]
+            images, labels = backdoor.poisoned(images, labels, POISONED_SHARE, generator)
+        return InMemoryDataset(images, labels, [self._digits.sample_id(int(i)) for i in indices])
 
     def example_input(self) -> torch.Tensor:
         """One digit."""
