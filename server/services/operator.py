@@ -30,10 +30,10 @@ from server.services.messages import (
     progress_message,
     round_message,
     run_message,
-    timestamp,
     version_message,
     waiting_sentence,
 )
+from server.services.moments import timestamp
 from server.services.paging import next_token, page_of
 from server.services.policies import MAX_ROUNDS, round_policy, training_config
 from server.state import (

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Row, case, func, insert, select, update
 
 from server.phases import ENDED, NOT_READY, moved
 from server.records import (
+    Assurance,
     Attempt,
     AttemptOutcome,
     DeletionAsk,
@@ -20,7 +21,7 @@ from server.records import (
     RecoveryRound,
     StopReason,
 )
-from server.state import destruction_rows, round_rows, version_rows
+from server.state import destruction_rows, forget_rows, round_rows, scope_rows, version_rows
 from server.state.fencing import FencedError
 from server.state.schema import attempts, jobs, phase_entries, requests
 
@@ -39,6 +40,7 @@ def insert_job(connection: Connection, ask: DeletionAsk, phase: JobPhase, now: f
             created_at=now,
             priority=ask.priority,
             retain=ask.retain,
+            assurance=ask.assurance,
         )
     )
     _note_phase(connection, job_id, phase, now)
@@ -139,6 +141,7 @@ def merge_equals(connection: Connection, job: Job, now: float) -> tuple[str, ...
         jobs.c.layers == job.layers,
         jobs.c.allow_unsafe_layers == job.allow_unsafe_layers,
         jobs.c.retain == job.retain,
+        jobs.c.assurance == job.assurance,
         jobs.c.phase == JobPhase.QUEUED,
         jobs.c.id != job.id,
     )
@@ -181,6 +184,10 @@ def _job(connection: Connection, row: Row[Any]) -> Job:
         caches=tuple(destruction_rows.of_job(connection, row.id)),
         requests=tuple(connection.execute(served.order_by(requests.c.sequence)).scalars()),
         queued_at=_queued_at(connection, row),
+        assurance=Assurance(row.assurance),
+        chosen_attempt=row.chosen_attempt,
+        scopes=scope_rows.of_job(connection, row.id),
+        orders=forget_rows.of_job(connection, row.id),
     )
 
 
