@@ -25,7 +25,7 @@ class Fences:
         return self._bars.get(client)
 
     def check(self, client: str) -> None:
-        """Raises FednotError (CLIENT_BARRED) if the client is barred or has yet to bar something."""
+        """Raises FednotError (CLIENT_BARRED) if the client is barred or has something to bar."""
         bar = self._bars.get(client)
         if bar is not None:
             raise FednotError(

@@ -102,7 +102,12 @@ class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
         standing = await self._federation.database.read(_standing)
         number = standing.released.number if standing.released else 0
         activity, shown = self._federation.activity, standing.shown
-        waiting = waiting_sentence(shown, shown.job.id, activity.waiting_for) if shown else ""
+        waiting = ""
+        if shown:
+            longest = self._federation.defaults.confirmation_wait
+            waiting = waiting_sentence(
+                shown, shown.job.id, activity.waiting_for, confirmation_wait=longest
+            )
         return operator_pb2.GetStatusResponse(
             software_version=fednot.__version__,
             current=version_message(standing.current, number),
