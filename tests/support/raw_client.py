@@ -92,6 +92,13 @@ class RawClient:
         )
         self.stub.ReportFailure(request, timeout=CALL)
 
+    def report_forgetting(self, order_id: str, **said: Any) -> None:
+        values = {"num_train_examples": self.num_train_examples, "num_test_examples": 0}
+        request = federation_pb2.ReportForgettingRequest(
+            session=self.session, order_id=order_id, **(values | said)
+        )
+        self.stub.ReportForgetting(request, timeout=CALL)
+
     def leave(self) -> None:
         self.stub.Leave(federation_pb2.LeaveRequest(session=self.session), timeout=CALL)
 

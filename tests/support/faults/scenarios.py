@@ -27,6 +27,7 @@ from support.faults.soundness import assert_sound
 from support.faults.stories import (
     approved,
     cancelled,
+    confirmed,
     deletion_in_a_bucket,
     denied,
     departure,
@@ -41,6 +42,7 @@ from support.faults.stories import (
     refused,
     renewed,
     stopped_run,
+    unconfirmed,
     unnamed,
 )
 from support.ports import free_port
@@ -87,6 +89,8 @@ _OF_COMMITS: Mapping[Commit, Scenario] = {
     Commit.APPROVED: Scenario(approved, TWICE),
     Commit.REFUSED: Scenario(refused, TWICE),
     Commit.APPROVALS_EXPIRED: Scenario(expired, (*TWICE, "--approval-expiry", "1")),
+    Commit.FORGETTING_CONFIRMED: Scenario(confirmed),
+    Commit.CONFIRMATIONS_OVERDUE: Scenario(unconfirmed, ("--confirmation-wait", "1")),
     Commit.CLIENT_READMITTED: Scenario(readmitted, OVERDUE),
     Commit.BASE_PINNED: MAIN,
     Commit.ATTEMPT_BEGUN: MAIN,
