@@ -96,7 +96,8 @@ def approval(value: approval_pb2.Approval) -> str:
     text = f"{value.id}: {approval_state(value.state)}"
     if value.decided_by.role:
         text += f" by {caller(value.decided_by)}"
-    text += f", the {approval_kind(value.kind)} of client {value.client}"
+    text += f", the {approval_kind(value.kind)}"
+    text += f" of client {value.client}" if value.client else ""
     if value.state == approval_pb2.APPROVAL_STATE_WAITING:
         text += f", until {moment(value.expires_at)}"
         text += f"; an officer approves it by `fednot approve {value.id}`"
