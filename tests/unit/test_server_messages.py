@@ -192,6 +192,7 @@ def test_a_round_that_runs_has_no_end() -> None:
 WHOLE = Scope(ScopeKind.CLIENT, client="c1")
 BARRED = Scope(ScopeKind.SAMPLES, client="c1", count=4, sha256="cd", tombstone="cd")
 PERSON = Scope(ScopeKind.SAMPLES, client="c1", subject="person-1", tombstone="t2")
+SCOPES = (WHOLE, Scope(ScopeKind.CLASS, label=7, tombstone="t"), BARRED, PERSON)
 _LOSSES = LossProfile.of([0.1, 0.2], [True, True])
 VERIFICATION = Verification(
     behaviour=Judged(Verdict.PASS, "alike"),
@@ -203,6 +204,34 @@ VERIFICATION = Verification(
     unseen=_LOSSES,
     probe_sha256="ef",
 )
+
+
+def test_what_is_forgotten_confirmed_and_verified_is_told() -> None:
+    found = deletion(
+        job(attempts=(attempt(verification=VERIFICATION),)),
+        scopes=SCOPES,
+        orders=(ForgetOrder(1, "c1", PERSON, "job-1", AT, False, AT, 3, "ab"),),
+    )
+    assert found.scope == deletion_pb2.Scope(client="c1")
+    barred = deletion_pb2.SampleDigest(count=4, sha256="cd")
+    assert list(found.more_scopes) == [
+        deletion_pb2.Scope(class_label=7),
+        deletion_pb2.Scope(samples=deletion_pb2.SampleScope(client="c1", barred=barred)),
+        deletion_pb2.Scope(samples=deletion_pb2.SampleScope(client="c1", subject="person-1")),
+    ]
+    (confirmation,) = found.confirmations
+    assert (confirmation.client, confirmation.ordered_at) == ("c1", STAMP)
+    assert (confirmation.confirmed_at, confirmation.refusal) == (STAMP, "")
+    assert (confirmation.barred.count, confirmation.barred.sha256) == (3, "ab")
+    verified = found.job.attempts[0].verification
+    assert (verified.behaviour, verified.depth) == (
+        deletion_pb2.VERDICT_PASS,
+        deletion_pb2.VERDICT_FAIL,
+    )
+    assert (verified.behaviour_reason, verified.depth_reason) == ("alike", "it comes back")
+    assert (verified.auc_margin, verified.trigger_margin) == (0.2, 0.3)
+    assert verified.forgotten.num_correct == 2
+    assert dict(verified.findings[0].figures) == {"auc": 0.5}
 
 
 def test_every_field_of_a_deletion_and_its_job_is_told() -> None:
@@ -227,7 +256,7 @@ def test_every_field_of_a_deletion_and_its_job_is_told() -> None:
         ),
         not_after=AT,
         overdue=True,
-        scopes=(WHOLE, Scope(ScopeKind.CLASS, label=7, tombstone="t"), BARRED, PERSON),
+        scopes=SCOPES,
         orders=(ForgetOrder(1, "c1", PERSON, "job-1", AT, False, AT, 3, "ab"),),
     )
     set_by_others = {"has_receipt"}
@@ -240,25 +269,6 @@ def test_every_field_of_a_deletion_and_its_job_is_told() -> None:
     ):
         told_of = {field.name for field, _ in message.ListFields()} | set_by_others
         assert told_of >= {field.name for field in message.DESCRIPTOR.fields}, message
-    barred = deletion_pb2.SampleDigest(count=4, sha256="cd")
-    assert list(found.more_scopes) == [
-        deletion_pb2.Scope(class_label=7),
-        deletion_pb2.Scope(samples=deletion_pb2.SampleScope(client="c1", barred=barred)),
-        deletion_pb2.Scope(samples=deletion_pb2.SampleScope(client="c1", subject="person-1")),
-    ]
-    (confirmation,) = found.confirmations
-    assert (confirmation.client, confirmation.ordered_at) == ("c1", STAMP)
-    assert (confirmation.confirmed_at, confirmation.refusal) == (STAMP, "")
-    assert (confirmation.barred.count, confirmation.barred.sha256) == (3, "ab")
-    verified = found.job.attempts[0].verification
-    assert (verified.behaviour, verified.depth) == (
-        deletion_pb2.VERDICT_PASS,
-        deletion_pb2.VERDICT_FAIL,
-    )
-    assert (verified.behaviour_reason, verified.depth_reason) == ("alike", "it comes back")
-    assert (verified.auc_margin, verified.trigger_margin) == (0.2, 0.3)
-    assert verified.forgotten.num_correct == 2
-    assert dict(verified.findings[0].figures) == {"auc": 0.5}
     assert (found.request_id, found.scope.client, list(found.aborted_rounds)) == (
         "r1",
         "c1",
