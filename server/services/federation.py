@@ -50,6 +50,7 @@ from server.uploads.desk import UploadDesk
 MAX_POLL_SECONDS: Final = 30.0
 MAX_MESSAGE_LENGTH: Final = 500
 MAX_VERSION_LENGTH: Final = 32
+OWES: Final = "it has not barred what it was told to"
 
 log = logging.getLogger("server.federation")
 
@@ -140,8 +141,13 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
             bar = self._federation.fences.bar_of(session.client)
             session.told_bar = bar.request_id if bar else ""
             return federation_pb2.PollWorkResponse(barred=barred_message(bar))
-        if self._federation.fences.owes(session.client):  # since it began to wait
-            return await self._ordered(session.client) or federation_pb2.PollWorkResponse()
+        if self._federation.fences.owes(session.client):  # maybe since it began to wait
+            ordered = await self._ordered(session.client)
+            if ordered is not None:
+                return ordered
+            if assignment.plan.kind is WorkKind.TRAIN:
+                assignment.answer(NoAnswer(session.client, OWES))
+                return federation_pb2.PollWorkResponse()
         if assignment.plan.kind is WorkKind.EVALUATE:
             return federation_pb2.PollWorkResponse(evaluate=evaluate_work(assignment))
         if assignment.plan.kind is WorkKind.PROFILE:

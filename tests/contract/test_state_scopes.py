@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,6 +32,9 @@ from support.state import (
 from fednot.errors import Reason
 from fednot.identity.subject import Role
 from server import approvals, awaiting, forgetting
+from server.ledger.file import Key, Ledger
+from server.ledger.reconciliation import reconcile
+from server.ledger.requests import endings, note_asked, scopes_in
 from server.records import Assurance, Caller, Deletion, JobPhase, RoundOutcome
 from server.state import (
     client_rows,
@@ -328,3 +332,70 @@ class TestScopes:
             )
             assert refusal[0] is Reason.UNKNOWN_WORK
         assert run(deletion_of).job.phase is AWAITING
+
+
+class TestLedger:
+    """What a database that is older than its ledger is told of samples and classes."""
+
+    @staticmethod
+    def noted_and_lost(run: Any, tmp_path: Path, *scopes: Any, until: float | None = None) -> Any:
+        """What the ledger holds of a request whose transaction was undone, and the request."""
+        ledger = Ledger.begin(tmp_path / "ledger.jsonl", "a")
+        found = []
+
+        def command(c: Connection) -> None:
+            accepted(c, *scopes, until=until)
+            found.append(deletion_of(c))
+            note_asked(c, ledger, Key("", "r1"), 10.0)
+            raise RuntimeError("a crash")
+
+        run(begun)
+        with pytest.raises(RuntimeError):
+            run(command)
+        return ledger, found[0]
+
+    def test_every_scope_is_fenced_again_under_its_name(self, run: Any, tmp_path: Path) -> None:
+        wanted = (whole("c2"), of_person("c1"), of_class(7), barred_by_itself("c3"))
+        ledger, before = self.noted_and_lost(run, tmp_path, *wanted)
+        run(lambda c: client_rows.record_join(c, client("c4")))
+        reconciled = run(lambda c: reconcile(c, ledger, 50.0))
+        assert reconciled.told == (
+            "the ledger holds deletion r1 of client c2, samples of client c1, class 7, samples of "
+            "client c3 and the database does not: that is barred, the release withdrawn and the "
+            "deletion queued again",
+        )
+        found = run(deletion_of)
+        assert found.scopes == before.scopes
+        assert found.job.phase is AWAITING
+        assert [bar.client for bar in run(client_rows.list_bars)] == ["c2"]
+        assert set(run(forget_rows.owing)) == {"c1", "c2", "c3", "c4"}
+        order = run(lambda c: forget_rows.pending(c, "c1"))
+        assert order.scope.subject == "person-1"
+        assert order.scope.tombstone == before.scopes[1].tombstone
+        assert run(released) == 0
+        assert run(lambda c: reconcile(c, ledger, 60.0)).told == ()
+
+    def test_an_approval_is_asked_for_again_beside_the_confirmation(
+        self, run: Any, tmp_path: Path
+    ) -> None:
+        ledger, _ = self.noted_and_lost(run, tmp_path, of_person("c1"), until=99.0)
+        run(lambda c: reconcile(c, ledger, 50.0))
+        assert not run(lambda c: confirmed(c, "c1", count=1))
+        found = run(deletion_of)
+        assert (found.job.phase, found.approval.requested_at) == (AWAITING, 50.0)
+
+    def test_a_class_stands_in_the_ledger_until_it_is_lifted(
+        self, run: Any, tmp_path: Path
+    ) -> None:
+        ledger = Ledger.begin(tmp_path / "ledger.jsonl", "a")
+        run(begun)
+        run(lambda c: accepted(c, of_class(7)))
+        run(lambda c: reconcile(c, ledger, 20.0))
+        assert ledger.standings[Key("", "r1")].lifted == ""
+        assert not run(lambda c: endings(c, ledger))
+        run(cancelled)
+        run(lambda c: reconcile(c, ledger, 40.0))
+        assert ledger.standings[Key("", "r1")].lifted == "cancelled"
+
+    def test_a_note_from_before_there_were_scopes_names_its_client(self) -> None:
+        assert scopes_in({"client": "c1"}) == (whole("c1"),)
