@@ -17,6 +17,7 @@ from typing import Any, Final
 from client.carrier import Carrier
 from client.connection import FinalRefusalError
 from client.dialler import Dialler
+from client.ranks import FAILED, dismiss, followed, lost
 from client.renewal import IdentityKeeper
 from client.rounds import Rounds
 from client.runtime import Runtime
@@ -24,6 +25,7 @@ from client.settings import PREFIX, PROGRAM, ClientSettings
 from client.startup import Prepared, StartError, prepare
 from client.transfer import Transfer
 from client.worker import Worker
+from fednot.distributed import rank
 from fednot.settings import USAGE_ERROR, load_or_exit
 
 REFUSED: Final = 3
@@ -40,6 +42,8 @@ def main() -> int:
     for number in _SIGNALS:
         signal.signal(number, _stopped_early)
     _log_to_stderr(settings.log_level)
+    if rank() > 0:
+        return followed(settings)
     try:
         prepared = prepare(settings)
     except StartError as error:
@@ -49,7 +53,10 @@ def main() -> int:
     try:
         code = asyncio.run(run(prepared, worker))
     finally:
+        dismiss(prepared.trainer.task)
         prepared.close()
+    if lost.is_set():
+        code = FAILED
     if worker.busy:
         _log.warning("leaving behind work that ignored its cancellation")
         logging.shutdown()
