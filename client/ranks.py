@@ -56,11 +56,10 @@ def followed(settings: ClientSettings) -> int:
         return USAGE_ERROR
     _log.info("rank %d of %d follows rank 0 on %s", ranks.rank, ranks.size, device)
     try:
-        follow(task, ranks, device)
+        follow(task, ranks)
     except RankLostError as error:
         _log.error("%s", error)
         return FAILED
-    ranks.leave()
     return 0
 
 

@@ -6,7 +6,8 @@ train one update together: each global batch is shared out, and gradients are av
 DistributedDataParallel, over gloo on CPUs and NCCL on CUDA. What rank 0 has then is the update.
 
 Work is handed out through torchrun's store, so that a rank that waits for hours holds no collective
-open; within a piece of work no rank waits for another longer than COLLECTIVE_SECONDS.
+open. Each piece has a process group of its own: when it is cancelled or fails on one rank, that one
+leaves the group, the others get an error instead of waiting, and the next piece begins in step.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import contextlib
 import json
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -23,6 +25,7 @@ from typing import Any, Final, Self
 import torch
 from torch import distributed, nn
 from torch.distributed import (  # type: ignore[attr-defined]
+    DistError,
     DistNetworkError,
     DistStoreError,
     PrefixStore,
@@ -39,13 +42,19 @@ from fednot.training import TrainContext, TrainResult, WorkCancelledError
 
 COLLECTIVE_SECONDS: Final = 300.0
 LOOK_SECONDS: Final = 5.0
+WATCH_SECONDS: Final = 0.5
+SAY_SECONDS: Final = 5.0
 _END: Final = "end"
 
 _log = logging.getLogger("client")
 
 
+class RankFailedError(RuntimeError):
+    """Another rank could not train; the message is what it says."""
+
+
 class RankLostError(RuntimeError):
-    """Another rank failed or is gone; this process must end, so that torchrun restarts them all."""
+    """Another rank is gone; this process must end, so that torchrun restarts them all."""
 
 
 def world_size() -> int:
@@ -60,41 +69,63 @@ def rank() -> int:
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes that train together: the store that they share, and this one's place."""
+    """The processes that train together: their store, this one's place, and its device."""
 
     store: Any
     rank: int
     size: int
+    device: torch.device
 
     @classmethod
     def joined(cls, device: torch.device) -> Self:
-        """Joins the ranks that torchrun started, over gloo, and NCCL for a CUDA device.
+        """Joins the ranks that torchrun started.
 
         Raises RankLostError if they are not all there in COLLECTIVE_SECONDS.
         """
-        within = timedelta(seconds=COLLECTIVE_SECONDS)
-        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        found = cls(_store(COLLECTIVE_SECONDS), rank(), world_size(), device)
         try:
-            distributed.init_process_group(backend, timeout=within)
-            port = int(os.environ["MASTER_PORT"])
-            host = os.environ["MASTER_ADDR"]
-            store = TCPStore(host, port, is_master=False, timeout=within)
-        except (RuntimeError, ValueError) as error:
+            found.store.set(f"rank-{found.rank}", b"1")
+            found.store.wait([f"rank-{each}" for each in range(found.size)])
+        except RuntimeError as error:
             raise RankLostError(f"the ranks did not come together: {error}") from error
-        tries = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        return cls(PrefixStore(f"fednot-{tries}", store), rank(), world_size())
+        return found
+
+    @contextlib.contextmanager
+    def together(self, number: int) -> Iterator[None]:
+        """The process group of one piece of work. Whoever leaves it ends it for all."""
+        backend = "cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo"
+        distributed.init_process_group(
+            backend,
+            store=PrefixStore(f"group-{number}", self.store),
+            rank=self.rank,
+            world_size=self.size,
+            timeout=timedelta(seconds=COLLECTIVE_SECONDS),
+        )
+        try:
+            yield
+        finally:
+            distributed.destroy_process_group()
 
     def placed(self, context: TrainContext) -> TrainContext:
         """A context with this rank's place in it."""
         return replace(context, rank=self.rank, world_size=self.size)
 
-    def leave(self) -> None:
-        """Leaves; rank 0 tells the others to end."""
-        if self.rank == 0:
-            with contextlib.suppress(RuntimeError):
-                self.store.set(_END, b"1")
+    def dismiss(self) -> None:
+        """Has the ranks that follow end."""
         with contextlib.suppress(RuntimeError):
-            distributed.destroy_process_group()
+            self.store.set(_END, b"1")
+
+
+def _store(seconds: float) -> Any:
+    """A connection of its own to the store of torchrun. Raises RankLostError."""
+    tries = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    try:
+        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        within = timedelta(seconds=seconds)
+        store = TCPStore(host, port, is_master=False, timeout=within)
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise RankLostError(f"torchrun's store cannot be reached: {error}") from error
+    return PrefixStore(f"fednot-{tries}", store)
 
 
 @dataclass(frozen=True)
@@ -131,8 +162,8 @@ class Led(Task):
         self.unsupported_scopes = task.unsupported_scopes
 
     def dismiss(self) -> None:
-        """Ends the ranks that follow."""
-        self._ranks.leave()
+        """Has the ranks that follow end."""
+        self._ranks.dismiss()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._task, name)
@@ -170,25 +201,52 @@ class Led(Task):
         return self._task.evaluate(model, data, device)
 
     def train(self, model: nn.Module, data: SampleDataset, context: TrainContext) -> TrainResult:
-        """Trains on all ranks. Raises RankLostError if one fails, WorkCancelledError on all."""
+        """Trains on all ranks.
+
+        Raises RankFailedError if another rank fails, RankLostError if one is gone, and what the
+        Task raises; then the others stop, too.
+        """
         kept = [self._positions[data.sample_id(index)] for index in range(len(data))]
         order = _Order(context.seed, context.round, context.phase, dict(context.config), len(kept))
         self._ordered += 1
-        self._ranks.store.set(f"work-{self._ordered}", order.to_json())
+        number, ranks = self._ordered, self._ranks
+        ranks.store.set(f"work-{number}", order.to_json())
         manifest = Manifest.of(model)
         try:
-            with _together():
+            with ranks.together(number), self._over_at_its_end(number):
                 flat = flatten_module(model, manifest)
                 distributed.broadcast(flat, 0)
                 distributed.broadcast(torch.tensor(kept, dtype=torch.int64), 0)
-                return self._task.train(model, data, self._ranks.placed(context))
-        except RankLostError:
-            self._when_lost()
+                return self._task.train(model, data, ranks.placed(context))
+        except WorkCancelledError:
+            raise
+        except Exception as error:
+            self._raise_for_others(number, error)
             raise
 
+    @contextlib.contextmanager
+    def _over_at_its_end(self, number: int) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            with contextlib.suppress(RuntimeError):
+                self._ranks.store.set(f"over-{number}", b"1")
 
-def follow(task: Task, ranks: Ranks, device: torch.device) -> None:
-    """Trains with rank 0 until that ends. Raises RankLostError if a rank is gone."""
+    def _raise_for_others(self, number: int, error: Exception) -> None:
+        """Raises what another rank says, or that one is gone, if the error comes of that."""
+        if not isinstance(error, DistError) and "gloo" not in str(error).lower():
+            return
+        try:
+            self._ranks.store.wait([f"failed-{number}"], timedelta(seconds=SAY_SECONDS))
+            said = self._ranks.store.get(f"failed-{number}").decode()
+        except RuntimeError:
+            self._when_lost()
+            raise RankLostError(f"a rank is gone: {error}") from error
+        raise RankFailedError(said) from error
+
+
+def follow(task: Task, ranks: Ranks) -> None:
+    """Trains with rank 0 until that ends. Raises RankLostError if rank 0 is gone."""
     data = task.train_data()
     number = 0
     while True:
@@ -196,18 +254,46 @@ def follow(task: Task, ranks: Ranks, device: torch.device) -> None:
         order = _next_order(ranks, number)
         if order is None:
             return
-        model = task.build_model()
-        manifest = Manifest.of(model)
-        context = TrainContext(device, order.seed, order.round, order.phase, order.config)
-        with _together():
-            flat = torch.empty(manifest.nbytes, dtype=torch.uint8)
-            kept = torch.empty(order.size, dtype=torch.int64)
-            distributed.broadcast(flat, 0)
-            distributed.broadcast(kept, 0)
-            load_into(model, flat, manifest)
-            model.to(device)
-            with contextlib.suppress(WorkCancelledError):
-                task.train(model, Subset(data, kept.tolist()), ranks.placed(context))
+        over = threading.Event()
+        watch = threading.Thread(target=_watch, args=(number, over), daemon=True)
+        watch.start()
+        try:
+            _follow_once(task, data, ranks, number, (order, over))
+        except Exception as error:
+            said = f"rank {ranks.rank}: {type(error).__name__}: {error}"
+            if not over.wait(2 * WATCH_SECONDS):
+                _log.error("training failed on %s", said)
+                ranks.store.set(f"failed-{number}", said.encode())
+        finally:
+            over.set()
+            watch.join()
+
+
+def _follow_once(
+    task: Task, data: SampleDataset, ranks: Ranks, number: int, work: tuple[_Order, threading.Event]
+) -> None:
+    order, over = work
+    model = task.build_model()
+    manifest = Manifest.of(model)
+    given = TrainContext(ranks.device, order.seed, order.round, order.phase, order.config, over)
+    with ranks.together(number):
+        flat = torch.empty(manifest.nbytes, dtype=torch.uint8)
+        kept = torch.empty(order.size, dtype=torch.int64)
+        distributed.broadcast(flat, 0)
+        distributed.broadcast(kept, 0)
+        load_into(model, flat, manifest)
+        task.train(model.to(ranks.device), Subset(data, kept.tolist()), ranks.placed(given))
+
+
+def _watch(number: int, over: threading.Event) -> None:
+    """Sets the event once rank 0 is done with a piece of work, however it ended."""
+    store = _store(COLLECTIVE_SECONDS)
+    while not over.wait(WATCH_SECONDS):
+        try:
+            if store.check([f"over-{number}"]):
+                over.set()
+        except RuntimeError:
+            over.set()
 
 
 def _next_order(ranks: Ranks, number: int) -> _Order | None:
@@ -230,7 +316,7 @@ def train(task: Task, model: nn.Module, data: SampleDataset, context: TrainConte
     Rank r takes every `world_size`-th sample of a batch from its r-th on, and its loss is weighted
     by its share, so that the averaged gradient is that of the whole batch. What depends on the
     samples that are seen together (BatchNorm) or on random numbers (dropout) differs by rank.
-    Raises WorkCancelledError, on every rank in the same step.
+    Raises WorkCancelledError.
     """
     plan = training.Plan.of(task, data, context)
     on = [context.device] if context.device.type == "cuda" else None
@@ -241,7 +327,7 @@ def train(task: Task, model: nn.Module, data: SampleDataset, context: TrainConte
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(context.seed + context.rank)
         for indices in plan.batches():
-            _check_everywhere(context)
+            context.check()
             mine = indices[context.rank :: context.world_size]
             inputs, targets = training.batch_of(data, mine or indices[:1])
             optimiser.zero_grad()
@@ -254,22 +340,3 @@ def train(task: Task, model: nn.Module, data: SampleDataset, context: TrainConte
     summed = torch.tensor(total, dtype=torch.float64)
     distributed.all_reduce(summed)
     return TrainResult(len(data), {"loss": float(summed) / (plan.epochs * len(data))})
-
-
-def _check_everywhere(context: TrainContext) -> None:
-    cancelled = torch.tensor(int(context.cancelled.is_set()))
-    distributed.all_reduce(cancelled)
-    if int(cancelled):
-        raise WorkCancelledError(f"round {context.round} is over")
-
-
-@contextlib.contextmanager
-def _together() -> Iterator[None]:
-    """What goes wrong between ranks leaves them out of step for good."""
-    try:
-        yield
-    except WorkCancelledError:
-        raise
-    except Exception as error:
-        _log.error("the ranks are out of step: %s: %s", type(error).__name__, error)
-        raise RankLostError(f"a rank failed: {type(error).__name__}: {error}") from error

@@ -20,7 +20,7 @@ from fednot.identity.subject import Role
 from fednot.tensors import views
 from fednot.v1 import deletion_pb2, operator_pb2
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(240)]
 
 
 @contextmanager
@@ -124,3 +124,40 @@ def test_a_rank_that_dies_ends_the_client_and_the_round_does_not_wait(tmp_path: 
             local.deletions.ListDeletions(deletion_pb2.ListDeletionsRequest(), timeout=CALL)
             == deletion_pb2.ListDeletionsResponse()
         )
+
+
+def test_a_cancelled_round_leaves_the_ranks_in_step(tmp_path: Path) -> None:
+    """Rank 0 learns from the server that the round is over, rank 1 from rank 0."""
+    with LocalFederation(tmp_path) as local:
+        local.start_server()
+        local.hold.touch()
+        with torchrun(local, 0, "--task-arg", f"hold={local.hold}"):
+            local.await_connected(1)
+            local.start_training(1, min_clients=1)
+            eventually("rank 0 trains", lambda: "training on version" in local.whole_log("c0"))
+            time.sleep(1)
+            local.operator.StopTraining(operator_pb2.StopTrainingRequest(), timeout=CALL)
+            eventually("it is dropped", lambda: "no longer counts" in local.whole_log("c0"))
+            local.release()
+            run = train(local)
+            assert run.state == operator_pb2.RUN_STATE_COMPLETED
+            assert not local.rounds()[-1].missing, local.log("c0")
+
+
+def test_what_goes_wrong_on_another_rank_is_told_and_the_next_round_counts(tmp_path: Path) -> None:
+    """The file `fail` has training raise on the rank that looks first: the other is at its sum."""
+    with LocalFederation(tmp_path) as local:
+        local.start_server()
+        local.start_client(1)
+        local.fail.write_text("1")
+        with torchrun(local, 0, "--task-arg", f"fail_rank={local.fail}"):
+            local.await_connected(2)
+            local.start_training(1, min_clients=2, quorum=0.5)
+            assert local.await_run(90).state == operator_pb2.RUN_STATE_COMPLETED
+            (missing,) = local.rounds()[-1].missing
+            assert missing.client == "c0"
+            assert "rank 1: RuntimeError: the disk with the digits is gone" in missing.reason
+            local.fail.unlink()
+            local.start_training(1, min_clients=2, quorum=0.5)
+            assert local.await_run(90).state == operator_pb2.RUN_STATE_COMPLETED
+            assert not local.rounds()[-1].missing, local.log("c0")
