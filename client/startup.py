@@ -10,6 +10,7 @@ import torch
 
 from client.connection import Connection
 from client.device import Device, DeviceError, choose
+from client.forgetting import unsupported_scopes
 from client.metrics import ClientMetrics
 from client.settings import ClientSettings
 from client.state_directory import StateDirectory, StateError
@@ -23,6 +24,7 @@ from fednot.identity.replacement import finish_replacement
 from fednot.identity.subject import Role
 from fednot.manifest import Manifest
 from fednot.task_loading import TaskLoadError, calling, load_task
+from fednot.tombstones import Tombstones
 from fednot.v1 import federation_pb2
 from fednot.wire import codec_value, manifest_message
 
@@ -51,16 +53,17 @@ class Prepared:
 
     def join_request(self) -> federation_pb2.JoinRequest:
         """What this client says of itself when it joins."""
-        test_data = self.trainer.test_data
+        num_train, num_test = self.trainer.own.counts()
         return federation_pb2.JoinRequest(
             client=self.name,
             manifest=manifest_message(self.trainer.manifest),
-            num_train_examples=len(self.trainer.train_data),
-            num_test_examples=len(test_data) if test_data is not None else 0,
+            num_train_examples=num_train,
+            num_test_examples=num_test,
             device=str(self.trainer.device.current),
             software_version=__version__,
             codecs=[codec_value(self.settings.codec)],
             instance=self.state.instance,
+            unsupported_scopes=unsupported_scopes(self.trainer.task),
         )
 
     def close(self) -> None:
@@ -126,7 +129,7 @@ def _prepared(
     settings: ClientSettings, name: str, identity: WatchedFolder | None, state: StateDirectory
 ) -> Prepared:
     metrics = ClientMetrics.fresh()
-    trainer = _trainer(settings, metrics)
+    trainer = _trainer(settings, metrics, state.path)
     connection = Connection(settings.server, metrics, look=lambda: _look(settings, identity))
     status = None
     if settings.http_address:
@@ -140,7 +143,7 @@ def _look(settings: ClientSettings, identity: WatchedFolder | None) -> FednotErr
     return diagnose(settings.server, identity.current if identity is not None else None)
 
 
-def _trainer(settings: ClientSettings, metrics: ClientMetrics) -> Trainer:
+def _trainer(settings: ClientSettings, metrics: ClientMetrics, state_dir: Path) -> Trainer:
     preferred = choose(settings.device)
     metrics.device(str(preferred), degraded=False)
     device = Device(preferred, lambda now: metrics.device(str(now), degraded=True))
@@ -152,4 +155,14 @@ def _trainer(settings: ClientSettings, metrics: ClientMetrics) -> Trainer:
         raise StartError(f"train_data() of {settings.task} is empty; there is nothing to train on")
     if not manifest.tensors:
         raise StartError(f"the model of {settings.task} has no tensors")
-    return Trainer(task, manifest, train_data, test_data, device)
+    tombstones = Tombstones(state_dir)
+    trainer = Trainer(
+        *(task, manifest, train_data, test_data, device, tombstones),
+        evaluate_forgotten=settings.evaluate_forgotten,
+    )
+    with calling(settings.task):
+        num_train, _ = trainer.own.counts()
+    if num_train < len(train_data):
+        left_out = len(train_data) - num_train
+        _log.info("%d of %d training samples are forgotten", left_out, len(train_data))
+    return trainer
