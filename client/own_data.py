@@ -1,17 +1,17 @@
-"""A client's own data by its tombstones: what is retained, and the groups that verification asks for.
+"""A client's own data by its tombstones: what is retained, and what verification may look at.
 
 Training and evaluation get their data from here and from nowhere else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from client.profiling import LookedAt
 from fednot.data.retained import Labels, Retained
 from fednot.data.subset import Subset
 from fednot.task import SampleDataset, Task
-from fednot.tombstones import Book, Tombstones
+from fednot.tombstones import Book, Tombstone, Tombstones
 from fednot.v1 import federation_pb2 as pb
 
 
@@ -64,13 +64,11 @@ class OwnData:
         test = self.retained_test()
         return len(self._kept("train", self._train)), len(test) if test is not None else 0
 
-    def held(self, digests: frozenset[str]) -> int:
-        """How many samples, by different ids, have one of these digests."""
+    def under(self, stones: Collection[Tombstone]) -> int:
+        """How many samples are under these tombstones, held-out ones included."""
         book = self._tombstones.now()
-        known = set(self._train.digests(book))
-        if self._test is not None:
-            known |= set(self._test.digests(book))
-        return len(known & digests)
+        every = [labels for labels in (self._train, self._test) if labels is not None]
+        return sum(len(labels.under(book, stones)) for labels in every)
 
     def unknown(self, ids: frozenset[str]) -> int:
         """How many of these ids no sample has."""
@@ -80,9 +78,11 @@ class OwnData:
                 known |= {labels.data.sample_id(index) for index in range(len(labels.data))}
         return len(ids - known)
 
-    def has_classes(self) -> None:
+    def check_classes(self) -> None:
         """Raises TypeError if the targets are no classes."""
         self._train.classes()
+        if self._test is not None:
+            self._test.classes()
 
     def groups(self, wanted: LookedAt) -> Mapping[int, SampleDataset]:
         """The groups of samples that may be looked at, each at most as large as is wanted."""

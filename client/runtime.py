@@ -10,6 +10,8 @@ from typing import Any, Final
 
 from grpc import aio
 
+from client import forgetting
+from client.asking import Asking
 from client.backoff import Backoff
 from client.barring import Barring
 from client.connection import SessionLostError
@@ -47,6 +49,7 @@ class Runtime:
         self._dialler = dialler
         self._told_trust = told_trust
         self._connection = prepared.connection
+        self._prepared = prepared
         self._request = prepared.join_request()
         self._rounds = rounds
         self._worker = worker
@@ -54,6 +57,7 @@ class Runtime:
         self._state = prepared.state
         self._metrics = prepared.metrics
         self._barring = Barring(prepared.metrics, rounds.forget)
+        self._asking = Asking(dialler, prepared.connection, prepared.trainer.tombstones, rounds)
         self._poll_wait = prepared.settings.poll_wait
         self._session: Session | None = None
 
@@ -92,7 +96,10 @@ class Runtime:
 
     async def _join(self) -> Session:
         self._connection.waiting_for = f"{self._connection.address} to open a session"
-        self._request.device = str(self._device.current)
+        try:
+            self._request = await asyncio.to_thread(self._prepared.join_request)
+        except OSError as error:
+            _log.error("%s", error)  # the work itself will fail of it, and say so
         session = await Session.join(self._dialler, self._connection, self._request)
         self._session = session
         self._rounds.joined(session)
@@ -110,12 +117,14 @@ class Runtime:
     async def _serve(self, session: Session) -> None:
         polling = asyncio.create_task(self._poll(session))
         beating = asyncio.create_task(self._beat(session))
+        asking = asyncio.create_task(self._ask(session))
+        every = (polling, beating, asking)
         try:
-            await asyncio.wait({polling, beating}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(every, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            await _end(polling, beating)
+            await _end(*every)
             self._rounds.parted()
-        for error in [task.exception() for task in (polling, beating) if _ended(task)]:
+        for error in [task.exception() for task in every if _ended(task)]:
             if error is not None:
                 raise error
 
@@ -127,7 +136,8 @@ class Runtime:
             response = await session.poll(self._poll_wait)
             if response.WhichOneof("work") == "barred":
                 self._barring.told(response.barred)
-                await asyncio.sleep(min(self._poll_wait, BARRED_PAUSE))
+                held = time.monotonic() - asked
+                await asyncio.sleep(max(0.0, min(self._poll_wait, BARRED_PAUSE) - held))
                 continue
             done = await self._work(session, response)
             if done or time.monotonic() - asked > HASTY_SECONDS:
@@ -142,6 +152,12 @@ class Runtime:
                 return await self._rounds.train(session, response.train) == "completed"
             case "destroy":
                 return await obey(session, response.destroy, self._rounds)
+            case "forget":
+                return await forgetting.obey(
+                    session, response.forget, self._rounds, self._prepared.trainer
+                )
+            case "profile":
+                return await self._rounds.profile(session, response.profile) == "completed"
             case "evaluate":
                 return await self._rounds.evaluate(session, response.evaluate) == "completed"
         return False
@@ -162,6 +178,11 @@ class Runtime:
                 work.cancelled.set()
             if response.HasField("barred"):
                 self._barring.told(response.barred)
+
+    async def _ask(self, session: Session) -> None:
+        while True:
+            await self._asking.look(session.message.client or self._request.client)
+            await asyncio.sleep(session.heartbeat_seconds)
 
     async def _leave(self) -> None:
         self._connection.closed()

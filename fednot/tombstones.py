@@ -86,10 +86,10 @@ class Book:
         """The classes that are barred."""
         return frozenset(stone.label for stone in self.tombstones if stone.label is not None)
 
-    @property
-    def bars_something(self) -> bool:
-        """Whether any tombstone stands."""
-        return bool(self.digests or self.labels)
+    @cached_property
+    def barred(self) -> frozenset[str | int]:
+        """All that is barred: digests of ids, and classes."""
+        return self.digests | self.labels
 
     @property
     def unasked(self) -> tuple[Tombstone, ...]:
@@ -189,9 +189,7 @@ class Tombstones:
         self, chosen: Callable[[Tombstone], bool], change: Callable[[Tombstone], Tombstone]
     ) -> None:
         def changed(book: Book) -> Book:
-            stones = tuple(
-                change(stone) if chosen(stone) else stone for stone in book.tombstones
-            )
+            stones = tuple(change(stone) if chosen(stone) else stone for stone in book.tombstones)
             return replace(book, tombstones=stones)
 
         self._change(changed)

@@ -13,7 +13,7 @@ from fednot.tombstones import Book, Tombstone, Tombstones
 
 
 class ForgottenMeanwhileError(RuntimeError):
-    """A sample of the view was barred while it was in use: what was made with it may not be used."""
+    """A sample of a view was barred while it was in use; what was made with it may not be used."""
 
     def __init__(self) -> None:
         super().__init__("samples were forgotten meanwhile")
@@ -116,4 +116,3 @@ class Retained(Subset):
     def indices(self) -> Sequence[int]:
         """The indices that the samples have in the dataset."""
         return self._indices
-
