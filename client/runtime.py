@@ -60,6 +60,7 @@ class Runtime:
         self._asking = Asking(dialler, prepared.connection, prepared.trainer.tombstones, rounds)
         self._poll_wait = prepared.settings.poll_wait
         self._session: Session | None = None
+        self._told_train = self._request.num_train_examples
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serves until `stop` is set, then leaves, all within a few seconds.
@@ -100,6 +101,7 @@ class Runtime:
             self._request = await asyncio.to_thread(self._prepared.join_request)
         except OSError as error:
             _log.error("%s", error)  # the work itself will fail of it, and say so
+        self._told_train = self._request.num_train_examples
         session = await Session.join(self._dialler, self._connection, self._request)
         self._session = session
         self._rounds.joined(session)
@@ -153,9 +155,10 @@ class Runtime:
             case "destroy":
                 return await obey(session, response.destroy, self._rounds)
             case "forget":
-                return await forgetting.obey(
-                    session, response.forget, self._rounds, self._prepared.trainer
-                )
+                trainer = self._prepared.trainer
+                obeyed = await forgetting.obey(session, response.forget, self._rounds, trainer)
+                self._told_train, _ = await asyncio.to_thread(trainer.own.counts)
+                return obeyed
             case "profile":
                 return await self._rounds.profile(session, response.profile) == "completed"
             case "evaluate":
@@ -183,6 +186,16 @@ class Runtime:
         while True:
             await self._asking.look(session.message.client or self._request.client)
             await asyncio.sleep(session.heartbeat_seconds)
+            if self._rounds.current is None and await self._counts_differ():
+                raise SessionLostError("the server is told how many samples are left")
+
+    async def _counts_differ(self) -> bool:
+        """Whether samples were barred since the server was told how many there are."""
+        try:
+            num_train, _ = await asyncio.to_thread(self._prepared.trainer.own.counts)
+        except OSError:
+            return False
+        return num_train != self._told_train
 
     async def _leave(self) -> None:
         self._connection.closed()
