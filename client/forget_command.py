@@ -28,8 +28,8 @@ from fednot.tombstones import Tombstone, TombstoneError, Tombstones
 from fednot.v1 import deletion_pb2
 
 STANDS: Final = (
-    " The samples are barred on this machine, whatever becomes of this call. The running client, or "
-    "its next start, asks the server; so does the same command."
+    " The samples are barred on this machine, whatever becomes of this call. The running client, "
+    "or its next start, asks the server; so does the same command."
 )
 
 
@@ -61,9 +61,7 @@ def _forget(settings: ForgetSettings, output: Output) -> None:
     try:
         stone = tombstones.bar_samples(ids, own=True)
     except TombstoneError as error:
-        raise local(
-            str(error), "Nothing was barred; put it right and repeat the command."
-        ) from error
+        raise local(str(error), "Nothing was barred: put it right, and repeat it.") from error
     output.note(f"barred {stone.count} samples; request id: {stone.request_id}")
     try:
         deletion = _ask(settings, stone, output)

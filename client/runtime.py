@@ -60,6 +60,7 @@ class Runtime:
         self._asking = Asking(dialler, prepared.connection, prepared.trainer.tombstones, rounds)
         self._poll_wait = prepared.settings.poll_wait
         self._session: Session | None = None
+        self._forgetting = False
         self._told_train = self._request.num_train_examples
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -155,10 +156,7 @@ class Runtime:
             case "destroy":
                 return await obey(session, response.destroy, self._rounds)
             case "forget":
-                trainer = self._prepared.trainer
-                obeyed = await forgetting.obey(session, response.forget, self._rounds, trainer)
-                self._told_train, _ = await asyncio.to_thread(trainer.own.counts)
-                return obeyed
+                return await self._forget(session, response.forget)
             case "profile":
                 return await self._rounds.profile(session, response.profile) == "completed"
             case "evaluate":
@@ -186,8 +184,19 @@ class Runtime:
         while True:
             await self._asking.look(session.message.client or self._request.client)
             await asyncio.sleep(session.heartbeat_seconds)
-            if self._rounds.current is None and await self._counts_differ():
+            idle = self._rounds.current is None and not self._forgetting
+            if idle and await self._counts_differ():
                 raise SessionLostError("the server is told how many samples are left")
+
+    async def _forget(self, session: Session, order: federation_pb2.ForgetWork) -> bool:
+        trainer = self._prepared.trainer
+        self._forgetting = True
+        try:
+            obeyed = await forgetting.obey(session, order, self._rounds, trainer)
+            self._told_train, _ = await asyncio.to_thread(trainer.own.counts)
+        finally:
+            self._forgetting = False
+        return obeyed
 
     async def _counts_differ(self) -> bool:
         """Whether samples were barred since the server was told how many there are."""

@@ -23,8 +23,12 @@ from fednot.rpc_errors import to_status
 from fednot.task_loading import load_task
 from fednot.tensors import as_bytes, difference, flatten_module, load_into
 from fednot.training import TrainContext
+from fednot.v1 import deletion_pb2, identity_pb2, model_pb2
 from fednot.v1 import federation_pb2 as pb
-from fednot.v1 import identity_pb2, model_pb2
+from fednot.v1.deletion_pb2_grpc import (
+    DeletionServiceServicer,
+    add_DeletionServiceServicer_to_server,
+)
 from fednot.v1.federation_pb2_grpc import (
     FederationServiceServicer,
     add_FederationServiceServicer_to_server,
@@ -76,7 +80,7 @@ class TinyTask(fednot.Task):
 """
 
 
-class Play(FederationServiceServicer, IdentityServiceServicer):
+class Play(FederationServiceServicer, IdentityServiceServicer, DeletionServiceServicer):
     """A server by hand: the test queues work and reads what came back.
 
     `serials` are those of the certificates that each call has shown, in the order of the calls;
@@ -103,6 +107,8 @@ class Play(FederationServiceServicer, IdentityServiceServicer):
         self.resumed_at = 0
         self.downloads = 0
         self.forget_at_upload = 0
+        self.refuse_unlearn: FednotError | None = None
+        self.asked: list[deletion_pb2.UnlearnRequest] = []
         self.codec = model_pb2.UPDATE_CODEC_NONE
 
     async def Join(self, request: pb.JoinRequest, context: Any) -> pb.JoinResponse:
@@ -176,6 +182,26 @@ class Play(FederationServiceServicer, IdentityServiceServicer):
         await self.check(request, context)
         await self.seen.put(request)
         return pb.ReportDestructionResponse()
+
+    async def ReportForgetting(self, request: Any, context: Any) -> Any:
+        await self.check(request, context)
+        await self.seen.put(request)
+        return pb.ReportForgettingResponse()
+
+    async def ReportProfile(self, request: Any, context: Any) -> Any:
+        await self.check(request, context)
+        await self.seen.put(request)
+        return pb.ReportProfileResponse()
+
+    async def Unlearn(self, request: Any, context: Any) -> Any:
+        await self.note("Unlearn", context)
+        if self.refuse_unlearn:
+            await abort(context, self.refuse_unlearn)
+        self.asked.append(request)
+        await self.seen.put(request)
+        deletion = deletion_pb2.Deletion(request_id=request.request_id, scope=request.scope)
+        deletion.job.id = "job-own"
+        return deletion_pb2.UnlearnResponse(deletion=deletion)
 
     async def Heartbeat(self, request: Any, context: Any) -> pb.HeartbeatResponse:
         await self.note("Heartbeat", context)
@@ -255,6 +281,7 @@ class Stage:
         self.server = aio.server(options=[("grpc.so_reuseport", 0)])
         add_FederationServiceServicer_to_server(self.play, self.server)
         add_IdentityServiceServicer_to_server(self.play, self.server)
+        add_DeletionServiceServicer_to_server(self.play, self.server)
         address = f"127.0.0.1:{self.port}"
         if self.credentials is None:
             self.port = self.server.add_insecure_port(address)
