@@ -241,6 +241,22 @@ class Play(FederationServiceServicer, IdentityServiceServicer, DeletionServiceSe
         order = pb.DestroyWork(order_id=order_id, generation=generation, job_id="job-1")
         await self.work.put(pb.PollWorkResponse(destroy=order))
 
+    async def forget(self, order_id: str, tombstone: str, **scope: Any) -> None:
+        order = pb.ForgetWork(order_id=order_id, tombstone=tombstone, job_id="job-1", **scope)
+        await self.work.put(pb.PollWorkResponse(forget=order))
+
+    async def profile(self, work_id: str, job_id: str = "job-1", **forgotten: Any) -> None:
+        order = pb.ProfileWork(
+            work_id=work_id,
+            version=1,
+            job_id=job_id,
+            forgotten=pb.ForgottenData(**forgotten),
+            groups=[1, 2, 3, 4],
+            max_examples=1000,
+            seed=5,
+        )
+        await self.work.put(pb.PollWorkResponse(profile=order))
+
     async def train(self, work_id: str, **config: float) -> None:
         work = pb.TrainWork(
             work_id=work_id, round=3, phase=pb.ROUND_PHASE_RECOVERY, version=1, seed=11
@@ -260,13 +276,13 @@ class Stage:
     Over plaintext; once `secured` is called, over TLS, with the identity of c7 in `identity`.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, task: str = TASK) -> None:
         self.authority = HandMadeAuthority()
         self.identity = path / "identity"
         self.credentials: grpc.ServerCredentials | None = None
         self.path = path
         self.task_file = path / "tiny.py"
-        self.task_file.write_text(TASK)
+        self.task_file.write_text(task)
         torch.manual_seed(0)
         torch.set_num_threads(1)
         self.task = load_task(f"{self.task_file}:TinyTask")
