@@ -1,4 +1,4 @@
-"""The client's command: `python -m client` or `fednot-client`.
+"""The client's command: `python -m client` or `fednot-client`; `forget` is a command of its own.
 
 Exit codes: 0 stopped by a signal, 1 an error that should not be, 2 wrong settings, Task, data,
 device or state directory, 3 refused by the server for good.
@@ -14,9 +14,11 @@ import signal
 import sys
 from typing import Any, Final
 
+from client import forget_command
 from client.carrier import Carrier
 from client.connection import FinalRefusalError
 from client.dialler import Dialler
+from client.forget_settings import FORGET
 from client.ranks import FAILED, dismiss, followed, lost
 from client.renewal import IdentityKeeper
 from client.rounds import Rounds
@@ -38,6 +40,8 @@ _log = logging.getLogger("client")
 def main() -> int:
     """Runs the client of this command line until a signal; gives the exit code."""
     os.umask(ONLY_THE_OWNER)
+    if sys.argv[1:2] == [FORGET]:
+        return forget_command.main(sys.argv[2:])
     settings = load_or_exit(ClientSettings, program=PROGRAM, prefix=PREFIX)
     for number in _SIGNALS:
         signal.signal(number, _stopped_early)

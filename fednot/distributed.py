@@ -20,6 +20,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from types import MappingProxyType
 from typing import Any, Final, Self
 
 import torch
@@ -159,7 +160,10 @@ class Led(Task):
         self._positions = {train_data.sample_id(i): i for i in range(len(train_data))}
         self._train_data = train_data
         self._ordered = 0
-        self.unsupported_scopes = task.unsupported_scopes
+        reasons = dict(task.unsupported_scopes)
+        if type(task).samples_of is Task.samples_of:
+            reasons.setdefault("subject", "its Task does not define samples_of(subject)")
+        self.unsupported_scopes = MappingProxyType(reasons)
 
     def dismiss(self) -> None:
         """Has the ranks that follow end."""
