@@ -22,6 +22,7 @@ from server.records import RecoveryPolicy, RoundPolicy, RoundProgress, Verificat
 from server.room import Room
 from server.state import client_rows
 from server.state.database import Database
+from server.verification.server_data import ServerData
 
 log = logging.getLogger("server")
 
@@ -81,6 +82,7 @@ class Federation:
     work: Interruptible = field(default_factory=Interruptible)
     changes: Pulse = field(default_factory=Pulse)
     destructions: Destructions = field(default_factory=NoDestructions)
+    server_data: ServerData = field(default_factory=ServerData)
 
     def eligible(self) -> tuple[str, ...]:
         """Connected clients that are not barred, by name."""

@@ -37,6 +37,7 @@ from server.state import client_rows, deletion_rows, round_rows
 from server.state.database import Database
 from server.state.model_store import ModelStore
 from server.state.stores.directory import DirectoryStore
+from server.verification.server_data import ServerData
 
 POLL = 0.02
 
@@ -104,7 +105,11 @@ class InProcessFederation:
 
 @asynccontextmanager
 async def in_process(
-    folder: Path, server_task: Task, client_tasks: Mapping[str, Task], defaults: Defaults
+    folder: Path,
+    server_task: Task,
+    client_tasks: Mapping[str, Task],
+    defaults: Defaults,
+    probes: Path | None = None,
 ) -> AsyncIterator[InProcessFederation]:
     """A federation of these tasks whose coordinator runs until the end of the block."""
     database = Database(folder / "state.sqlite3")
@@ -121,6 +126,7 @@ async def in_process(
         metrics=Metrics(new_registry(), "test"),
         memory=Memory(None, folder / "spill"),
         ledger=ledger,
+        server_data=ServerData(server_task, data, probes),
     )
     for name, task in client_tasks.items():
         record = ClientRecord(name, time.time(), time.time(), len(task.train_data()), 0, "cpu")
