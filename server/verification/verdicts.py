@@ -33,6 +33,7 @@ def judge(figures: Mapping[str, float], thresholds: Thresholds, *, missing: str 
 
 
 def judge_depth(
+    recovered: Finding,
     undone: Sequence[Finding],
     thresholds: Thresholds,
     *,
@@ -40,23 +41,24 @@ def judge_depth(
     gap: str = "",
     note: str = "",
 ) -> Judged:
-    """Judges the models of the undo attack: as bad as the worst of them.
+    """Judges the recovered model and those of the undo attack: as bad as the worst of them.
 
-    `gap` says which of them could not be made, so that nothing may pass; `note` is added to the
-    reason.
+    What a model shows as it stands needs no attack, so depth is never better than behaviour. `gap`
+    says which models could not be made, so that nothing may pass; `note` is added to the reason.
     """
     added = f" {note}" if note else ""
-    judged = [(found, judge(found.figures, thresholds, missing=missing)) for found in undone]
+    every = (recovered, *undone)
+    judged = [(found, judge(found.figures, thresholds, missing=missing)) for found in every]
     for verdict in (Verdict.FAIL, Verdict.NOT_POSSIBLE):
         for found, one in judged:
             if one.verdict is verdict:
                 return Judged(verdict, f"{_title(found)}: {one.reason}{added}")
-    if gap or not judged:
+    if gap or not undone:
         return Judged(Verdict.NOT_POSSIBLE, f"{gap or 'no layer could be undone'}.{added}")
-    worst, one = max(judged, key=lambda pair: _badness(pair[0].figures))
+    worst, one = max(judged[1:], key=lambda pair: _badness(pair[0].figures))
     return Judged(
         Verdict.PASS,
-        f"each of {len(judged)} models of the undo attack passes; the least so, "
+        f"each of {len(undone)} models of the undo attack passes; the least so, "
         f"{_title(worst)}: {one.reason}{added}",
     )
 

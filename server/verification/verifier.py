@@ -85,6 +85,7 @@ class Verifier:
         behaviour = judge(seen.figures, policy.thresholds, missing=eyes.missing)
         undone = await self._undone(job, attempt, flat, eyes, can_tell=_can_tell(seen))
         depth = judge_depth(
+            found[0],
             undone.findings,
             policy.thresholds,
             missing=eyes.missing,

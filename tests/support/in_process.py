@@ -24,6 +24,7 @@ from server.metrics import Metrics, new_registry
 from server.phases import ENDED
 from server.records import (
     NOBODY,
+    Assurance,
     Caller,
     ClientRecord,
     Deletion,
@@ -49,6 +50,7 @@ def asked(
     layers: str = "",
     policy: RecoveryPolicy | None = None,
     caller: Caller = NOBODY,
+    assurance: Assurance = Assurance.BEHAVIOUR,
 ) -> DeletionAsk:
     """What a caller asks for who wants a client deleted, under the id `forget-CLIENT`."""
     request_id = f"forget-{client}"
@@ -61,6 +63,7 @@ def asked(
         allow_unsafe_layers=False,
         policy=policy or RecoveryPolicy(),
         digest=hashlib.sha256(request_id.encode()).hexdigest(),
+        assurance=assurance,
     )
 
 
@@ -90,9 +93,17 @@ class InProcessFederation:
         layers: str = "",
         policy: RecoveryPolicy | None = None,
         caller: Caller = NOBODY,
+        assurance: Assurance = Assurance.BEHAVIOUR,
     ) -> Deletion:
         """Deletes a client and returns the deletion at its job's end."""
-        ask = asked(client, method=method, layers=layers, policy=policy, caller=caller)
+        ask = asked(
+            client,
+            method=method,
+            layers=layers,
+            policy=policy,
+            caller=caller,
+            assurance=assurance,
+        )
         await self.coordinator.accept(ask)
         while True:
             found = await self.federation.database.read(
