@@ -7,6 +7,7 @@ client reads `train_data`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -46,7 +47,7 @@ class Task:
     momentum: ClassVar[float] = 0.9
     weight_decay: ClassVar[float] = 0.0
 
-    unsupported_scopes: ClassVar[Mapping[str, str]] = {}
+    unsupported_scopes: Mapping[str, str] = MappingProxyType({})
     """Which kinds of deletion ("samples", "class") this Task cannot honour, each with the reason;
     the server refuses them then. Leave it empty if training reads nothing but the `data` that
     `train` is given, from which forgotten samples are taken out."""
