@@ -1,8 +1,10 @@
 """Verification of the backdoored digits: each method gets the verdicts that it deserves.
 
-The figures of the issue: negating the first convolution brings the backdoor from 0.99 to 0.02, and
-negating it once more brings it back to 0.92, and to 0.56 after two more clean rounds; a retrained
-model stays at 0.00.
+Negating the first convolution takes the backdoor out of the model as it stands; negating it once
+more brings it back. What all but the last layer does depends on the seed of the initial model: with
+seed 2 it withstands the undo attack, with 0 and 1 that brings the trigger back to 0.67 and 0.84, in
+a model that is otherwise broken (one that never saw the trigger: 0.00).
+docs/verification.md has the figures.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from server.methods.negation import negated
 from server.records import (
     Assurance,
     Attempt,
+    Bar,
     Job,
     JobPhase,
     RecoveryPolicy,
@@ -36,6 +39,8 @@ from server.verification.verifier import Verifier
 
 TARGET = "client-0"
 ROUNDS = 12
+WITHSTANDS, GIVES_WAY = 2, 0
+"""Seeds of initial models: what all but the last layer does with them."""
 POLICY = RecoveryPolicy(max_rounds=ROUNDS, full_budget=True)
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
@@ -45,28 +50,38 @@ def tasks() -> dict[str, DigitsTask]:
     return {f"client-{index}": DigitsTask(str(index)) for index in range(5)}
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained_from(folder: Path, seed: int) -> Path:
     """The state of five clients after twelve rounds, and the probe of the backdoor."""
-    folder = tmp_path_factory.mktemp("trained")
     (folder / "probes").mkdir()
     DigitsTask().write_probe(folder / "probes" / f"client-{TARGET}.npz")
 
     async def train() -> None:
-        async with in_process(folder, DigitsTask(), tasks(), Defaults()) as federation:
+        async with in_process(folder, DigitsTask(), tasks(), Defaults(seed=seed)) as federation:
             await federation.train(ROUNDS)
 
     asyncio.run(train())
     return folder
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained_from(tmp_path_factory.mktemp("trained"), WITHSTANDS)
+
+
+@pytest.fixture(scope="module")
+def trained_otherwise(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained_from(tmp_path_factory.mktemp("otherwise"), GIVES_WAY)
+
+
 async def verified(
-    trained: Path, tmp_path: Path, method: str, layers: str = "", probes: str = "probes"
+    trained: Path, tmp_path: Path, method: str, layers: str = "", seed: int = WITHSTANDS
 ) -> Verification:
     """What verification finds of a deletion from a copy of the trained state."""
     folder = tmp_path / "copy"
     shutil.copytree(trained, folder)
-    async with in_process(folder, DigitsTask(), tasks(), Defaults(), folder / probes) as federation:
+    defaults = Defaults(seed=seed)
+    probes = folder / "probes"
+    async with in_process(folder, DigitsTask(), tasks(), defaults, probes) as federation:
         deletion = await federation.forget(TARGET, method=method, layers=layers, policy=POLICY)
         assert deletion.job.phase is JobPhase.COMPLETED
         found = deletion.job.attempts[-1].verification
@@ -106,6 +121,15 @@ async def test_all_but_the_last_layer_passes_both(trained: Path, tmp_path: Path)
     assert (found.behaviour.verdict, found.depth.verdict) == (Verdict.PASS, Verdict.PASS)
 
 
+async def test_where_the_backdoor_outlives_all_but_the_last_layer_depth_says_so(
+    trained_otherwise: Path, tmp_path: Path
+) -> None:
+    found = await verified(trained_otherwise, tmp_path, "not", "all-but-last", GIVES_WAY)
+    assert found.behaviour.verdict is Verdict.PASS
+    assert found.depth.verdict is Verdict.FAIL
+    assert found.findings[1].figures["trigger_effect"] > 0.5
+
+
 async def test_a_retrained_model_passes_both(trained: Path, tmp_path: Path) -> None:
     found = await verified(trained, tmp_path, "retrain")
     assert (found.behaviour.verdict, found.depth.verdict) == (Verdict.PASS, Verdict.PASS)
@@ -118,7 +142,9 @@ async def test_without_recovery_depth_fails_outright(trained: Path, tmp_path: Pa
     folder = tmp_path / "copy"
     shutil.copytree(trained, folder)
     probes = folder / "probes"
-    async with in_process(folder, DigitsTask(), tasks(), Defaults(), probes) as federation:
+    async with in_process(
+        folder, DigitsTask(), tasks(), Defaults(seed=WITHSTANDS), probes
+    ) as federation:
         found = await _just_negated(federation)
     show("no recovery", found)
     assert found.depth.verdict is Verdict.FAIL
@@ -127,6 +153,7 @@ async def test_without_recovery_depth_fails_outright(trained: Path, tmp_path: Pa
 
 async def _just_negated(running: InProcessFederation) -> Verification:
     federation = running.federation
+    federation.fences.load([Bar(TARGET, "by-the-test", 0.0)])
     tensors = federation.model.layers.first
     job = Job(
         id="job-1",
@@ -148,7 +175,9 @@ async def test_a_deep_assurance_climbs_until_depth_passes(trained: Path, tmp_pat
     folder = tmp_path / "copy"
     shutil.copytree(trained, folder)
     probes = folder / "probes"
-    async with in_process(folder, DigitsTask(), tasks(), Defaults(), probes) as federation:
+    async with in_process(
+        folder, DigitsTask(), tasks(), Defaults(seed=WITHSTANDS), probes
+    ) as federation:
         deletion = await federation.forget(
             TARGET, policy=replace(POLICY, full_budget=False), assurance=Assurance.DEEP
         )
