@@ -65,16 +65,16 @@ def trained_from(folder: Path, seed: int) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return trained_from(tmp_path_factory.mktemp("trained"), WITHSTANDS)
+    return trained_from(tmp_path_factory.mktemp("trained"), GIVES_WAY)
 
 
 @pytest.fixture(scope="module")
 def trained_otherwise(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return trained_from(tmp_path_factory.mktemp("otherwise"), GIVES_WAY)
+    return trained_from(tmp_path_factory.mktemp("otherwise"), WITHSTANDS)
 
 
 async def verified(
-    trained: Path, tmp_path: Path, method: str, layers: str = "", seed: int = WITHSTANDS
+    trained: Path, tmp_path: Path, method: str, layers: str = "", seed: int = GIVES_WAY
 ) -> Verification:
     """What verification finds of a deletion from a copy of the trained state."""
     folder = tmp_path / "copy"
@@ -112,19 +112,19 @@ async def test_the_first_layer_passes_behaviour_and_fails_depth(
     assert found.behaviour.verdict is Verdict.PASS
     assert found.depth.verdict is Verdict.FAIL
     undone, played_on = found.findings[1:]
-    assert undone.figures["trigger_effect"] > 0.6
+    assert undone.figures["trigger_effect"] > 0.5
     assert undone.figures["trigger_effect"] > played_on.figures["trigger_effect"]
 
 
-async def test_all_but_the_last_layer_passes_both(trained: Path, tmp_path: Path) -> None:
-    found = await verified(trained, tmp_path, "not", "all-but-last")
+async def test_all_but_the_last_layer_passes_both(trained_otherwise: Path, tmp_path: Path) -> None:
+    found = await verified(trained_otherwise, tmp_path, "not", "all-but-last", WITHSTANDS)
     assert (found.behaviour.verdict, found.depth.verdict) == (Verdict.PASS, Verdict.PASS)
 
 
 async def test_where_the_backdoor_outlives_all_but_the_last_layer_depth_says_so(
-    trained_otherwise: Path, tmp_path: Path
+    trained: Path, tmp_path: Path
 ) -> None:
-    found = await verified(trained_otherwise, tmp_path, "not", "all-but-last", GIVES_WAY)
+    found = await verified(trained, tmp_path, "not", "all-but-last")
     assert found.behaviour.verdict is Verdict.PASS
     assert found.depth.verdict is Verdict.FAIL
     assert found.findings[1].figures["trigger_effect"] > 0.5
@@ -143,7 +143,7 @@ async def test_without_recovery_depth_fails_outright(trained: Path, tmp_path: Pa
     shutil.copytree(trained, folder)
     probes = folder / "probes"
     async with in_process(
-        folder, DigitsTask(), tasks(), Defaults(seed=WITHSTANDS), probes
+        folder, DigitsTask(), tasks(), Defaults(seed=GIVES_WAY), probes
     ) as federation:
         found = await _just_negated(federation)
     show("no recovery", found)
@@ -176,7 +176,7 @@ async def test_a_deep_assurance_climbs_until_depth_passes(trained: Path, tmp_pat
     shutil.copytree(trained, folder)
     probes = folder / "probes"
     async with in_process(
-        folder, DigitsTask(), tasks(), Defaults(seed=WITHSTANDS), probes
+        folder, DigitsTask(), tasks(), Defaults(seed=GIVES_WAY), probes
     ) as federation:
         deletion = await federation.forget(
             TARGET, policy=replace(POLICY, full_budget=False), assurance=Assurance.DEEP
@@ -185,7 +185,8 @@ async def test_a_deep_assurance_climbs_until_depth_passes(trained: Path, tmp_pat
     for attempt in job.attempts:
         assert attempt.verification is not None
         show(f"{attempt.explanation}", attempt.verification)
-    assert [attempt.rung for attempt in job.attempts] == [1, 2]
+    assert [attempt.rung for attempt in job.attempts] == [1, 2, 3]
+    assert job.chosen_attempt == 3
     kept = job.attempts[job.chosen_attempt - 1]
     assert kept.verification is not None
     assert kept.verification.behaviour.verdict is Verdict.PASS
