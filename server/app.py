@@ -24,6 +24,7 @@ from server.coordinator import Coordinator
 from server.destruction import StoredDestructions
 from server.evaluation import ServerEvaluator
 from server.federation import Federation
+from server.forgetting import StoredForgettings
 from server.global_model import GlobalModel, InitialModel
 from server.identity import ServerIdentity, open_identity
 from server.ledger.clock import LedgerClock
@@ -129,6 +130,7 @@ async def _federation(
         room=Room(settings.local_folders, needed=initial.manifest.nbytes),
         server_data=server_data,
     )
+    federation.forgettings = StoredForgettings(federation, cohort)
     federation.destructions = StoredDestructions(database, cohort, federation.changes)
     return federation, cohort
 

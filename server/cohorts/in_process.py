@@ -64,6 +64,10 @@ class InProcessCohort:
         """Now, for every member."""
         return time.time() if client in self._members else None
 
+    def can_train(self, client: str) -> bool:
+        """Every member has training data."""
+        return client in self._members
+
     def can_evaluate(self, client: str) -> bool:
         """Whether the member has test data."""
         return self._members[client].test_data is not None

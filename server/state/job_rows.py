@@ -23,7 +23,14 @@ from server.records import (
     Verdict,
     Verification,
 )
-from server.state import destruction_rows, round_rows, verification_json, version_rows
+from server.state import (
+    destruction_rows,
+    forget_rows,
+    round_rows,
+    scope_rows,
+    verification_json,
+    version_rows,
+)
 from server.state.fencing import FencedError
 from server.state.schema import attempts, jobs, phase_entries, requests
 
@@ -222,6 +229,8 @@ def _job(connection: Connection, row: Row[Any]) -> Job:
         queued_at=_queued_at(connection, row),
         assurance=Assurance(row.assurance),
         chosen_attempt=row.chosen_attempt,
+        scopes=scope_rows.of_job(connection, row.id),
+        orders=forget_rows.of_job(connection, row.id),
     )
 
 

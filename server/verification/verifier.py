@@ -23,15 +23,13 @@ from server.records import (
     Finding,
     Job,
     Judged,
-    Scope,
-    ScopeKind,
     Thresholds,
     Verdict,
     Verification,
 )
 from server.room import is_full
 from server.rounds import NotEnoughClientsError, Rounds, Trial, TrialFailedError
-from server.state import deletion_rows, round_rows
+from server.state import round_rows
 from server.state.database import StateUnavailableError
 from server.state.fencing import FencedError
 from server.verification.looking import Eyes, View
@@ -107,14 +105,8 @@ class Verifier:
         )
 
     async def _eyes(self, job: Job) -> Eyes:
-        scopes: Sequence[Scope] = job.scopes
-        if not scopes:
-            clients = await self._federation.database.read(
-                lambda c: deletion_rows.clients_of_job(c, job.id)
-            )
-            scopes = [Scope(ScopeKind.CLIENT, client) for client in clients]
-        looking = await asyncio.to_thread(self._federation.server_data.opened, scopes)
-        return Eyes(self._federation, job, scopes, looking)
+        looking = await asyncio.to_thread(self._federation.server_data.opened, job.scopes)
+        return Eyes(self._federation, job, job.scopes, looking)
 
     async def _undone(
         self, job: Job, attempt: Attempt, flat: torch.Tensor, eyes: Eyes, *, can_tell: bool
