@@ -19,6 +19,7 @@ from client.carrier import Carrier
 from client.connection import FinalRefusalError
 from client.dialler import Dialler
 from client.forget_settings import FORGET
+from client.ranks import FAILED, dismiss, followed, lost
 from client.renewal import IdentityKeeper
 from client.rounds import Rounds
 from client.runtime import Runtime
@@ -26,6 +27,7 @@ from client.settings import PREFIX, PROGRAM, ClientSettings
 from client.startup import Prepared, StartError, prepare
 from client.transfer import Transfer
 from client.worker import Worker
+from fednot.distributed import rank
 from fednot.settings import USAGE_ERROR, load_or_exit
 
 REFUSED: Final = 3
@@ -44,6 +46,8 @@ def main() -> int:
     for number in _SIGNALS:
         signal.signal(number, _stopped_early)
     _log_to_stderr(settings.log_level)
+    if rank() > 0:
+        return followed(settings)
     try:
         prepared = prepare(settings)
     except StartError as error:
@@ -53,7 +57,10 @@ def main() -> int:
     try:
         code = asyncio.run(run(prepared, worker))
     finally:
+        dismiss(prepared.trainer.task)
         prepared.close()
+    if lost.is_set():
+        code = FAILED
     if worker.busy:
         _log.warning("leaving behind work that ignored its cancellation")
         logging.shutdown()

@@ -12,10 +12,12 @@ from client.connection import Connection
 from client.device import Device, DeviceError, choose
 from client.forgetting import unsupported_scopes
 from client.metrics import ClientMetrics
+from client.ranks import device_of_rank, shared
 from client.settings import ClientSettings
 from client.state_directory import StateDirectory, StateError
 from client.trainer import Trainer
 from fednot import __version__
+from fednot.distributed import RankLostError
 from fednot.errors import FednotError
 from fednot.http_status import StatusServer
 from fednot.identity.diagnosis import check_dates_of, diagnose, exposed_key, file_of
@@ -84,7 +86,7 @@ def prepare(settings: ClientSettings) -> Prepared:
         raise StartError(str(error)) from error
     try:
         return _prepared(settings, name, identity, state)
-    except (TaskLoadError, DeviceError, OSError) as error:
+    except (TaskLoadError, DeviceError, RankLostError, OSError) as error:
         state.close()
         raise StartError(str(error)) from error
     except BaseException:
@@ -144,7 +146,7 @@ def _look(settings: ClientSettings, identity: WatchedFolder | None) -> FednotErr
 
 
 def _trainer(settings: ClientSettings, metrics: ClientMetrics, state_dir: Path) -> Trainer:
-    preferred = choose(settings.device)
+    preferred = choose(device_of_rank(settings.device))
     metrics.device(str(preferred), degraded=False)
     device = Device(preferred, lambda now: metrics.device(str(now), degraded=True))
     with calling(settings.task):
@@ -155,6 +157,7 @@ def _trainer(settings: ClientSettings, metrics: ClientMetrics, state_dir: Path) 
         raise StartError(f"train_data() of {settings.task} is empty; there is nothing to train on")
     if not manifest.tensors:
         raise StartError(f"the model of {settings.task} has no tensors")
+    task = shared(task, train_data, preferred)
     tombstones = Tombstones(state_dir)
     trainer = Trainer(
         *(task, manifest, train_data, test_data, device, tombstones),
