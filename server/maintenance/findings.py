@@ -13,7 +13,7 @@ from fednot import audit_chain
 from fednot.audit_chain import BrokenChainError, Entry, Head
 from server.ledger.chain import Contents
 from server.ledger.file import Key, Standing, standings
-from server.ledger.requests import held
+from server.ledger.requests import held, scopes_in, told
 from server.state.model_store import ModelStore, ModelStoreError
 from server.state.schema import attempts, audit, federation, metadata, versions
 
@@ -124,9 +124,9 @@ def of_ledger(connection: Connection, before: Contents, after: Contents) -> Iter
 def _unbarred(connection: Connection, noted: Iterable[Standing]) -> Iterator[Finding]:
     found = {key: request.barred for key, request in held(connection).items()}
     for each in noted:
-        request_id, client = each.asked["request_id"], each.asked["client"]
+        request_id, what = each.asked["request_id"], told(scopes_in(each.asked))
         barred = found.get(Key(each.asked["caller"], request_id))
         if each.lifted == "" and barred is None:
-            yield Finding("ledger", f"the state lacks the deletion {request_id} of {client}")
+            yield Finding("ledger", f"the state lacks the deletion {request_id} of {what}")
         elif each.lifted == "" and not barred:
-            yield Finding("ledger", f"{client} is not barred by the deletion {request_id}")
+            yield Finding("ledger", f"{what} is not barred by the deletion {request_id}")

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Row, case, func, insert, select, update
 
 from server.phases import ENDED, NOT_READY, moved
 from server.records import (
+    Assurance,
     Attempt,
     AttemptOutcome,
     DeletionAsk,
@@ -19,8 +20,17 @@ from server.records import (
     RecoveryPolicy,
     RecoveryRound,
     StopReason,
+    Verdict,
+    Verification,
 )
-from server.state import destruction_rows, round_rows, version_rows
+from server.state import (
+    destruction_rows,
+    forget_rows,
+    round_rows,
+    scope_rows,
+    verification_json,
+    version_rows,
+)
 from server.state.fencing import FencedError
 from server.state.schema import attempts, jobs, phase_entries, requests
 
@@ -39,6 +49,7 @@ def insert_job(connection: Connection, ask: DeletionAsk, phase: JobPhase, now: f
             created_at=now,
             priority=ask.priority,
             retain=ask.retain,
+            assurance=ask.assurance,
         )
     )
     _note_phase(connection, job_id, phase, now)
@@ -94,6 +105,40 @@ def end_attempt(connection: Connection, attempt: Attempt) -> None:
     )
 
 
+def set_verification(
+    connection: Connection, job_id: str, number: int, verification: Verification
+) -> None:
+    """Writes what verification found of an attempt."""
+    connection.execute(
+        update(attempts)
+        .where(attempts.c.job_id == job_id, attempts.c.number == number)
+        .values(verification=verification_json.to_json(verification))
+    )
+
+
+def choose_attempt(connection: Connection, job: Job, number: int) -> None:
+    """Notes which attempt's model a job keeps.
+
+    Raises FencedError if the job is no longer in the phase in which the caller read it.
+    """
+    here = (jobs.c.id == job.id, jobs.c.phase == job.phase)
+    changed = connection.execute(update(jobs).where(*here).values(chosen_attempt=number))
+    if not changed.rowcount:
+        raise FencedError(f"{job.id} is no longer {job.phase}")
+
+
+def count_failed_verdicts(connection: Connection) -> dict[str, int]:
+    """How many completed jobs kept a model that failed a verdict, by kind: behaviour or depth."""
+    kept = (jobs.c.id == attempts.c.job_id) & (jobs.c.chosen_attempt == attempts.c.number)
+    found = {}
+    for kind in ("behaviour", "depth"):
+        verdict = attempts.c.verification[(kind, "verdict")].as_string()
+        query = select(func.count()).select_from(attempts.join(jobs, kept))
+        query = query.where(jobs.c.phase == JobPhase.COMPLETED, verdict == Verdict.FAIL)
+        found[kind] = connection.execute(query).scalar() or 0
+    return found
+
+
 def open_jobs(connection: Connection) -> Sequence[Job]:
     """Jobs that have not ended, in the order in which they were asked for."""
     query = select(jobs).where(jobs.c.phase.not_in(ENDED)).order_by(jobs.c.sequence)
@@ -139,6 +184,7 @@ def merge_equals(connection: Connection, job: Job, now: float) -> tuple[str, ...
         jobs.c.layers == job.layers,
         jobs.c.allow_unsafe_layers == job.allow_unsafe_layers,
         jobs.c.retain == job.retain,
+        jobs.c.assurance == job.assurance,
         jobs.c.phase == JobPhase.QUEUED,
         jobs.c.id != job.id,
     )
@@ -181,6 +227,10 @@ def _job(connection: Connection, row: Row[Any]) -> Job:
         caches=tuple(destruction_rows.of_job(connection, row.id)),
         requests=tuple(connection.execute(served.order_by(requests.c.sequence)).scalars()),
         queued_at=_queued_at(connection, row),
+        assurance=Assurance(row.assurance),
+        chosen_attempt=row.chosen_attempt,
+        scopes=scope_rows.of_job(connection, row.id),
+        orders=forget_rows.of_job(connection, row.id),
     )
 
 
@@ -207,4 +257,6 @@ def _attempt(connection: Connection, row: Row[Any]) -> Attempt:
         warnings=tuple(row.warnings),
         explanation=row.explanation,
         rounds=tuple(RecoveryRound(r.number, r.result_version, r.metrics) for r in found),
+        rung=row.rung,
+        verification=verification_json.from_json(row.verification),
     )
