@@ -134,6 +134,13 @@ def destroyed_by(connection: Connection, job_id: str) -> tuple[DestroyedVersion,
     return tuple(DestroyedVersion(row.number, row.sha256) for row in connection.execute(query))
 
 
+def held_by(connection: Connection, job_id: str) -> tuple[DestroyedVersion, ...]:
+    """The versions that a job holds and whose bytes are still there."""
+    held = (versions.c.held_by == job_id, versions.c.destroyed_at.is_(None))
+    query = select(versions).where(*held).order_by(versions.c.number)
+    return tuple(DestroyedVersion(row.number, row.sha256) for row in connection.execute(query))
+
+
 def _version(row: Row[Any] | None) -> Version:
     if row is None:
         raise LookupError("the state holds no such version")
