@@ -31,6 +31,7 @@ from server.ledger.opening import open_ledger
 from server.listeners import Listeners
 from server.metrics import Metrics, new_registry
 from server.monitor import Monitor
+from server.receipts.desk import ReceiptDesk
 from server.room import Room
 from server.settings import ServerSettings
 from server.state.database import Database, StateError
@@ -58,11 +59,12 @@ async def serve(settings: ServerSettings) -> None:
         identity = _identity(settings)
         stack.callback(_locked(settings.state_dir).close)
         federation, cohort = await _federation(settings, stack)
+        federation.receipts = desk = await ReceiptDesk.open(federation.database, settings.state_dir)
         coordinator = Coordinator(federation)
         await coordinator.recover_state()
         monitor = Monitor(federation, cohort, identity)
         _start_status(settings, federation, monitor, identity, stack)
-        listeners = Listeners(settings, federation, coordinator, cohort, identity)
+        listeners = Listeners(settings, federation, coordinator, cohort, identity, desk)
         clock = LedgerClock(federation.database, federation.ledger)
         stack.push_async_callback(clock.finish)
         stack.push_async_callback(listeners.stop)

@@ -18,6 +18,7 @@ from server.interruption import Interruptible
 from server.ledger.file import Ledger
 from server.metrics import Metrics
 from server.pulse import Pulse
+from server.receipts.desk import NoReceipts, Receipts
 from server.records import RecoveryPolicy, RoundPolicy, RoundProgress, VerificationPolicy, WaitKind
 from server.room import Room
 from server.state import client_rows
@@ -81,6 +82,7 @@ class Federation:
     work: Interruptible = field(default_factory=Interruptible)
     changes: Pulse = field(default_factory=Pulse)
     destructions: Destructions = field(default_factory=NoDestructions)
+    receipts: Receipts = field(default_factory=NoReceipts)
 
     def eligible(self) -> tuple[str, ...]:
         """Connected clients that are not barred, by name."""

@@ -30,6 +30,8 @@ from fednot.v1 import (
     identity_pb2_grpc,
     operator_pb2,
     operator_pb2_grpc,
+    receipt_pb2,
+    receipt_pb2_grpc,
 )
 from server.audit import RefusalLog
 from server.cohorts.remote import RemoteCohort
@@ -37,6 +39,7 @@ from server.coordinator import Coordinator
 from server.data_channel.listener import DataChannel
 from server.federation import Federation
 from server.identity import ServerIdentity
+from server.receipts.desk import ReceiptDesk
 from server.services.approval import ApprovalServicer
 from server.services.audit import AuditServicer
 from server.services.deletion import DeletionServicer
@@ -47,6 +50,7 @@ from server.services.identity import IdentityServicer
 from server.services.offer import SessionOffer
 from server.services.operator import OperatorServicer
 from server.services.permissions import check_enrolment
+from server.services.receipts import ReceiptServicer
 from server.services.signing import Signing
 from server.settings import ServerSettings
 from server.state.database import StateError
@@ -58,6 +62,7 @@ _FILES: Final[tuple[tuple[FileDescriptor, str], ...]] = (
     (operator_pb2.DESCRIPTOR, "OperatorService"),
     (approval_pb2.DESCRIPTOR, "ApprovalService"),
     (audit_pb2.DESCRIPTOR, "AuditService"),
+    (receipt_pb2.DESCRIPTOR, "ReceiptService"),
     (identity_pb2.DESCRIPTOR, "IdentityService"),
 )
 SERVICE_NAMES: Final = tuple(
@@ -90,12 +95,14 @@ class Listeners:
         coordinator: Coordinator,
         cohort: RemoteCohort,
         identity: ServerIdentity | None,
+        receipts: ReceiptDesk,
     ) -> None:
         self._settings = settings
         self._federation = federation
         self._coordinator = coordinator
         self._cohort = cohort
         self._identity = identity
+        self._receipts = receipts
         self._signing = Signing(identity)
         self._uploads = UploadDesk(federation, cohort, settings.upload_limits())
         self._health = health.aio.HealthServicer()
@@ -178,6 +185,9 @@ class Listeners:
         )
         audit_pb2_grpc.add_AuditServiceServicer_to_server(
             AuditServicer(federation, self.refusals), server
+        )
+        receipt_pb2_grpc.add_ReceiptServiceServicer_to_server(
+            ReceiptServicer(federation, self._receipts), server
         )
         identity_pb2_grpc.add_IdentityServiceServicer_to_server(
             IdentityServicer(federation, identity, self._signing), server

@@ -90,7 +90,9 @@ class Verified(Part):
     depth: Judgement = Field(description="does it still once its layers are negated again?")
     thresholds: Figures = Field(description="what the verdicts are measured by")
     findings: tuple[Measured, ...] = Field(description="figures, of the recovered model first")
-    forgotten_losses: LossHistogram | None = Field(description="of the forgotten data; null if gone")
+    forgotten_losses: LossHistogram | None = Field(
+        description="of the forgotten data; null if gone"
+    )
     unseen_losses: LossHistogram | None = Field(description="of unseen data of the same origin")
     probe_sha256: Hash | None = Field(description="the hash of the probe; null without one")
     found_at: AwareDatetime = Field(description="when")

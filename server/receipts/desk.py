@@ -75,18 +75,21 @@ class ReceiptDesk:
             return await self._rotate(caller)
 
     async def _take_over(self) -> None:
-        files = self._files
         active = await self._database.read(receipt_rows.active_key)
-        upcoming = files.upcoming()
-        if upcoming is not None and active is not None and upcoming.id == active.id:
-            files.adopt()  # the server ended between the two
-        else:
-            files.discard()
-        key = files.current()
+        self._settle(active)
+        key = self._files.current()
         if key is None or active is None or key.id != active.id:
             await self._make(lost=active)
             return
         self._keys = {key.id: key}
+
+    def _settle(self, active: ReceiptKey | None) -> None:
+        """Ends what was begun when the server stopped, or a commit's outcome was not known."""
+        upcoming = self._files.upcoming()
+        if upcoming is not None and active is not None and upcoming.id == active.id:
+            self._files.adopt()
+        else:
+            self._files.discard()
 
     async def _make(self, lost: ReceiptKey | None) -> None:
         key = await self._prepared()
@@ -119,6 +122,8 @@ class ReceiptDesk:
 
     async def _prepared(self) -> SigningKey:
         """A new key that is on the disk and may sign as soon as the database says so."""
+        active = await self._database.read(receipt_rows.active_key)
+        await asyncio.to_thread(self._settle, active)
         key = SigningKey.generate()
         await asyncio.to_thread(self._files.prepare, key)
         self._keys[key.id] = key

@@ -40,8 +40,7 @@ class KeyFiles:
         return _read(self.next_path)
 
     def prepare(self, key: SigningKey) -> None:
-        """Writes a key that is to take the place of the one there."""
-        self.discard()
+        """Writes a key that is to take the place of the one there; none may be prepared."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
         descriptor = os.open(self.next_path, flags, OWNER_ONLY)
         try:

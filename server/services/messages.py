@@ -17,6 +17,7 @@ from fednot.v1 import (
     identity_pb2,
     model_pb2,
     operator_pb2,
+    receipt_pb2,
 )
 from server.phases import ENDED
 from server.records import (
@@ -28,6 +29,7 @@ from server.records import (
     Deletion,
     Job,
     JobPhase,
+    ReceiptKey,
     Round,
     RoundPhase,
     RoundProgress,
@@ -177,6 +179,16 @@ def audit_message(entry: Entry, names: Mapping[str, str]) -> audit_pb2.AuditEntr
     )
 
 
+def receipt_key_message(key: ReceiptKey) -> receipt_pb2.ReceiptKey:
+    """The public half of a key."""
+    return receipt_pb2.ReceiptKey(
+        id=key.id,
+        pem=key.pem,
+        created_at=timestamp(key.created_at),
+        retired_at=timestamp(key.retired_at),
+    )
+
+
 def waiting_sentence(deletion: Deletion, first_ready: str, waiting_for: str) -> str:
     """What the job of a deletion waits for, "" if it does not.
 
@@ -265,6 +277,7 @@ def _job_message(job: Job, waiting_for: str) -> deletion_pb2.Job:
         retain=job.retain,
         hold_lifted_at=timestamp(job.hold_lifted_at),
         client_destructions=[_destruction_message(each) for each in job.caches],
+        has_receipt=job.has_receipt,
     )
 
 

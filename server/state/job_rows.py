@@ -5,14 +5,16 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection, Row, case, func, insert, select, update
 
 from server.phases import ENDED, NOT_READY, moved
 from server.records import (
+    NOBODY,
     Attempt,
     AttemptOutcome,
+    AuditEvent,
     DeletionAsk,
     Job,
     JobPhase,
@@ -20,9 +22,12 @@ from server.records import (
     RecoveryRound,
     StopReason,
 )
-from server.state import destruction_rows, round_rows, version_rows
+from server.state import audit_rows, destruction_rows, receipt_rows, round_rows, version_rows
 from server.state.fencing import FencedError
 from server.state.schema import attempts, jobs, phase_entries, requests
+
+NOTED_BY_CLIENT: Final = (JobPhase.COMPLETED, JobPhase.FAILED)
+"""Phases whose entries in the audit name each client: `server.audit.note_job_end` writes them."""
 
 
 def insert_job(connection: Connection, ask: DeletionAsk, phase: JobPhase, now: float) -> str:
@@ -64,6 +69,9 @@ def move(connection: Connection, job: Job, to: JobPhase, now: float, **values: o
     if not changed.rowcount:
         raise FencedError(f"{job.id} is no longer {job.phase}")
     _note_phase(connection, job.id, phase, now)
+    if phase not in NOTED_BY_CLIENT:
+        event = AuditEvent(NOBODY, f"job.{phase}", job_id=job.id)
+        audit_rows.append(connection, event, now)
 
 
 def set_released_by(connection: Connection, job_id: str, version: int) -> None:
@@ -181,6 +189,7 @@ def _job(connection: Connection, row: Row[Any]) -> Job:
         caches=tuple(destruction_rows.of_job(connection, row.id)),
         requests=tuple(connection.execute(served.order_by(requests.c.sequence)).scalars()),
         queued_at=_queued_at(connection, row),
+        has_receipt=receipt_rows.has_receipt(connection, row.id),
     )
 
 
