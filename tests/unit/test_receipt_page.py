@@ -100,7 +100,7 @@ def test_the_plots_say_what_they_show_and_stay_in_their_frame() -> None:
     assert recovery is not None
     assert losses is not None
     assert "0.810 after the first, 0.957 after the last, target 0.950" in recovery.says
-    assert "Losses of 98 forgotten samples" in losses.says
+    assert "Losses of 120 forgotten samples" in losses.says
     for line in (*recovery.lines, *losses.lines):
         for x, y in re.findall(r"([\d.]+),([\d.]+)", line):
             assert 34 <= float(x) <= 312
