@@ -60,7 +60,7 @@ def receipt(
     for path in (output, *([html] if html else [])):
         options.writable(path, force=force)
     by = {"job_id": name} if JOB_ID.fullmatch(name) else {"request_id": name}
-    request = receipt_pb2.GetReceiptRequest(**by)  # type: ignore[arg-type]
+    request = receipt_pb2.GetReceiptRequest(**by)
     found = session.call(session.receipts.GetReceipt, request)
     checked = _checked(found.jws, found.key.pem)
     _write(output, found.jws)
