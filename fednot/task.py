@@ -107,7 +107,11 @@ class Task:
         return training.sample_losses(self, model, data, device)
 
     def train(self, model: nn.Module, data: SampleDataset, context: TrainContext) -> TrainResult:
-        """Trains the model in place; by default SGD over shuffled batches."""
+        """Trains the model in place; by default SGD over shuffled batches, on all ranks."""
+        if context.world_size > 1:
+            from fednot import distributed
+
+            return distributed.train(self, model, data, context)
         return training.train(self, model, data, context)
 
     def evaluate(

@@ -52,7 +52,7 @@ def test_a_script_receives_trains_and_sends(federation: LocalFederation) -> None
     for index in range(2):
         start(federation, index, LOOP, f"--part={index}/10")
     federation.await_connected(2)
-    run = federation.train(2)
+    run = federation.train(5)
     assert run.state == operator_pb2.RUN_STATE_COMPLETED
     ended = federation.rounds()[-1]
     assert len(ended.cohort) == 2
