@@ -39,7 +39,6 @@ from server.coordinator import Coordinator
 from server.data_channel.listener import DataChannel
 from server.federation import Federation
 from server.identity import ServerIdentity
-from server.receipts.desk import ReceiptDesk
 from server.services.approval import ApprovalServicer
 from server.services.audit import AuditServicer
 from server.services.deletion import DeletionServicer
@@ -95,14 +94,12 @@ class Listeners:
         coordinator: Coordinator,
         cohort: RemoteCohort,
         identity: ServerIdentity | None,
-        receipts: ReceiptDesk,
     ) -> None:
         self._settings = settings
         self._federation = federation
         self._coordinator = coordinator
         self._cohort = cohort
         self._identity = identity
-        self._receipts = receipts
         self._signing = Signing(identity)
         self._uploads = UploadDesk(federation, cohort, settings.upload_limits())
         self._health = health.aio.HealthServicer()
@@ -186,9 +183,7 @@ class Listeners:
         audit_pb2_grpc.add_AuditServiceServicer_to_server(
             AuditServicer(federation, self.refusals), server
         )
-        receipt_pb2_grpc.add_ReceiptServiceServicer_to_server(
-            ReceiptServicer(federation, self._receipts), server
-        )
+        receipt_pb2_grpc.add_ReceiptServiceServicer_to_server(ReceiptServicer(federation), server)
         identity_pb2_grpc.add_IdentityServiceServicer_to_server(
             IdentityServicer(federation, identity, self._signing), server
         )

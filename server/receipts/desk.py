@@ -10,6 +10,7 @@ from typing import Protocol
 
 from sqlalchemy import Connection
 
+from fednot.errors import FednotError, Reason
 from fednot.receipt import SigningKey
 from server.receipts.content import receipt_of
 from server.receipts.key_files import KeyFiles
@@ -28,12 +29,20 @@ class Receipts(Protocol):
         """Signs the receipt of a job, in the transaction that completes it."""
         ...
 
+    async def rotate(self, caller: Caller) -> ReceiptKey:
+        """Has a new key sign from now on. Raises FednotError (NO_RECEIPT) where nothing signs."""
+        ...
+
 
 class NoReceipts:
     """Where nothing is signed, as within one process."""
 
     def issue(self, connection: Connection, job_id: str, now: float) -> None:
         """Nothing."""
+
+    async def rotate(self, caller: Caller) -> ReceiptKey:
+        """Raises FednotError (NO_RECEIPT)."""
+        raise FednotError(Reason.NO_RECEIPT, "no receipts are signed here")
 
 
 class ReceiptDesk:

@@ -11,7 +11,6 @@ from sqlalchemy import Connection
 from fednot.errors import FednotError, Reason
 from fednot.v1 import receipt_pb2, receipt_pb2_grpc
 from server.federation import Federation
-from server.receipts.desk import ReceiptDesk
 from server.records import IssuedReceipt, ReceiptKey
 from server.services import callers
 from server.services.messages import receipt_key_message
@@ -23,9 +22,9 @@ Context = aio.ServicerContext[Any, Any]
 class ReceiptServicer(receipt_pb2_grpc.ReceiptServiceServicer):
     """Hands out receipts and public keys, and changes the key."""
 
-    def __init__(self, federation: Federation, desk: ReceiptDesk) -> None:
+    def __init__(self, federation: Federation) -> None:
         self._database = federation.database
-        self._desk = desk
+        self._receipts = federation.receipts
 
     async def GetReceipt(
         self, request: receipt_pb2.GetReceiptRequest, context: Context
@@ -62,5 +61,5 @@ class ReceiptServicer(receipt_pb2_grpc.ReceiptServiceServicer):
     ) -> receipt_pb2.RotateReceiptKeyResponse:
         """Makes a new key, to its end even if the caller hangs up."""
         caller = callers.current()
-        made = await asyncio.shield(asyncio.create_task(self._desk.rotate(caller)))
+        made = await asyncio.shield(asyncio.create_task(self._receipts.rotate(caller)))
         return receipt_pb2.RotateReceiptKeyResponse(key=receipt_key_message(made))
