@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import matplotlib as mpl
 from rich.table import Table
+from rich.text import Text
 
 from fednot.demo.outcome import Course, Outcome
 
@@ -67,15 +68,15 @@ def write(outcome: Outcome, folder: Path) -> tuple[Path, Path]:
     return summary, plot
 
 
-def _said(course: Course) -> tuple[str, str]:
+def _said(course: Course) -> tuple[Text, Text]:
     if course.verdicts is None:
-        return "", ""
+        return Text(), Text()
     return _coloured(course.verdicts.behaviour), _coloured(course.verdicts.depth)
 
 
-def _coloured(verdict: str) -> str:
+def _coloured(verdict: str) -> Text:
     style = "green" if verdict == PASSED else "bold red" if verdict == "FAIL" else "yellow"
-    return f"[{style}]{verdict}[/]"
+    return Text(verdict, style)
 
 
 def _cells(course: Course) -> tuple[str, str, str]:

@@ -22,7 +22,7 @@ from fednot.v1 import deletion_pb2, operator_pb2
 
 TASK = f"{ROOT / 'tests' / 'support' / 'digits_to_forget.py'}:DigitsToForget"
 CLIENTS = 5
-ROUNDS = 8
+ROUNDS = 12
 EPOCHS = 2
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]
