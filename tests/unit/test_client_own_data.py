@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -41,7 +42,10 @@ class OwnTask(fednot.Task):
 
 
 class HoardingTask(OwnTask):
-    unsupported_scopes = {"samples": "it reads its own files", "class": "it has no classes"}
+    unsupported_scopes: ClassVar[Mapping[str, str]] = {
+        "samples": "it reads its own files",
+        "class": "it has no classes",
+    }
 
 
 def wanted(max_examples: int = 0, seed: int = 1, **forgotten: object) -> LookedAt:
