@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy import Connection
 
 from fednot.errors import FednotError, Reason
+from server import awaiting
 from server.records import (
     NOBODY,
     Approval,
@@ -12,16 +13,23 @@ from server.records import (
     ApprovalState,
     AuditEvent,
     Caller,
-    JobPhase,
 )
 from server.refusals import about
-from server.state import approval_rows, audit_rows, client_rows, deletion_rows, job_rows
+from server.state import (
+    approval_rows,
+    audit_rows,
+    client_rows,
+    deletion_rows,
+    job_rows,
+    standing_rows,
+)
 
 
 def approve(
     connection: Connection, approval_id: str, caller: Caller, now: float
 ) -> tuple[Approval, bool]:
-    """Approves, so that a job queues or a client is readmitted; True unless it was so already.
+    """Approves, so that a job queues, once its clients have confirmed too, or a client is
+    readmitted; True unless it was so already.
 
     Raises FednotError (UNKNOWN_APPROVAL, APPROVAL_ENDED, SECOND_PERSON_NEEDED), and what
     `readmit` raises.
@@ -33,8 +41,7 @@ def approve(
         _check_decidable(connection, approval, caller, now)
     ended = approval_rows.end(connection, approval, ApprovalState.APPROVED, caller.key, now)
     if approval.kind is ApprovalKind.DELETION:
-        job = job_rows.get_job(connection, approval.job_id)
-        job_rows.move(connection, job, JobPhase.QUEUED, now)
+        awaiting.advance(connection, job_rows.get_job(connection, approval.job_id), now)
     else:
         client_rows.lift_bars_of_client(connection, approval.client, now)
     _note(connection, approval, caller, "ApprovalService.Approve", now)
@@ -110,7 +117,7 @@ def _drop(connection: Connection, approval: Approval, why: str, now: float) -> N
 def _note(
     connection: Connection, approval: Approval, caller: Caller, action: str, now: float
 ) -> None:
-    subject = f"client/{approval.client}"
+    subject = f"client/{approval.client}" if approval.client else ""
     event = AuditEvent(caller, action, subject, job_id=approval.job_id)
     audit_rows.append(connection, event, now)
 
@@ -150,7 +157,7 @@ def _check_waits(approval: Approval, now: float) -> None:
 def _check_readmissible(connection: Connection, client: str) -> None:
     if not client_rows.client_exists(connection, client):
         raise FednotError(Reason.UNKNOWN_CLIENT, f"no client {client!r} has ever joined")
-    standing = deletion_rows.standing_jobs(connection, client)
+    standing = standing_rows.standing_jobs(connection, client)
     if not standing:
         raise FednotError(Reason.CLIENT_NOT_BARRED, f"client {client} is not barred")
-    deletion_rows.check_no_deletion_is_open(standing, client)
+    standing_rows.check_no_deletion_is_open(standing, f"client {client}")

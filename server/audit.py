@@ -16,9 +16,9 @@ from fednot.errors import FednotError, Reason
 from fednot.identity.subject import Role
 from fednot.naming import CLIENT_NAME, JOB_ID
 from server.phases import ENDED
-from server.records import NOBODY, AuditEvent, AuditOutcome, Caller, JobPhase
+from server.records import NOBODY, AuditEvent, AuditOutcome, Caller, JobPhase, Verification
 from server.refusals import CLIENT_KEY
-from server.state import audit_rows, client_rows, deletion_rows, pseudonym_rows
+from server.state import audit_rows, client_rows, deletion_rows, pseudonym_rows, standing_rows
 from server.state.commits import Commit
 from server.state.database import Database
 
@@ -183,9 +183,17 @@ def destroy_pseudonym(connection: Connection, name: str, caller: Caller, now: fl
 
 
 def note_job_end(connection: Connection, job_id: str, phase: JobPhase, now: float) -> None:
-    """Notes that a job has ended so, which nobody asked for, for each client that it was about."""
-    for client in deletion_rows.clients_of_job(connection, job_id):
-        event = AuditEvent(NOBODY, f"job.{phase}", subject=f"client/{client}", job_id=job_id)
+    """Notes that a job has ended so, which nobody asked for, for each thing that it was about."""
+    for subject in deletion_rows.subjects_of_job(connection, job_id):
+        event = AuditEvent(NOBODY, f"job.{phase}", subject=subject, job_id=job_id)
+        audit_rows.append(connection, event, now)
+
+
+def note_job_verified(connection: Connection, job_id: str, found: Verification, now: float) -> None:
+    """Notes the verdicts on an attempt of a job, for each thing that it is about."""
+    reason = f"behaviour={found.behaviour.verdict} depth={found.depth.verdict}"
+    for subject in deletion_rows.subjects_of_job(connection, job_id):
+        event = AuditEvent(NOBODY, "job.verified", subject, reason=reason, job_id=job_id)
         audit_rows.append(connection, event, now)
 
 
@@ -211,7 +219,7 @@ def _is_known(connection: Connection, subject: str) -> bool:
 
 def _check_no_deletion_is_open(connection: Connection, name: str) -> None:
     role, _, client = name.partition("/")
-    for standing in deletion_rows.standing_jobs(connection, client):
+    for standing in standing_rows.standing_about(connection, client):
         if role == Role.CLIENT and standing.phase not in ENDED:
             raise FednotError(
                 Reason.DELETION_IN_PROGRESS,

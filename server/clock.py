@@ -1,4 +1,6 @@
-"""Notices what time alone brings about: approvals that expire, and deadlines that pass."""
+"""Notices what time alone brings about: approvals and confirmations that do not come in time, and
+deadlines that pass.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,18 @@ from typing import Final
 
 from sqlalchemy import Connection
 
-from server import approvals
+from server import approvals, awaiting
 from server.federation import Federation
 from server.records import NOBODY, AuditEvent
-from server.state import approval_rows, audit_rows, deadline_rows
+from server.state import (
+    approval_rows,
+    audit_rows,
+    deadline_rows,
+    deletion_rows,
+    job_rows,
+    round_rows,
+    scope_rows,
+)
 from server.state.commits import Commit
 
 log = logging.getLogger("server.clock")
@@ -33,6 +43,7 @@ class Clock:
             try:
                 await self._expire_approvals()
                 await self._note_deadlines()
+                await self._end_confirmations()
             except Exception:
                 log.exception("what time brings about could not be looked at; trying again")
             await asyncio.sleep(TICK)
@@ -61,12 +72,41 @@ class Clock:
             log.warning("deletion %s was due at %s and goes on", each.request_id, was_due)
         federation.changes.beat()
 
+    async def _end_confirmations(self) -> None:
+        """Has jobs go on without what clients have not confirmed in time; those stay out."""
+        federation, now = self._federation, time.time()
+        longest = federation.defaults.confirmation_wait
+        if not await federation.database.read(lambda c: awaiting.late(c, now, longest)):
+            return
+        queued, goes_first = await federation.database.write(
+            Commit.CONFIRMATIONS_OVERDUE, lambda c: _queued_without(c, now, longest)
+        )
+        for job_id in queued:
+            log.warning("%s goes on without a client that has not confirmed in time", job_id)
+        if goes_first:
+            await federation.work.interrupt()
+        federation.changes.beat()
+
+
+def _queued_without(connection: Connection, now: float, longest: float) -> tuple[list[str], bool]:
+    """The jobs that queue now, and whether training has to give way to one of them."""
+    nothing_served = not job_rows.first_ready_id(connection)
+    queued = [
+        job.id
+        for job in awaiting.late(connection, now, longest)
+        if awaiting.advance(connection, job, now, confirmation_wait=longest)
+    ]
+    goes_first = bool(queued) and nothing_served
+    if goes_first:
+        round_rows.abort_running_rounds(connection, now)
+    return queued, goes_first
+
 
 def _note_late(connection: Connection, now: float) -> list[deadline_rows.Late]:
     late = list(deadline_rows.newly_late(connection, now))
     deadline_rows.note_overdue(connection, late, now)
     for each in late:
-        subject = f"client/{each.client}"
-        event = AuditEvent(NOBODY, "deletion.overdue", subject, job_id=each.job_id)
-        audit_rows.append(connection, event, now)
+        for subject in deletion_rows.subjects_of(scope_rows.of_request(connection, each.sequence)):
+            event = AuditEvent(NOBODY, "deletion.overdue", subject, job_id=each.job_id)
+            audit_rows.append(connection, event, now)
     return late

@@ -32,6 +32,7 @@ from server.records import (
     Deletion,
     DeletionAsk,
     Job,
+    JobPhase,
     Run,
     RunState,
     Version,
@@ -59,6 +60,7 @@ T = TypeVar("T")
 IDLE_TICK = 5.0
 FAULT_WAIT = 5.0
 ROOM_TICK = 1.0
+CONFIRMATION_SECONDS = 60.0
 
 
 class Coordinator:
@@ -134,6 +136,7 @@ class Coordinator:
         if job is not None or run is not None:
             await self._federation.work.run(self._await_room())
         if job is not None:
+            await self._federation.work.run(self._await_confirmations(job))
             await self._unlearning.step(job)
         elif run is not None:
             await self._training.step(run)
@@ -145,6 +148,30 @@ class Coordinator:
             while shortage := federation.room.shortage():
                 federation.waits_for(WaitKind.ROOM, f"waiting for room: {shortage}")
                 await asyncio.sleep(ROOM_TICK)
+        finally:
+            federation.waits_no_more()
+
+    async def _await_confirmations(self, job: Job) -> None:
+        """Gives the clients that are there a moment to bar what a job forgets, before it begins.
+
+        Those that have not by then take no part until they have.
+        """
+        federation = self._federation
+        told = {each.client for each in job.orders if not each.refusal}
+        until = time.monotonic() + CONFIRMATION_SECONDS
+        if job.phase is not JobPhase.QUEUED or not told:
+            return
+        try:
+            while (left := until - time.monotonic()) > 0:
+                mark = federation.changes.mark()
+                there = federation.cohort.connected() & told
+                owing = sorted(name for name in there if federation.fences.owes(name))
+                if not owing:
+                    return
+                names = ", ".join(owing)
+                sentence = f"waiting for {names} to bar what {job.id} forgets, at most {left:.0f} s"
+                federation.waits_for(WaitKind.CONFIRMATION, sentence)
+                await federation.changes.wait(min(left, ROOM_TICK), mark)
         finally:
             federation.waits_no_more()
 
@@ -252,6 +279,7 @@ class Coordinator:
         deletion, is_new = await federation.database.write(Commit.DELETION_ACCEPTED, command)
         await federation.reload_fences()
         if is_new:
+            federation.forgettings.tell()
             await self._interrupt()
             log.info("deletion %s accepted; %s is fenced", ask.request_id, deletion.job.id)
         return deletion
@@ -268,6 +296,7 @@ class Coordinator:
 
         deletion, was_served = await federation.database.write(Commit.DELETION_CANCELLED, command)
         await federation.reload_fences()
+        federation.forgettings.tell()
         if was_served:  # else the work in hand is another job's, and its round goes on
             await self._interrupt()
         return deletion
@@ -277,7 +306,7 @@ class Coordinator:
             now = time.time()
             nothing_served = not job_rows.first_ready_id(connection)
             approval, is_new = approvals.approve(connection, approval_id, caller, now)
-            goes_first = is_new and nothing_served and bool(approval.job_id)
+            goes_first = is_new and nothing_served and bool(job_rows.first_ready_id(connection))
             if goes_first:  # training gives way, as it does to a deletion without approval
                 round_rows.abort_running_rounds(connection, now)
             return approval, goes_first
@@ -310,6 +339,7 @@ class Coordinator:
     async def _refenced(self, commit: Commit, command: Callable[[Connection], T]) -> T:
         result = await self._federation.database.write(commit, command)
         await self._federation.reload_fences()
+        self._federation.forgettings.tell()
         return result
 
     async def _interrupt(self) -> None:
@@ -341,9 +371,9 @@ def _retried_after(fault: Exception) -> tuple[WaitKind, str]:
 def _note_deletion(
     connection: Connection, deletion: Deletion, caller: Caller, action: str, now: float
 ) -> None:
-    subject = f"client/{deletion.client}"
-    event = AuditEvent(caller, action, subject, job_id=deletion.job.id)
-    audit_rows.append(connection, event, now)
+    for subject in deletion_rows.subjects_of(deletion.scopes):
+        event = AuditEvent(caller, action, subject, job_id=deletion.job.id)
+        audit_rows.append(connection, event, now)
 
 
 def _check_layers(ask: DeletionAsk, layers: LayerMap, negated: tuple[str, ...]) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Callable
 from contextlib import aclosing
+from typing import Final
 
 import torch
 
+from fednot.data.subset import Subset
 from fednot.manifest import Manifest
 from fednot.task import SampleDataset, Task
 from fednot.tensors import load_into
@@ -17,12 +20,28 @@ from server.records import Scores
 CPU = torch.device("cpu")
 
 
+FORGOTTEN: Final = "forgotten_"
+"""What the metrics over the samples of forgotten classes begin with."""
+
+
 class ServerEvaluator:
-    """Evaluates with the Task on the test data that the server holds."""
+    """Evaluates with the Task on the test data that the server holds.
+
+    What it measures is over the classes that are kept; of the forgotten ones it measures the same
+    again under names that begin with "forgotten_", such as "forgotten_accuracy".
+    """
 
     def __init__(self, task: Task, data: SampleDataset) -> None:
         self._task = task
         self._data = data
+        self._labels: frozenset[int] = frozenset()
+        self._parts: tuple[SampleDataset, SampleDataset | None] = (data, None)
+
+    def forget(self, labels: frozenset[int]) -> None:
+        """Says which classes are forgotten from now on."""
+        if labels != self._labels:
+            self._labels = labels
+            self._parts = _parted(self._data, labels)
 
     async def score(self, flat: torch.Tensor, manifest: Manifest) -> Scores:
         """What the Task's evaluation finds, in a thread of its own."""
@@ -31,7 +50,33 @@ class ServerEvaluator:
     def _score(self, flat: torch.Tensor, manifest: Manifest) -> Scores:
         model = self._task.build_model()
         load_into(model, flat, manifest)
-        return finite(self._task.evaluate(model, self._data, CPU))
+        retained, forgotten = self._parts
+        scores = {}
+        if len(retained):
+            scores = finite(self._task.evaluate(model, retained, CPU))
+        if forgotten is not None and len(forgotten):
+            of_forgotten = finite(self._task.evaluate(model, forgotten, CPU))
+            scores |= {FORGOTTEN + key: value for key, value in of_forgotten.items()}
+        return scores
+
+
+def _parted(
+    data: SampleDataset, labels: frozenset[int]
+) -> tuple[SampleDataset, SampleDataset | None]:
+    """The samples of the classes that are kept, and those of the labels; None without a label."""
+    if not labels:
+        return data, None
+    is_forgotten = [_target(data, index) in labels for index in range(len(data))]
+    kept = [index for index, forgotten in enumerate(is_forgotten) if not forgotten]
+    gone = [index for index, forgotten in enumerate(is_forgotten) if forgotten]
+    return Subset(data, kept), Subset(data, gone)
+
+
+def _target(data: SampleDataset, index: int) -> object:
+    """The class of a sample, by the dataset's `target` where it has one, which reads no input."""
+    target: Callable[[int], object] | None = getattr(data, "target", None)
+    found = target(index) if target is not None else data[index][1]
+    return int(found) if isinstance(found, torch.Tensor) and found.numel() == 1 else found
 
 
 async def score_by_clients(cohort: Cohort, plan: WorkPlan) -> Scores:

@@ -4,24 +4,36 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from sqlalchemy import Connection
 
 from server.blocks import Memory
 from server.cohorts.cohort import Cohort
 from server.destruction import Destructions, NoDestructions
 from server.evaluation import ServerEvaluator
 from server.fences import Fences
+from server.forgetting import Forgettings, NoForgettings
 from server.global_model import GlobalModel
 from server.interruption import Interruptible
 from server.ledger.file import Ledger
 from server.metrics import Metrics
 from server.pulse import Pulse
-from server.records import RecoveryPolicy, RoundPolicy, RoundProgress, VerificationPolicy, WaitKind
+from server.receipts.desk import NoReceipts, Receipts
+from server.records import (
+    Bar,
+    RecoveryPolicy,
+    RoundPolicy,
+    RoundProgress,
+    VerificationPolicy,
+    WaitKind,
+)
 from server.room import Room
-from server.state import client_rows
+from server.state import client_rows, forget_rows, scope_rows
 from server.state.database import Database
+from server.verification.server_data import ServerData
 
 log = logging.getLogger("server")
 
@@ -81,16 +93,28 @@ class Federation:
     work: Interruptible = field(default_factory=Interruptible)
     changes: Pulse = field(default_factory=Pulse)
     destructions: Destructions = field(default_factory=NoDestructions)
+    server_data: ServerData = field(default_factory=ServerData)
+    forgettings: Forgettings = field(default_factory=NoForgettings)
+    receipts: Receipts = field(default_factory=NoReceipts)
 
     def eligible(self) -> tuple[str, ...]:
-        """Connected clients that are not barred, by name."""
-        return tuple(
-            sorted(name for name in self.cohort.connected() if self.fences.bar_of(name) is None)
+        """Connected clients that may train and have something to train on, by name.
+
+        One that has yet to bar what it was told to may not.
+        """
+        may = (
+            name
+            for name in self.cohort.connected()
+            if self.fences.may_train(name) and self.cohort.can_train(name)
         )
+        return tuple(sorted(may))
 
     async def reload_fences(self) -> None:
         """Takes over the tombstones that stand now, after a transaction that changed them."""
-        self.fences.load(await self.database.read(client_rows.list_bars))
+        bars, owing, labels = await self.database.read(_fences)
+        self.fences.load(bars, owing)
+        if self.evaluator is not None:
+            self.evaluator.forget(labels)
         self.changes.beat()
 
     def waits_for(self, kind: WaitKind, sentence: str) -> None:
@@ -121,3 +145,12 @@ class Federation:
         """Shows the round in flight; None when there is none."""
         self.activity.progress = progress
         self.changes.beat()
+
+
+def _fences(connection: Connection) -> tuple[Sequence[Bar], Mapping[str, str], frozenset[int]]:
+    """Who is barred, who has yet to bar something, and the labels that are forgotten."""
+    return (
+        client_rows.list_bars(connection),
+        forget_rows.owing(connection),
+        scope_rows.standing_labels(connection),
+    )

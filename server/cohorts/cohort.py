@@ -149,6 +149,10 @@ class Cohort(Protocol):
         """When a client was last heard of, in seconds since the epoch; None if never."""
         ...
 
+    def can_train(self, client: str) -> bool:
+        """Whether a connected client holds data to train on."""
+        ...
+
     def can_evaluate(self, client: str) -> bool:
         """Whether a connected client holds data to evaluate on."""
         ...

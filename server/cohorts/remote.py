@@ -28,6 +28,7 @@ class Session:
     `instance` names the state directory that it runs from; a client that names none has "".
     `certificate` is the one that it showed last, as PEM, and `certificate_expires_at` when that
     ends, in seconds since the epoch; both None over plaintext. `codec` is how it encodes updates.
+    `told_bar` is the request by which it was told in this session that it is barred.
     """
 
     client: str
@@ -40,6 +41,7 @@ class Session:
     certificate: bytes | None = None
     instance: str = ""
     codec: Codec = field(default_factory=Plain)
+    told_bar: str = ""
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
@@ -164,6 +166,11 @@ class RemoteCohort:
         """When the client was last heard of in this process, in seconds since the epoch."""
         session = self._sessions.get(client)
         return time.time() - (time.monotonic() - session.last_seen) if session else None
+
+    def can_train(self, client: str) -> bool:
+        """Whether the client has training examples left."""
+        session = self._sessions.get(client)
+        return session is not None and session.num_train_examples > 0
 
     def can_evaluate(self, client: str) -> bool:
         """Whether the client said that it holds test examples."""

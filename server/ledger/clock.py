@@ -14,7 +14,7 @@ from server.ledger.requests import endings
 from server.records import JobPhase
 from server.state.commits import Commit
 from server.state.database import Database
-from server.state.schema import jobs, tombstones
+from server.state.schema import jobs, scopes
 
 log = logging.getLogger("server.ledger")
 
@@ -62,7 +62,7 @@ class LedgerClock:
 
 def _ended(connection: Connection) -> tuple[int, int]:
     completed = select(func.count()).where(jobs.c.phase == JobPhase.COMPLETED)
-    lifted = select(func.count()).where(tombstones.c.lifted_at.is_not(None))
+    lifted = select(func.count()).where(scopes.c.lifted_at.is_not(None))
     return (
         connection.execute(completed).scalar_one(),
         connection.execute(lifted).scalar_one(),

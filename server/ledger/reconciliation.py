@@ -7,14 +7,15 @@ from a backup. Then it holds the weights of before the deletions that it does no
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
 from server.ledger.file import CANCELLED, Key, Ledger, Standing
-from server.ledger.requests import Held, asked, endings, held, requeue
+from server.ledger.requests import Held, asked, endings, held, requeue, scopes_in, told
 from server.phases import ENDED
+from server.records import Scope, ScopeKind
 from server.state import version_rows
 
 log = logging.getLogger("server.ledger")
@@ -46,7 +47,7 @@ def reconcile(connection: Connection, ledger: Ledger, now: float) -> Reconciled:
         requeue(connection, noted, now)
     if any(noted.completed and _is_open(known.get(key)) for key, noted in ledger.standings.items()):
         version_rows.set_released(connection, 0)
-    told = [*_told_of_missing(missing), *_told_of_known(ledger, known)]
+    sentences = [*_told_of_missing(missing), *_told_of_known(ledger, known)]
     barred_again = [
         asked(connection, key)
         for key, request in held(connection).items()
@@ -54,7 +55,7 @@ def reconcile(connection: Connection, ledger: Ledger, now: float) -> Reconciled:
     ]
     ledger.append(connection, [*adopted, *barred_again], now)
     ledger.append(connection, endings(connection, ledger), now)
-    return Reconciled(tuple(missing), tuple(told))
+    return Reconciled(tuple(missing), tuple(sentences))
 
 
 def _is_open(request: Held | None) -> bool:
@@ -63,13 +64,13 @@ def _is_open(request: Held | None) -> bool:
 
 def _told_of_missing(missing: dict[Key, Standing]) -> Iterator[str]:
     for key, noted in missing.items():
-        client = noted.asked["client"]
+        what = told(scopes_in(noted.asked))
         yield (
-            f"the ledger holds deletion {key.request_id} of client {client} and the database does "
-            "not: the client is barred, the release withdrawn and the deletion queued again"
+            f"the ledger holds deletion {key.request_id} of {what} and the database does not: that "
+            "is barred, the release withdrawn and the deletion queued again"
         )
         if noted.lifted:
-            yield _readmitted(client)
+            yield from _readmitted(scopes_in(noted.asked))
 
 
 def _told_of_known(ledger: Ledger, known: dict[Key, Held]) -> Iterator[str]:
@@ -79,20 +80,22 @@ def _told_of_known(ledger: Ledger, known: dict[Key, Held]) -> Iterator[str]:
             continue
         if noted.lifted == CANCELLED:
             yield (
-                f"deletion {key.request_id} of client {request.client} was cancelled after this "
+                f"deletion {key.request_id} of {request.what} was cancelled after this "
                 "state was saved, and goes on; cancel it again if it should not"
             )
         elif noted.lifted:
-            yield _readmitted(request.client)
+            yield from _readmitted(scopes_in(noted.asked))
         elif noted.completed and _is_open(request):
             yield (
-                f"deletion {key.request_id} of client {request.client} had completed after this "
+                f"deletion {key.request_id} of {request.what} had completed after this "
                 "state was saved; it is done again"
             )
 
 
-def _readmitted(client: str) -> str:
-    return (
-        f"client {client} was readmitted after this state was saved and is barred again; "
-        f"`fednot clients readmit {client}` lifts that"
-    )
+def _readmitted(wanted: Iterable[Scope]) -> Iterator[str]:
+    for scope in wanted:
+        if scope.kind is ScopeKind.CLIENT:
+            yield (
+                f"client {scope.client} was readmitted after this state was saved and is barred "
+                f"again; `fednot clients readmit {scope.client}` lifts that"
+            )

@@ -2,35 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import Connection, insert, select
 
 from server.ledger.chain import Event, Note
 from server.ledger.file import CANCELLED, READMITTED, Key, Ledger, Standing
-from server.records import NOBODY, Approval, ApprovalKind, AuditEvent, ClientRecord, JobPhase
-from server.state import approval_rows, audit_rows, client_rows, version_rows
-from server.state.schema import jobs, phase_entries, requests, tombstones
+from server.records import (
+    NOBODY,
+    Approval,
+    ApprovalKind,
+    AuditEvent,
+    ClientRecord,
+    JobPhase,
+    Scope,
+    ScopeKind,
+)
+from server.state import approval_rows, audit_rows, client_rows, deletion_rows, scope_rows
+from server.state.schema import jobs, phase_entries, requests
 
-_OF_REQUEST = ("caller", "request_id", "client", "digest", "accepted_at", "not_after")
-_OF_JOB = ("id", "method", "layers", "allow_unsafe_layers", "policy", "priority", "retain")
+_OF_REQUEST = ("caller", "request_id", "digest", "accepted_at", "not_after")
+_OF_JOB = (
+    "id",
+    "method",
+    "layers",
+    "allow_unsafe_layers",
+    "policy",
+    "priority",
+    "retain",
+    "assurance",
+)
 
 
 @dataclass(frozen=True)
 class Held:
-    """What the database holds of a request: its job's phase, and whether its bar stands."""
+    """What the database holds of a request: its job's phase, and whether any of it is barred.
 
-    client: str
+    `what` is what it forgets, for a sentence.
+    """
+
+    what: str
     phase: JobPhase
     barred: bool
 
 
 def held(connection: Connection) -> dict[Key, Held]:
     """Every request in the database, in the order in which they were accepted."""
-    barring = select(tombstones.c.request).where(tombstones.c.lifted_at.is_(None))
-    standing = set(connection.execute(barring).scalars())
+    standing = scope_rows.standing_requests(connection)
     query = (
         select(requests, jobs.c.phase)
         .join(jobs, jobs.c.id == requests.c.job_id)
@@ -38,7 +58,9 @@ def held(connection: Connection) -> dict[Key, Held]:
     )
     return {
         Key(row.caller, row.request_id): Held(
-            row.client, JobPhase(row.phase), row.sequence in standing
+            told(scope_rows.of_request(connection, row.sequence)),
+            JobPhase(row.phase),
+            row.sequence in standing,
         )
         for row in connection.execute(query)
     }
@@ -50,7 +72,11 @@ def note_asked(connection: Connection, ledger: Ledger, key: Key, now: float) -> 
 
 
 def asked(connection: Connection, key: Key) -> Note:
-    """The note with everything that it takes to make a request of the database again."""
+    """The note with everything that it takes to make a request of the database again.
+
+    That is the key of a person, too, as long as the state has it: without it nobody could find the
+    samples again after a restore. A ledger forgets nothing, so the key should be a pseudonym.
+    """
     query = (
         select(requests, *(jobs.c[name].label(f"of_job_{name}") for name in _OF_JOB))
         .join(jobs, jobs.c.id == requests.c.own_job_id)
@@ -59,6 +85,8 @@ def asked(connection: Connection, key: Key) -> Note:
     row = connection.execute(query).one()._mapping
     approval = approval_rows.of_job(connection, row["job_id"])
     payload = {name: row[name] for name in _OF_REQUEST}
+    scopes = scope_rows.of_request(connection, row["sequence"])
+    payload["scopes"] = [asdict(scope) for scope in scopes]
     payload["job"] = {name: row[f"of_job_{name}"] for name in _OF_JOB}
     payload["approval_seconds"] = approval and approval.expires_at - approval.requested_at
     return Note(Event.ASKED, payload)
@@ -71,7 +99,7 @@ def endings(connection: Connection, ledger: Ledger) -> list[Note]:
         noted = ledger.standings.get(key)
         if noted is None:
             continue
-        named = {"caller": key.caller, "request_id": key.request_id, "client": request.client}
+        named = {"caller": key.caller, "request_id": key.request_id}
         if request.phase is JobPhase.COMPLETED and not noted.completed:
             found.append(Note(Event.COMPLETED, named))
         if not request.barred and not noted.lifted:
@@ -87,23 +115,42 @@ def requeue(connection: Connection, noted: Standing, now: float) -> None:
     ledger does not say that the job completed, it is asked for that again.
     """
     values = noted.asked
-    client = values["client"]
-    if not client_rows.client_exists(connection, client):
-        at = values["accepted_at"]
-        client_rows.record_join(connection, ClientRecord(client, at, at, 0, 0, ""))
+    wanted = scopes_in(values)
+    for client in dict.fromkeys(scope.client for scope in wanted if scope.client):
+        if not client_rows.client_exists(connection, client):
+            at = values["accepted_at"]
+            client_rows.record_join(connection, ClientRecord(client, at, at, 0, 0, ""))
     unapproved = values["approval_seconds"] is not None and not noted.completed
-    job_id = _insert_job(connection, values["job"], now, awaiting=unapproved)
+    awaiting = unapproved or any(scope.subject for scope in wanted)
+    job_id = _insert_job(connection, values["job"], now, awaiting=awaiting)
     if unapproved:
         until = now + values["approval_seconds"]
         kind, caller = ApprovalKind.DELETION, values["caller"]
-        wanted = Approval("", kind, client, caller, now, until, job_id)
-        approval_rows.insert_approval(connection, wanted)
-    sequence = _insert_request(connection, values, job_id)
-    client_rows.bar_client(connection, client, sequence, now)
-    approval_rows.withdraw_readmission(connection, client, now)
-    version_rows.set_released(connection, 0)
-    event = AuditEvent(NOBODY, "ledger.requeued", f"client/{client}", job_id=job_id)
-    audit_rows.append(connection, event, now)
+        first = scope_rows.first_client(wanted)
+        approval = Approval("", kind, first, caller, now, until, job_id)
+        approval_rows.insert_approval(connection, approval)
+    deletion_rows.fence(connection, _insert_request(connection, values, job_id), wanted, now)
+    for subject in deletion_rows.subjects_of(wanted):
+        event = AuditEvent(NOBODY, "ledger.requeued", subject, job_id=job_id)
+        audit_rows.append(connection, event, now)
+
+
+def scopes_in(asked: Mapping[str, Any]) -> tuple[Scope, ...]:
+    """What a request forgets, by its note; before there were scopes, each named a client."""
+    if "scopes" not in asked:
+        return (Scope(ScopeKind.CLIENT, client=asked["client"]),)
+    return tuple(Scope(**(each | {"kind": ScopeKind(each["kind"])})) for each in asked["scopes"])
+
+
+def told(wanted: Sequence[Scope]) -> str:
+    """What scopes forget, for a sentence; the key of a person is left out."""
+    return ", ".join(dict.fromkeys(map(_told, wanted)))
+
+
+def _told(scope: Scope) -> str:
+    if scope.kind is ScopeKind.CLASS:
+        return f"class {scope.label}"
+    return f"{'samples of ' if scope.kind is ScopeKind.SAMPLES else ''}client {scope.client}"
 
 
 def _insert_job(

@@ -11,9 +11,11 @@ from sqlalchemy import Connection, and_, func, select
 
 from fednot import audit_chain
 from fednot.audit_chain import BrokenChainError, Entry, Head
+from fednot.receipt import ReceiptError, verified
 from server.ledger.chain import Contents
 from server.ledger.file import Key, Standing, standings
-from server.ledger.requests import held
+from server.ledger.requests import held, scopes_in, told
+from server.state import receipt_rows
 from server.state.model_store import ModelStore, ModelStoreError
 from server.state.schema import attempts, audit, federation, metadata, versions
 
@@ -101,6 +103,19 @@ def of_audit(connection: Connection) -> Iterator[Finding]:
         yield Finding("audit", str(error))
 
 
+def of_receipts(connection: Connection) -> Iterator[Finding]:
+    """Receipts whose signature no kept public key verifies, or that are about another job."""
+    pem = "".join(key.pem for key in receipt_rows.list_keys(connection))
+    for row in receipt_rows.list_receipts(connection):
+        try:
+            receipt = verified(row.jws, pem)
+        except ReceiptError as error:
+            yield Finding("receipts", f"the receipt of {row.job_id}: {error}")
+            continue
+        if (receipt.job_id, receipt.key_id) != (row.job_id, row.key_id):
+            yield Finding("receipts", f"the receipt of {row.job_id} is that of {receipt.job_id}")
+
+
 def of_ledger(connection: Connection, before: Contents, after: Contents) -> Iterator[Finding]:
     """A ledger that is not the state's, and requests of it that the state does not bar.
 
@@ -124,9 +139,9 @@ def of_ledger(connection: Connection, before: Contents, after: Contents) -> Iter
 def _unbarred(connection: Connection, noted: Iterable[Standing]) -> Iterator[Finding]:
     found = {key: request.barred for key, request in held(connection).items()}
     for each in noted:
-        request_id, client = each.asked["request_id"], each.asked["client"]
+        request_id, what = each.asked["request_id"], told(scopes_in(each.asked))
         barred = found.get(Key(each.asked["caller"], request_id))
         if each.lifted == "" and barred is None:
-            yield Finding("ledger", f"the state lacks the deletion {request_id} of {client}")
+            yield Finding("ledger", f"the state lacks the deletion {request_id} of {what}")
         elif each.lifted == "" and not barred:
-            yield Finding("ledger", f"{client} is not barred by the deletion {request_id}")
+            yield Finding("ledger", f"{what} is not barred by the deletion {request_id}")

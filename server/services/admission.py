@@ -20,6 +20,8 @@ LONGEST_DEVICE: Final = 32
 LONGEST_INSTANCE: Final = 64
 RATIOS: Final = ("accuracy", "chance")
 SHOWN_DIFFERENCES: Final = 5
+SCOPE_KINDS: Final = ("samples", "class", "subject")
+LONGEST_REASON: Final = 300
 
 
 def check_join(client: str, request: federation_pb2.JoinRequest, ours: Manifest) -> None:
@@ -61,6 +63,16 @@ def check_metrics(metrics: Mapping[str, float]) -> None:
                 Reason.INVALID_REQUEST,
                 f"metrics.{key}: {metrics[key]} is no ratio; it must be from 0 to 1",
             )
+
+
+def unsupported_scopes(request: federation_pb2.JoinRequest) -> dict[str, str]:
+    """Which kinds of scope the client's Task cannot forget, and why; unknown kinds are left out."""
+    said = request.unsupported_scopes
+    return {
+        kind: one_line(said[kind], LONGEST_REASON) or "its Task says so"
+        for kind in SCOPE_KINDS
+        if kind in said
+    }
 
 
 def device_name(text: str) -> str:

@@ -27,7 +27,8 @@ from server.services.messages import (
 )
 from server.services.paging import next_token, page_of
 from server.services.policies import recovery_policy
-from server.state import deletion_rows, job_rows
+from server.services.scopes import assurance_of, first_client, scopes_of
+from server.state import deletion_rows, job_rows, scope_rows
 
 WATCH_TICK: Final = 15.0
 RETRY_AFTER: Final = 1.0
@@ -47,7 +48,7 @@ class DeletionServicer(deletion_pb2_grpc.DeletionServiceServicer):
         self, request: deletion_pb2.UnlearnRequest, context: Context
     ) -> deletion_pb2.UnlearnResponse:
         """Accepts a deletion; its scope is fenced when this returns."""
-        with about(request.scope.client):
+        with about(first_client(request)):
             deletion = await self._coordinator.accept(self._ask(request))
         return deletion_pb2.UnlearnResponse(deletion=await self._message(deletion))
 
@@ -111,15 +112,8 @@ class DeletionServicer(deletion_pb2_grpc.DeletionServiceServicer):
         return deletion_pb2.LiftHoldResponse(deletion=await self._message(deletion))
 
     def _ask(self, request: deletion_pb2.UnlearnRequest) -> DeletionAsk:
-        if request.scope.WhichOneof("target") != "client" or not request.scope.client:
-            raise FednotError(Reason.INVALID_REQUEST, "scope.client: name the client to forget")
         caller = callers.current()
-        if _is_client() and request.scope.client != caller.name:
-            raise FednotError(
-                Reason.NOT_YOUR_DELETION,
-                f"{caller.key} may ask for its own deletion, not for that of "
-                f"{request.scope.client!r}",
-            )
+        scopes = scopes_of(request, caller)
         _check_request_id(request.request_id)
         _check_officers_choices(request)
         payload = deletion_pb2.UnlearnRequest()
@@ -128,7 +122,7 @@ class DeletionServicer(deletion_pb2_grpc.DeletionServiceServicer):
         return DeletionAsk(
             caller=caller,
             request_id=request.request_id or str(uuid.uuid4()),
-            client=request.scope.client,
+            client=scope_rows.first_client(scopes),
             method=request.method,
             layers=request.layers,
             allow_unsafe_layers=request.allow_unsafe_layers,
@@ -137,6 +131,8 @@ class DeletionServicer(deletion_pb2_grpc.DeletionServiceServicer):
             priority=request.priority,
             not_after=_moment(request),
             retain=request.retain,
+            scopes=scopes,
+            assurance=assurance_of(request),
         )
 
     async def _find(
@@ -161,9 +157,16 @@ class DeletionServicer(deletion_pb2_grpc.DeletionServiceServicer):
 
     def _shown(self, deletion: Deletion, first_ready: str) -> deletion_pb2.Deletion:
         waiting_for = self._federation.activity.waiting_for
-        waiting = waiting_sentence(deletion, first_ready, waiting_for)
+        own = callers.current().name if _is_client() else None
+        waiting = waiting_sentence(
+            deletion,
+            first_ready,
+            waiting_for,
+            confirmation_wait=self._federation.defaults.confirmation_wait,
+            reader=own,
+        )
         message = deletion_message(deletion, waiting)
-        return hide_others(message) if _is_client() else message
+        return message if own is None else hide_others(message, own)
 
     def _round(self) -> deletion_pb2.RoundProgress | None:
         message = progress_message(self._federation.activity.progress)

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
 from grpc import aio
+from sqlalchemy import Connection
 
 from fednot.chunk_messages import OFFSET_KEY
 from fednot.errors import FednotError, Reason
@@ -26,20 +27,23 @@ from server.services.admission import (
     device_name,
     instance_name,
     session_of,
+    unsupported_scopes,
 )
 from server.services.downloads import DownloadDesk
 from server.services.messages import barred_message
 from server.services.offer import SessionOffer
 from server.services.uploads import Part, UploadStream
 from server.services.work_messages import (
+    answer_of,
     destroy_work,
     destroyed_cache,
     evaluate_work,
+    forget_work,
     profile_work,
     profiles_of,
     train_work,
 )
-from server.state import client_rows
+from server.state import client_rows, forget_rows
 from server.state.commits import Commit
 from server.uploads.desk import UploadDesk
 
@@ -99,10 +103,15 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
             num_train_examples=request.num_train_examples,
             num_test_examples=request.num_test_examples,
             device=device,
+            unsupported_scopes=unsupported_scopes(request),
         )
-        await self._federation.database.write(
-            Commit.CLIENT_JOINED, lambda c: client_rows.record_join(c, record)
-        )
+
+        def command(connection: Connection) -> bool:
+            client_rows.record_join(connection, record)
+            return forget_rows.order_standing_classes(connection, name, record.joined_at)
+
+        if await self._federation.database.write(Commit.CLIENT_JOINED, command):
+            await self._federation.reload_fences()  # before any round can see the session
         self._cohort.open(session)
         software = one_line(request.software_version, MAX_VERSION_LENGTH)
         log.info("%s joined: fednot %s on %s", name, software, device)
@@ -117,23 +126,37 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
     async def PollWork(
         self, request: federation_pb2.PollWorkRequest, context: Context
     ) -> federation_pb2.PollWorkResponse:
-        """Waits for work; a barred client is told at once that it gets none."""
+        """Waits for work; a barred client is told at once, the first time, that it gets none."""
         session = session_of(self._cohort, request.session)
-        order = await self._federation.destructions.pending(session.client)
-        if order is not None:
-            return federation_pb2.PollWorkResponse(destroy=destroy_work(order))
+        ordered = await self._ordered(session.client)
+        if ordered is not None:
+            return ordered
         bar = self._federation.fences.bar_of(session.client)
         wait = min(max(request.max_wait.ToNanoseconds() / 1e9, 0.0), MAX_POLL_SECONDS)
-        assignment = await self._cohort.next_assignment(session.client, 0.0 if bar else wait)
+        is_news = bar is not None and bar.request_id != session.told_bar
+        assignment = await self._cohort.next_assignment(session.client, 0.0 if is_news else wait)
         session.last_seen = time.monotonic()
         if assignment is None:
             bar = self._federation.fences.bar_of(session.client)
+            session.told_bar = bar.request_id if bar else ""
             return federation_pb2.PollWorkResponse(barred=barred_message(bar))
+        if self._federation.fences.owes(session.client):  # since it began to wait
+            return await self._ordered(session.client) or federation_pb2.PollWorkResponse()
         if assignment.plan.kind is WorkKind.EVALUATE:
             return federation_pb2.PollWorkResponse(evaluate=evaluate_work(assignment))
         if assignment.plan.kind is WorkKind.PROFILE:
             return federation_pb2.PollWorkResponse(profile=profile_work(assignment))
         return federation_pb2.PollWorkResponse(train=train_work(assignment))
+
+    async def _ordered(self, client: str) -> federation_pb2.PollWorkResponse | None:
+        """What comes before any other work."""
+        to_forget = await self._federation.forgettings.pending(client)
+        if to_forget is not None:
+            return federation_pb2.PollWorkResponse(forget=forget_work(to_forget))
+        to_destroy = await self._federation.destructions.pending(client)
+        if to_destroy is not None:
+            return federation_pb2.PollWorkResponse(destroy=destroy_work(to_destroy))
+        return None
 
     async def DownloadModel(  # type: ignore[override]
         self, request: federation_pb2.DownloadModelRequest, context: Context
@@ -197,8 +220,16 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
     async def ReportForgetting(
         self, request: federation_pb2.ReportForgettingRequest, context: Context
     ) -> federation_pb2.ReportForgettingResponse:
-        """Notes what a client has barred."""
-        raise FednotError(Reason.UNKNOWN_WORK, f"no order {request.order_id!r} was given")
+        """Notes what a client has barred; from then on it may train on what is left."""
+        session = session_of(self._cohort, request.session)
+        said = answer_of(request)
+        await self._federation.forgettings.confirm(session.client, request.order_id, said)
+        if not said.refusal:
+            session.num_train_examples = said.num_train_examples
+            session.num_test_examples = said.num_test_examples
+        what = f"cannot: {said.refusal}" if said.refusal else f"{said.count} samples"
+        log.info("%s answers order %s to forget: %s", session.client, request.order_id, what)
+        return federation_pb2.ReportForgettingResponse()
 
     async def ReportFailure(
         self, request: federation_pb2.ReportFailureRequest, context: Context

@@ -20,7 +20,8 @@ from server.records import AuditEvent
 from server.refusals import about
 from server.services import callers, permissions
 from server.services.admission import check_client_name
-from server.services.messages import caller_message, timestamp
+from server.services.messages import caller_message
+from server.services.moments import timestamp
 from server.services.signing import Signing
 from server.state import audit_rows, token_rows
 from server.state.commits import Commit

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
+from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -17,32 +17,33 @@ from fednot.v1 import (
     identity_pb2,
     model_pb2,
     operator_pb2,
+    receipt_pb2,
 )
+from server.awaiting import unconfirmed
 from server.phases import ENDED
 from server.records import (
     Approval,
+    ApprovalState,
     Attempt,
     Bar,
     Caller,
     ClientDestruction,
     Deletion,
+    ForgetOrder,
     Job,
     JobPhase,
+    ReceiptKey,
     Round,
     RoundPhase,
     RoundProgress,
     Run,
+    Scope,
+    ScopeKind,
     Version,
 )
-
-
-def timestamp(seconds: float | None) -> Timestamp | None:
-    """Seconds since the epoch as a message, to the microsecond."""
-    if seconds is None:
-        return None
-    message = Timestamp()
-    message.FromMicroseconds(round(seconds * 1e6))
-    return message
+from server.services.moments import moment, timestamp
+from server.services.scopes import scope_message
+from server.services.verification_messages import verification_message
 
 
 def version_message(version: Version | None, released: int) -> model_pb2.Version | None:
@@ -177,28 +178,74 @@ def audit_message(entry: Entry, names: Mapping[str, str]) -> audit_pb2.AuditEntr
     )
 
 
-def waiting_sentence(deletion: Deletion, first_ready: str, waiting_for: str) -> str:
+def receipt_key_message(key: ReceiptKey) -> receipt_pb2.ReceiptKey:
+    """The public half of a key."""
+    return receipt_pb2.ReceiptKey(
+        id=key.id,
+        pem=key.pem,
+        created_at=timestamp(key.created_at),
+        retired_at=timestamp(key.retired_at),
+    )
+
+
+def waiting_sentence(
+    deletion: Deletion,
+    first_ready: str,
+    waiting_for: str,
+    *,
+    confirmation_wait: float = 0.0,
+    reader: str | None = None,
+) -> str:
     """What the job of a deletion waits for, "" if it does not.
 
-    `first_ready` is the id of the job that goes first, `waiting_for` what the server waits for.
+    `first_ready` is the id of the job that goes first, `waiting_for` what the server waits for;
+    `confirmation_wait` is how long it waits for a client to bar samples, in seconds. A client that
+    is the `reader` is told of no other client's name.
     """
-    job, approval = deletion.job, deletion.approval
+    job = deletion.job
     if job.phase in ENDED:
         return ""
-    if job.phase is JobPhase.AWAITING and approval is not None:
-        until = datetime.fromtimestamp(approval.expires_at, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
-        how = f"an officer approves it by `fednot approve {approval.id}`"
-        return f"waiting for a second approval until {until}; {how}"
+    if job.phase is JobPhase.AWAITING:
+        sentences = (
+            _approval_sentence(deletion.approval),
+            _confirmation_sentence(deletion.orders, confirmation_wait, reader),
+        )
+        return "; ".join(filter(None, sentences))
     if first_ready and first_ready != job.id:
         return f"waiting for {first_ready}, which goes first"
     return waiting_for
 
 
+def _approval_sentence(approval: Approval | None) -> str:
+    if approval is None or approval.state is not ApprovalState.WAITING:
+        return ""
+    how = f"an officer approves it by `fednot approve {approval.id}`"
+    return f"waiting for a second approval until {moment(approval.expires_at)}; {how}"
+
+
+def _confirmation_sentence(
+    orders: Iterable[ForgetOrder], confirmation_wait: float, reader: str | None
+) -> str:
+    waited_for = unconfirmed(tuple(orders))
+    if not waited_for:
+        return ""
+    names = {
+        f"client {each.client}" if reader in (None, each.client) else "another client"
+        for each in waited_for
+    }
+    until = moment(min(each.ordered_at for each in waited_for) + confirmation_wait)
+    return f"waiting for {', '.join(sorted(names))} to bar the samples, until {until}"
+
+
 def deletion_message(deletion: Deletion, waiting_for: str) -> deletion_pb2.Deletion:
     """A deletion with its job; `waiting_for` is what that job waits for now."""
+    scopes = deletion.scopes or (Scope(ScopeKind.CLIENT, client=deletion.client),)
+    first, *more = map(scope_message, scopes)
     return deletion_pb2.Deletion(
         request_id=deletion.request_id,
-        scope=deletion_pb2.Scope(client=deletion.client),
+        scope=first,
+        more_scopes=more,
+        confirmations=[_confirmation_message(order) for order in deletion.orders],
         accepted_at=timestamp(deletion.accepted_at),
         method=deletion.job.method,
         layers=deletion.job.layers,
@@ -212,20 +259,42 @@ def deletion_message(deletion: Deletion, waiting_for: str) -> deletion_pb2.Delet
     )
 
 
-def hide_others(message: deletion_pb2.Deletion) -> deletion_pb2.Deletion:
-    """Takes out of a deletion what may name other clients, for a client that reads its own."""
+def hide_others(message: deletion_pb2.Deletion, reader: str) -> deletion_pb2.Deletion:
+    """Takes out of a deletion what may name other clients, for the client that reads it.
+
+    Left are the scopes that are about it, as a class is about everybody, and what it has answered.
+    """
     job = message.job
     job.request_ids[:] = [message.request_id]
-    own = [each for each in job.client_destructions if each.client == message.scope.client]
-    del job.client_destructions[:]
-    job.client_destructions.extend(own)
+    _keep_own(message.confirmations, reader)
+    _keep_own(job.client_destructions, reader)
+    scopes = [message.scope, *message.more_scopes]
+    first, *more = [scope for scope in scopes if _is_about(scope, reader)]
+    message.scope.CopyFrom(first)
+    del message.more_scopes[:]
+    message.more_scopes.extend(more)
+    for attempt in job.attempts:  # the losses of several clients' samples, added up
+        attempt.verification.ClearField("forgotten")
+        attempt.verification.ClearField("unseen")
     if job.waiting_for and job.phase != deletion_pb2.JOB_PHASE_AWAITING:
         job.waiting_for = "waiting for other clients or deletions"
     if job.phase == deletion_pb2.JOB_PHASE_CANCELLED:
-        job.failure = _without_name(job.failure, f"{Role.CLIENT}/{message.scope.client}")
+        job.failure = _without_name(job.failure, f"{Role.CLIENT}/{reader}")
     elif job.failure:
         job.failure = "it failed; whoever runs the federation sees why"
     return message
+
+
+def _is_about(scope: deletion_pb2.Scope, client: str) -> bool:
+    is_class = scope.WhichOneof("target") == "class_label"
+    return is_class or client in (scope.client, scope.samples.client)
+
+
+def _keep_own(messages: Any, reader: str) -> None:
+    """Leaves of a repeated field what names the reader as its client."""
+    own = [message for message in messages if message.client == reader]
+    del messages[:]
+    messages.extend(own)
 
 
 def _without_name(why: str, own: str) -> str:
@@ -265,6 +334,21 @@ def _job_message(job: Job, waiting_for: str) -> deletion_pb2.Job:
         retain=job.retain,
         hold_lifted_at=timestamp(job.hold_lifted_at),
         client_destructions=[_destruction_message(each) for each in job.caches],
+        assurance=deletion_pb2.Assurance.Value(f"ASSURANCE_{job.assurance.name}"),
+        chosen_attempt=job.chosen_attempt,
+        has_receipt=job.has_receipt,
+    )
+
+
+def _confirmation_message(order: ForgetOrder) -> deletion_pb2.ForgetConfirmation:
+    confirmed = order.confirmed_at is not None
+    barred = deletion_pb2.SampleDigest(count=order.count, sha256=order.sha256)
+    return deletion_pb2.ForgetConfirmation(
+        client=order.client,
+        ordered_at=timestamp(order.ordered_at),
+        confirmed_at=timestamp(order.confirmed_at),
+        barred=barred if confirmed else None,
+        refusal=order.refusal,
     )
 
 
@@ -298,4 +382,5 @@ def _attempt_message(attempt: Attempt) -> deletion_pb2.Attempt:
         stopped_at=attempt.stopped_at,
         warnings=attempt.warnings,
         explanation=attempt.explanation,
+        verification=verification_message(attempt.verification),
     )

@@ -30,10 +30,10 @@ from server.services.messages import (
     progress_message,
     round_message,
     run_message,
-    timestamp,
     version_message,
     waiting_sentence,
 )
+from server.services.moments import timestamp
 from server.services.paging import next_token, page_of
 from server.services.policies import MAX_ROUNDS, round_policy, training_config
 from server.state import (
@@ -102,7 +102,12 @@ class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
         standing = await self._federation.database.read(_standing)
         number = standing.released.number if standing.released else 0
         activity, shown = self._federation.activity, standing.shown
-        waiting = waiting_sentence(shown, shown.job.id, activity.waiting_for) if shown else ""
+        waiting = ""
+        if shown:
+            longest = self._federation.defaults.confirmation_wait
+            waiting = waiting_sentence(
+                shown, shown.job.id, activity.waiting_for, confirmation_wait=longest
+            )
         return operator_pb2.GetStatusResponse(
             software_version=fednot.__version__,
             current=version_message(standing.current, number),

@@ -22,7 +22,7 @@ from fednot.identity.signing_request import MAX_REQUEST_BYTES, requested_key
 from fednot.identity.subject import Subject
 from fednot.v1 import identity_pb2
 from server.identity import ServerIdentity
-from server.services.messages import timestamp
+from server.services.moments import timestamp
 
 log = logging.getLogger("server.services")
 

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from fednot.errors import FednotError, Reason
 from fednot.loss_profile import LossProfile
+from fednot.naming import one_line
 from fednot.v1 import federation_pb2
 from server.cohorts.cohort import ForgottenData, SampleGroup
 from server.cohorts.remote import Assignment
 from server.destruction import DestroyOrder
-from server.records import DestroyedCache
-from server.services.messages import round_phase, timestamp
+from server.forgetting import check_answer, name_of
+from server.records import DestroyedCache, ForgetOrder, ScopeKind
+from server.services.messages import round_phase
+from server.services.moments import timestamp
+from server.state.forget_rows import Answer
+
+LONGEST_REFUSAL: Final = 300
 
 
 def train_work(assignment: Assignment) -> federation_pb2.TrainWork:
@@ -82,6 +89,36 @@ def profiles_of(
 
 def _group_value(group: SampleGroup) -> federation_pb2.SampleGroup.ValueType:
     return federation_pb2.SampleGroup.Value(f"SAMPLE_GROUP_{group.name}")
+
+
+def forget_work(order: ForgetOrder) -> federation_pb2.ForgetWork:
+    """An order to bar, or to admit again. One to bar a person's samples has its key."""
+    work = federation_pb2.ForgetWork(
+        order_id=name_of(order),
+        tombstone=order.scope.tombstone,
+        lift=order.lift,
+        job_id=order.job_id,
+    )
+    if order.lift:
+        return work
+    if order.scope.kind is ScopeKind.CLASS:
+        work.class_label = order.scope.label or 0
+    else:
+        work.subject = order.scope.subject
+    return work
+
+
+def answer_of(message: federation_pb2.ReportForgettingRequest) -> Answer:
+    """What a client says of such an order. Raises FednotError (INVALID_REQUEST)."""
+    said = Answer(
+        count=message.count,
+        sha256=message.sha256,
+        refusal=one_line(message.refusal, LONGEST_REFUSAL),
+        num_train_examples=message.num_train_examples,
+        num_test_examples=message.num_test_examples,
+    )
+    check_answer(said)
+    return said
 
 
 def destroy_work(order: DestroyOrder) -> federation_pb2.DestroyWork:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy import ColumnElement, Connection, insert, select, update
 
 from server.records import Bar, ClientRecord
+from server.state import scope_rows
 from server.state.schema import clients, requests, tombstones
 
 
@@ -17,6 +18,7 @@ def record_join(connection: Connection, client: ClientRecord) -> None:
         "num_train_examples": client.num_train_examples,
         "num_test_examples": client.num_test_examples,
         "device": client.device,
+        "unsupported_scopes": dict(client.unsupported_scopes),
     }
     changed = connection.execute(
         update(clients).where(clients.c.name == client.name).values(**values)
@@ -49,6 +51,7 @@ def list_clients(connection: Connection) -> Sequence[ClientRecord]:
             num_test_examples=row.num_test_examples,
             device=row.device,
             barred_by=bars[row.name].request_id if row.name in bars else "",
+            unsupported_scopes=row.unsupported_scopes,
         )
         for row in connection.execute(select(clients).order_by(clients.c.name))
     ]
@@ -71,14 +74,15 @@ def bar_client(connection: Connection, client: str, request: int, now: float) ->
 
 
 def lift_bars_of_job(connection: Connection, job_id: str, now: float) -> None:
-    """Lifts the tombstones of the requests that a job serves."""
+    """Lifts the tombstones of clients of the requests that a job serves."""
     served = select(requests.c.sequence).where(requests.c.job_id == job_id)
     _lift(connection, tombstones.c.request.in_(served), now)
 
 
 def lift_bars_of_client(connection: Connection, client: str, now: float) -> None:
-    """Lifts every tombstone of a client."""
+    """Lifts every tombstone of a client, and the scopes that are the whole of it."""
     _lift(connection, tombstones.c.client == client, now)
+    scope_rows.lift_of_client(connection, client, now)
 
 
 def _lift(connection: Connection, which: ColumnElement[bool], now: float) -> None:

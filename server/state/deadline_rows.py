@@ -16,7 +16,6 @@ class Late(NamedTuple):
 
     sequence: int
     request_id: str
-    client: str
     job_id: str
     not_after: float
 
@@ -29,7 +28,7 @@ def oldest_open(connection: Connection) -> float:
 
 def newly_late(connection: Connection, now: float) -> Sequence[Late]:
     """The open deletions whose deadline has passed and that were not noted yet, oldest first."""
-    columns = (requests.c.request_id, requests.c.client, requests.c.job_id, requests.c.not_after)
+    columns = (requests.c.request_id, requests.c.job_id, requests.c.not_after)
     query = (
         select(requests.c.sequence, *columns)
         .join(jobs, jobs.c.id == requests.c.job_id)

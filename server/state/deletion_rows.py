@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from sqlalchemy import Connection, Row, Select, case, func, insert, select, update
 
@@ -19,17 +19,23 @@ from server.records import (
     DeletionAsk,
     Job,
     JobPhase,
+    Scope,
+    ScopeKind,
+    VersionOrigin,
 )
-from server.refusals import JOB_KEY, about
+from server.refusals import about
 from server.state import (
     approval_rows,
     client_rows,
+    forget_rows,
     job_rows,
     release_rows,
     round_rows,
+    scope_rows,
     version_rows,
 )
-from server.state.schema import jobs, phase_entries, requests, tombstones
+from server.state.schema import jobs, phase_entries, requests, scopes
+from server.state.standing_rows import check_forgettable
 
 PAUSE_SECONDS: Final = 60.0
 """A client whose own ask was cancelled waits so long: each ask interrupts everybody's training."""
@@ -57,27 +63,41 @@ def accept(
 ) -> Deletion:
     """Accepts a new request: fence, withdrawn release, aborted rounds and queued job, together.
 
-    With `approval_until` the job does not queue: it waits that long for a second identity. Raises
-    FednotError if the client is unknown, or is forgotten or being forgotten already, or if it asks
-    again within PAUSE_SECONDS of a cancellation (SERVER_BUSY).
+    The job does not queue but waits, with `approval_until` that long for a second identity, and for
+    clients to bar the samples of persons. Raises FednotError if a scope cannot be asked for
+    (`check_forgettable`), or if it asks again within PAUSE_SECONDS of a cancellation (SERVER_BUSY).
     """
-    if not client_rows.client_exists(connection, ask.client):
-        raise FednotError(Reason.UNKNOWN_CLIENT, f"no client {ask.client!r} has ever joined")
-    _check_not_forgotten(connection, ask.client)
+    wanted = ask.scopes or (Scope(ScopeKind.CLIENT, client=ask.client),)
+    for scope in wanted:
+        check_forgettable(connection, scope)
     _check_pause(connection, ask.caller, now)
     if ask.not_after is not None and ask.not_after <= now:
         raise FednotError(Reason.INVALID_REQUEST, "not_after: must be in the future")
-    phase = JobPhase.QUEUED if approval_until is None else JobPhase.AWAITING
+    waits = approval_until is not None or any(scope.subject for scope in wanted)
+    phase = JobPhase.AWAITING if waits else JobPhase.QUEUED
     job_id = job_rows.insert_job(connection, ask, phase, now)
     sequence = _insert_request(connection, ask, job_id, now)
-    client_rows.bar_client(connection, ask.client, sequence, now)
-    approval_rows.withdraw_readmission(connection, ask.client, now)
+    fence(connection, sequence, wanted, now)
     if approval_until is not None:
         kind, caller = ApprovalKind.DELETION, ask.caller.key
-        wanted = Approval("", kind, ask.client, caller, now, approval_until, job_id)
-        approval_rows.insert_approval(connection, wanted)
-    version_rows.set_released(connection, 0)
+        first = scope_rows.first_client(wanted)
+        wants = Approval("", kind, first, caller, now, approval_until, job_id)
+        approval_rows.insert_approval(connection, wants)
     return get_deletion_of_job(connection, job_id)
+
+
+def fence(connection: Connection, request: int, wanted: Sequence[Scope], now: float) -> None:
+    """Fences the scopes of the request of a sequence number, and withdraws the release.
+
+    Clients are barred, and whoever has something to bar itself is told to.
+    """
+    for scope in wanted:
+        scope_id = scope_rows.insert_scope(connection, request, scope, now)
+        forget_rows.order(connection, scope_id, scope, now)
+        if scope.kind is ScopeKind.CLIENT:
+            client_rows.bar_client(connection, scope.client, request, now)
+            approval_rows.withdraw_readmission(connection, scope.client, now)
+    version_rows.set_released(connection, 0)
 
 
 def cancel(connection: Connection, request_id: str, caller: Caller, now: float) -> Deletion:
@@ -97,15 +117,19 @@ def cancel(connection: Connection, request_id: str, caller: Caller, now: float) 
 def drop(connection: Connection, job: Job, why: str, now: float) -> None:
     """Cancels a job, lifts its fence, withdraws its approval, and restores the release if it may.
 
+    Clients that were told to bar something are told to admit it again; what a client has barred
+    itself stays barred there.
+
     `why` is for whoever follows the job; a name in it stands at its end, after "by". Raises
     FencedError if the job is no longer in the phase in which the caller read it.
     """
     job_rows.move(connection, job, JobPhase.CANCELLED, now, failure=why)
     client_rows.lift_bars_of_job(connection, job.id, now)
+    forget_rows.lift(connection, scope_rows.lift_of_job(connection, job.id, now), now)
     approval_rows.withdraw_of_job(connection, job.id, now)
     if release_rows.may_release(connection):
         current, _ = version_rows.current_and_released(connection)
-        if current is not None and current.round:
+        if current is not None and current.origin is not VersionOrigin.INITIAL:
             version_rows.set_released(connection, current.number)
 
 
@@ -178,10 +202,18 @@ def get_deletion_of_job(connection: Connection, job_id: str, caller: Caller = NO
     return _deletion(connection, row)
 
 
-def clients_of_job(connection: Connection, job_id: str) -> Sequence[str]:
-    """The clients that a job forgets, in the order in which that was asked for."""
-    query = select(requests.c.client).where(requests.c.job_id == job_id)
-    return connection.execute(query.order_by(requests.c.sequence)).scalars().all()
+def subjects_of_job(connection: Connection, job_id: str) -> Sequence[str]:
+    """What a job forgets as the audit names it, such as `client/c3`, in the order asked for.
+
+    Of somebody's samples it names whose they are, of a class the label, as in `class/7`.
+    """
+    return subjects_of(scope_rows.of_job(connection, job_id))
+
+
+def subjects_of(wanted: Sequence[Scope]) -> Sequence[str]:
+    """What scopes forget as the audit names it, each once."""
+    named = (f"client/{each.client}" if each.client else f"class/{each.label}" for each in wanted)
+    return list(dict.fromkeys(named))
 
 
 def list_deletions(
@@ -196,43 +228,6 @@ def list_deletions(
         query = query.where(requests.c.sequence < before)
     rows = connection.execute(query).all()
     return [(row.sequence, _deletion(connection, row)) for row in rows]
-
-
-class Standing(NamedTuple):
-    """A request whose tombstone bars a client, with its job."""
-
-    request_id: str
-    job_id: str
-    phase: JobPhase
-
-    @property
-    def metadata(self) -> dict[str, str]:
-        """What an error that names this request carries."""
-        return {"request_id": self.request_id, JOB_KEY: self.job_id}
-
-
-def standing_jobs(connection: Connection, client: str) -> Sequence[Standing]:
-    """The requests whose tombstones bar a client, newest first, with their jobs."""
-    query = (
-        select(requests.c.request_id, requests.c.job_id, jobs.c.phase)
-        .join(tombstones, tombstones.c.request == requests.c.sequence)
-        .join(jobs, jobs.c.id == requests.c.job_id)
-        .where(tombstones.c.client == client, tombstones.c.lifted_at.is_(None))
-        .order_by(requests.c.sequence.desc())
-    )
-    found = connection.execute(query)
-    return [Standing(row.request_id, row.job_id, JobPhase(row.phase)) for row in found]
-
-
-def check_no_deletion_is_open(standing: Sequence[Standing], client: str) -> None:
-    """Raises FednotError (DELETION_IN_PROGRESS) if one of these has not ended."""
-    for each in standing:
-        if each.phase not in ENDED:
-            raise FednotError(
-                Reason.DELETION_IN_PROGRESS,
-                f"client {client} is being forgotten by deletion {each.request_id}",
-                metadata=each.metadata,
-            )
 
 
 def _named(connection: Connection, name: str, caller: Caller) -> Deletion:
@@ -258,18 +253,6 @@ def _check_cancellable(deletion: Deletion, request_id: str, caller: Caller) -> N
             if deletion.job.phase not in ENDED
             else f"deletion {request_id} has ended: {deletion.job.phase}",
         )
-
-
-def _check_not_forgotten(connection: Connection, client: str) -> None:
-    standing = standing_jobs(connection, client)
-    check_no_deletion_is_open(standing, client)
-    for each in standing:
-        if each.phase is JobPhase.COMPLETED:
-            raise FednotError(
-                Reason.CLIENT_ALREADY_FORGOTTEN,
-                f"client {client} was forgotten by deletion {each.request_id}",
-                metadata=each.metadata,
-            )
 
 
 def _check_pause(connection: Connection, caller: Caller, now: float) -> None:
@@ -299,7 +282,6 @@ def _insert_request(connection: Connection, ask: DeletionAsk, job_id: str, now: 
             caller=ask.caller.key,
             request_id=ask.request_id,
             digest=ask.digest,
-            client=ask.client,
             job_id=job_id,
             own_job_id=job_id,
             accepted_at=now,
@@ -312,14 +294,21 @@ def _insert_request(connection: Connection, ask: DeletionAsk, job_id: str, now: 
 
 
 def _visible(caller: Caller, query: Select[Any]) -> Select[Any]:
-    """A client sees the deletions that are about it; everybody else who may look sees all."""
-    return query.where(requests.c.client == caller.name) if caller.role is Role.CLIENT else query
+    """A client sees the deletions that are about it, as those of a class are about everybody.
+
+    Everybody else who may look sees all.
+    """
+    if caller.role is not Role.CLIENT:
+        return query
+    is_about = (scopes.c.client == caller.name) | (scopes.c.kind == ScopeKind.CLASS)
+    return query.where(requests.c.sequence.in_(select(scopes.c.request).where(is_about)))
 
 
 def _deletion(connection: Connection, row: Row[Any]) -> Deletion:
+    wanted = scope_rows.of_request(connection, row.sequence)
     return Deletion(
         request_id=row.request_id,
-        client=row.client,
+        client=scope_rows.first_client(wanted),
         accepted_at=row.accepted_at,
         job=job_rows.get_job(connection, row.job_id),
         aborted_rounds=tuple(row.aborted_rounds),
@@ -327,4 +316,6 @@ def _deletion(connection: Connection, row: Row[Any]) -> Deletion:
         approval=approval_rows.of_job(connection, row.own_job_id),
         not_after=row.not_after,
         overdue=row.overdue_noted_at is not None,
+        scopes=wanted,
+        orders=forget_rows.of_request(connection, row.sequence),
     )

@@ -19,7 +19,7 @@ from server.records import (
     Run,
     RunState,
 )
-from server.state import client_rows
+from server.state import client_rows, forget_rows
 from server.state.fencing import FencedError
 from server.state.schema import jobs, rounds, runs, versions
 
@@ -107,7 +107,7 @@ def check_wanted(connection: Connection, new: Round) -> None:
         wanted = run is not None and run.id == new.run_id and not connection.execute(query).scalar()
     if not wanted:
         raise FencedError(f"the {new.phase} round is no longer wanted")
-    barred = {bar.client for bar in client_rows.list_bars(connection)} & set(new.cohort)
+    barred = _may_not_train(connection) & set(new.cohort)
     if barred:
         raise FencedError(f"{', '.join(sorted(barred))} may no longer train")
 
@@ -138,13 +138,21 @@ def end_round(connection: Connection, ended: Round) -> None:
 
 def _check_fences(connection: Connection, ended: Round) -> None:
     counted = set(ended.cohort) - set(ended.missing)
-    barred = {bar.client for bar in client_rows.list_bars(connection)} & counted
+    barred = _may_not_train(connection) & counted
     if barred:
-        raise FencedError(f"{', '.join(sorted(barred))} was barred during round {ended.number}")
+        raise FencedError(
+            f"{', '.join(sorted(barred))} may no longer train, and did in round {ended.number}"
+        )
     of_base = select(versions.c.generation).where(versions.c.number == ended.base_version)
     newest = connection.execute(select(func.max(versions.c.generation))).scalar()
     if connection.execute(of_base).scalar() != newest:
         raise FencedError(f"round {ended.number} was trained on an older generation")
+
+
+def _may_not_train(connection: Connection) -> set[str]:
+    """The clients that are barred, or have yet to bar something themselves."""
+    barred = {bar.client for bar in client_rows.list_bars(connection)}
+    return barred | forget_rows.owing(connection).keys()
 
 
 def close_round(connection: Connection, number: int, outcome: RoundOutcome, now: float) -> None:

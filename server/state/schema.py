@@ -160,7 +160,6 @@ requests = Table(
     Column("caller", String(80), nullable=False, default=""),
     Column("request_id", String(128), nullable=False),
     Column("digest", String(64), nullable=False),
-    Column("client", String(63), ForeignKey("clients.name"), nullable=False, index=True),
     Column("job_id", String(64), ForeignKey("jobs.id"), nullable=False, index=True),
     Column("accepted_at", Double, nullable=False),
     Column("aborted_rounds", JSON, nullable=False),

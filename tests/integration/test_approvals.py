@@ -339,6 +339,7 @@ async def test_everything_that_was_done_is_in_one_whole_chain(
         ("", "OperatorService.StartTraining", "", ""),
         ("officer/dora", "DeletionService.Unlearn", "client/c0", job),
         ("officer/emil", "ApprovalService.Approve", "client/c0", job),
+        ("", "job.verified", "client/c0", job),
         ("", "job.completed", "client/c0", job),
         ("operator/olga", "OperatorService.ReadmitClient", "client/c0", ""),
         ("officer/emil", "ApprovalService.Refuse", "client/c0", ""),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -25,6 +26,8 @@ from server.records import (
     RoundPolicy,
     Run,
     RunState,
+    Scope,
+    ScopeKind,
     Version,
     VersionOrigin,
 )
@@ -88,6 +91,29 @@ def ask(
 ) -> DeletionAsk:
     policy = RecoveryPolicy(max_rounds=7, full_budget=True)
     return DeletionAsk(caller, request_id, client, "not", "first", True, policy, digest)
+
+
+def asking(
+    *scopes: Scope, request_id: str = "r1", caller: Caller = NOBODY, **values: Any
+) -> DeletionAsk:
+    """A request that forgets these scopes."""
+    return replace(ask(request_id, "", caller=caller), scopes=scopes, **values)
+
+
+def whole(name: str) -> Scope:
+    return Scope(ScopeKind.CLIENT, client=name)
+
+
+def of_class(label: int) -> Scope:
+    return Scope(ScopeKind.CLASS, label=label)
+
+
+def of_person(name: str, subject: str = "person-1") -> Scope:
+    return Scope(ScopeKind.SAMPLES, client=name, subject=subject)
+
+
+def barred_by_itself(name: str, digit: str = "a") -> Scope:
+    return Scope(ScopeKind.SAMPLES, client=name, count=3, sha256=digit * 64)
 
 
 def client(name: str, **values: Any) -> ClientRecord:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 import torch
@@ -42,7 +41,7 @@ class OwnTask(fednot.Task):
 
 
 class HoardingTask(OwnTask):
-    unsupported_scopes: ClassVar[Mapping[str, str]] = {
+    unsupported_scopes: Mapping[str, str] = {
         "samples": "it reads its own files",
         "class": "it has no classes",
     }

@@ -27,6 +27,7 @@ from support.faults.soundness import assert_sound
 from support.faults.stories import (
     approved,
     cancelled,
+    chosen,
     deletion_in_a_bucket,
     denied,
     departure,
@@ -64,6 +65,10 @@ class Scenario:
 MAIN = Scenario(deletion_in_mid_round)
 TWICE = ("--require-approval",)
 OVERDUE = ("--job-deadline", "0.5")
+CHOOSING = (
+    *("--probes", "{folder}/probes", "--trigger-margin", "0.0001"),
+    *("--ladder", "first*3", "--ladder", "all-but-last*1"),
+)
 BACKUP = Scenario(backed_up, LEDGER_ELSEWHERE, of_command=True)
 RESTORE = Scenario(restored, LEDGER_ELSEWHERE, of_command=True)
 
@@ -91,6 +96,8 @@ _OF_COMMITS: Mapping[Commit, Scenario] = {
     Commit.BASE_PINNED: MAIN,
     Commit.ATTEMPT_BEGUN: MAIN,
     Commit.ATTEMPT_ENDED: MAIN,
+    Commit.ATTEMPT_VERIFIED: MAIN,
+    Commit.ATTEMPT_CHOSEN: Scenario(chosen, CHOOSING),
     Commit.VERSIONS_DESTROYED: MAIN,
     Commit.HOLD_LIFTED: Scenario(held),
     Commit.DEADLINES_NOTED: Scenario(overdue),

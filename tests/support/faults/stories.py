@@ -5,8 +5,10 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import grpc
+import numpy as np
 from support.faults.deletions import (
     FEW_ROUNDS,
     REQUEST,
@@ -19,6 +21,7 @@ from support.federation import CALL
 from support.raw_client import RawClient
 
 from fednot.channel import open_enrolment_channel
+from fednot.data.mnist5k import mnist5k
 from fednot.errors import Reason
 from fednot.identity import certificates
 from fednot.identity.subject import Role, Subject
@@ -30,6 +33,7 @@ from fednot.v1 import (
     deletion_pb2,
     identity_pb2,
     identity_pb2_grpc,
+    model_pb2,
     operator_pb2,
 )
 
@@ -132,6 +136,41 @@ def deletion_in_a_bucket(federation: MortalFederation) -> None:
     assert ended.job.phase == deletion_pb2.JOB_PHASE_COMPLETED
     assert len(ended.job.attempts) == 1
     assert barred(federation) == REQUEST
+
+
+def chosen(federation: MortalFederation) -> None:
+    """No attempt passes: the probe has a digit for a trigger. The first, more accurate one is kept.
+
+    Its flags name the folder of probes and a ladder of two rungs.
+    """
+    write_probe(federation.folder / "probes")
+    for index in range(3):
+        federation.start_client(index)
+    federation.await_clients("c0", "c1", "c2")
+    federation.run_through(2)
+    request = deletion_pb2.UnlearnRequest(
+        request_id=REQUEST,
+        scope=deletion_pb2.Scope(client=TARGET),
+        recovery=deletion_pb2.RecoveryPolicy(**FEW_ROUNDS),
+        assurance=deletion_pb2.ASSURANCE_DEEP,
+    )
+    federation.persist(lambda: federation.deletions.Unlearn(request, timeout=CALL))
+    job = await_job(federation, REQUEST).job
+    assert job.phase == deletion_pb2.JOB_PHASE_COMPLETED
+    assert len(job.attempts) == 2
+    kept = federation.versions()[job.released_version]
+    assert kept.origin == model_pb2.VERSION_ORIGIN_CHOSEN
+    assert kept.parent == job.attempts[0].rounds[-1].version
+
+
+def write_probe(folder: Path) -> None:
+    """A probe of the target whose trigger is that a one stands where a zero would."""
+    folder.mkdir(exist_ok=True)
+    digits = mnist5k()
+    zeros, ones = (digits.inputs[digits.targets == label][:50].numpy() for label in (0, 1))
+    np.savez(
+        folder / f"client-{TARGET}.npz", trigger_x=ones, clean_x=zeros, trigger_target=np.int64(1)
+    )
 
 
 def approved(federation: MortalFederation) -> None:

@@ -59,9 +59,14 @@ def _scopes() -> None:
     op.create_index("ix_scopes_request", "scopes", ["request"])
     op.create_index("ix_scopes_client", "scopes", ["client"])
     op.execute(
-        "INSERT INTO scopes (request, kind, client, subject, sha256, tombstone, since) "
-        "SELECT sequence, 'client', client, '', '', '', accepted_at FROM requests ORDER BY sequence"
+        "INSERT INTO scopes (request, kind, client, subject, sha256, tombstone, since, lifted_at) "
+        "SELECT sequence, 'client', client, '', '', '', accepted_at, "
+        "(SELECT max(tombstones.lifted_at) FROM tombstones "
+        "WHERE tombstones.request = requests.sequence) FROM requests ORDER BY sequence"
     )
+    with op.batch_alter_table("requests") as requests:
+        requests.drop_index("ix_requests_client")
+        requests.drop_column("client")
 
 
 def _forget_orders() -> None:
