@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -227,3 +228,36 @@ async def test_a_subject_without_samples_is_counted_as_none(spying: tuple[Stage,
     await stage.play.forget("o1", "t1", subject="nobody")
     report = await stage.play.next(pb.ReportForgettingRequest)
     assert (report.count, report.refusal, report.num_train_examples) == (0, "", 40)
+
+
+async def test_a_barred_client_is_asked_for_the_profile_of_its_own_deletion(
+    spying: tuple[Stage, Path],
+) -> None:
+    stage, play = spying[0], spying[0].play
+    play.bars = True
+    await stage.client("--poll-wait", "1")
+    await play.next(pb.JoinRequest)
+    await until(lambda: len(play.polled) >= 3, asyncio.sleep)
+    gaps = [later - earlier for earlier, later in pairwise(play.polled[:3])]
+    assert max(gaps) < 1.5, "it slept although the server had held the poll"
+    await play.profile("p1", everything=True)
+    found = sizes(await play.next(pb.ReportProfileRequest))
+    assert found == {FORGOTTEN: 40, UNSEEN: 16, TEST: 16}
+
+
+async def test_tombstones_that_cannot_be_read_stop_all_training(
+    spying: tuple[Stage, Path],
+) -> None:
+    (stage, read), play = spying, spying[0].play
+    file = stage.path / "state" / "tombstones.json"
+    process = await stage.client()
+    await play.next(pb.JoinRequest)
+    file.write_text("{")
+    await play.train("w1")
+    failure = await play.next(pb.ReportFailureRequest)
+    assert "restore it from a backup" in failure.message
+    assert taken(read) == set()
+    assert (await terminated(process))[0] == 0
+    code, log = await (await stage.client()).ended()
+    assert code == 2
+    assert "restore it from a backup" in log

@@ -61,10 +61,11 @@ async def test_it_works_while_the_client_runs_and_again(spying: tuple[Stage, Pat
     told = json.loads(ended.stdout)
     assert (told["count"], told["job_id"]) == (2, "job-own")
     request = play.asked[0]
-    barred = request.scope.samples.barred
-    assert (request.request_id, request.scope.samples.client) == (told["request_id"], "c7")
-    assert (barred.count, barred.sha256) == (2, told["sha256"])
-    assert b"a5" not in request.SerializeToString()
+    digest = deletion_pb2.SampleDigest(count=2, sha256=told["sha256"])
+    samples = deletion_pb2.SampleScope(client="c7", barred=digest)
+    scope = deletion_pb2.Scope(samples=samples)
+    expected = deletion_pb2.UnlearnRequest(request_id=told["request_id"], scope=scope)
+    assert request == expected, "it tells more than a count and a digest"
 
     again = await forget(stage, "--ids", "-", "--format", "json", given='["a6", "a5"]')
     assert json.loads(again.stdout) == told

@@ -107,6 +107,8 @@ class Play(FederationServiceServicer, IdentityServiceServicer, DeletionServiceSe
         self.resumed_at = 0
         self.downloads = 0
         self.forget_at_upload = 0
+        self.bars = False
+        self.polled: list[float] = []
         self.refuse_unlearn: FednotError | None = None
         self.asked: list[deletion_pb2.UnlearnRequest] = []
         self.codec = model_pb2.UPDATE_CODEC_NONE
@@ -127,8 +129,12 @@ class Play(FederationServiceServicer, IdentityServiceServicer, DeletionServiceSe
     async def PollWork(self, request: Any, context: Any) -> pb.PollWorkResponse:
         await self.note("PollWork", context)
         await self.check(request, context)
+        self.polled.append(asyncio.get_running_loop().time())
         with suppress(TimeoutError):
-            return await asyncio.wait_for(self.work.get(), 0.2)
+            return await asyncio.wait_for(self.work.get(), 0.2 if not self.bars else 1.0)
+        if self.bars:
+            barred = pb.Barred(message="it was forgotten", request_id="r1")
+            return pb.PollWorkResponse(barred=barred)
         return pb.PollWorkResponse()
 
     async def DownloadModel(self, request: Any, context: Any) -> AsyncIterator[Any]:
