@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -12,6 +12,9 @@ from fednot.cli.exit_codes import ExitCode
 from fednot.cli.groups import unless_below
 from fednot.cli.session import Session, verb
 from fednot.v1 import operator_pb2
+
+RECENT: Final = 20
+"""So many of the newest deletions are looked at for one whose verification failed."""
 
 app = typer.Typer()
 clients_app = typer.Typer(help="List every client that ever joined.")
@@ -28,7 +31,7 @@ def status(session: Session) -> ExitCode:
     if session.output.json:
         session.output.document(document(found))
     else:
-        session.output.show(tables.status(found))
+        session.output.show(tables.status(found, listing.first_deletions(session, RECENT)))
     return ExitCode.DONE
 
 

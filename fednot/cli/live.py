@@ -89,7 +89,7 @@ def _facts(facts: list[Fact], target: float | None) -> RenderableType:
         bar: RenderableType = ""
         if fact.accuracy is not None:
             bar = ProgressBar(total=1.0, completed=fact.accuracy, width=BAR_WIDTH // 2)
-        table.add_row(" ", bar, _text(fact.text))
+        table.add_row(" ", bar, _text(fact.text, "bold red" if fact.alarm else ""))
     if target is not None:
         table.add_row(" ", "", _text(f"target: accuracy {target:.4f}", "dim"))
     return table

@@ -17,11 +17,15 @@ NEWS: Final = "ended_rounds"
 
 @dataclass(frozen=True)
 class Fact:
-    """Something that has happened and stays so; a later fact of the same key replaces it."""
+    """Something that has happened and stays so; a later fact of the same key replaces it.
+
+    An `alarm` is shown in red where there are colours.
+    """
 
     key: tuple[str, int, int]
     text: str
     accuracy: float | None = None
+    alarm: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ def of_deletion(response: deletion_pb2.WatchDeletionResponse) -> Progress:
         headline=_deletion_headline(deletion),
         document=document(response),
         facts=(
+            *_confirmation_facts(deletion),
             *(fact for attempt in job.attempts for fact in _attempt_facts(attempt)),
             *_destruction_facts(job),
         ),
@@ -95,17 +100,43 @@ def _run_fact(ended: EndedRound, total: int) -> Fact:
 
 def _deletion_headline(deletion: deletion_pb2.Deletion) -> str:
     job = deletion.job
-    headline = f"deletion {deletion.request_id} of {sentences.scope(deletion.scope)}: "
+    headline = f"deletion {deletion.request_id} of {sentences.scopes(deletion)}: "
     headline += sentences.job_phase(job.phase)
     if job.phase == deletion_pb2.JOB_PHASE_COMPLETED:
         if not job.released_version:
-            return f"{headline}; nothing is released while other deletions are open"
-        return f"{headline}, version {job.released_version} is released"
+            return f"{headline}; nothing is released while other deletions are open{_alarm(job)}"
+        return f"{headline}, version {job.released_version} is released" + _alarm(job)
     if job.failure:
         return f"{headline}: {job.failure}"
     if job.phase == deletion_pb2.JOB_PHASE_RECOVERING and job.attempts:
         return f"{headline}, attempt {job.attempts[-1].number}"
     return headline
+
+
+def _alarm(job: deletion_pb2.Job) -> str:
+    failed = sentences.has_failed(sentences.chosen_verification(job))
+    return "; VERIFICATION FAILED" if failed else ""
+
+
+def _confirmation_facts(deletion: deletion_pb2.Deletion) -> Iterator[Fact]:
+    if text := sentences.confirmations(deletion):
+        yield Fact(("confirmations", 0, 0), text)
+
+
+def _verdict_facts(attempt: deletion_pb2.Attempt) -> Iterator[Fact]:
+    """Both verdicts on an attempt; FAIL is said first."""
+    if not attempt.HasField("verification"):
+        return
+    found = attempt.verification
+    said = (
+        ("behaviour", found.behaviour, found.behaviour_reason),
+        ("depth", found.depth, found.depth_reason),
+    )
+    for index, (name, verdict, reason) in enumerate(said):
+        failed = verdict == deletion_pb2.VERDICT_FAIL
+        text = f"attempt {attempt.number}: {name} {sentences.verdict(verdict)}: {reason}"
+        shown = f"VERIFICATION FAILED: {text}" if failed else text
+        yield Fact(("verdict", attempt.number, index), shown, alarm=failed)
 
 
 def _destruction_facts(job: deletion_pb2.Job) -> Iterator[Fact]:
@@ -143,3 +174,4 @@ def _attempt_facts(attempt: deletion_pb2.Attempt) -> Iterator[Fact]:
     if attempt.outcome == deletion_pb2.ATTEMPT_OUTCOME_ABANDONED:
         why = attempt.explanation or sentences.stop_reason(attempt.stop_reason)
         yield Fact(("end", number, 0), f"attempt {number}: abandoned: {why}")
+    yield from _verdict_facts(attempt)

@@ -96,7 +96,8 @@ def approval(value: approval_pb2.Approval) -> str:
     text = f"{value.id}: {approval_state(value.state)}"
     if value.decided_by.role:
         text += f" by {caller(value.decided_by)}"
-    text += f", the {approval_kind(value.kind)} of client {value.client}"
+    text += f", the {approval_kind(value.kind)}"
+    text += f" of client {value.client}" if value.client else ""
     if value.state == approval_pb2.APPROVAL_STATE_WAITING:
         text += f", until {moment(value.expires_at)}"
         text += f"; an officer approves it by `fednot approve {value.id}`"
@@ -125,8 +126,65 @@ def size(num_bytes: int) -> str:
 
 
 def scope(value: deletion_pb2.Scope) -> str:
-    """What is to be forgotten."""
-    return f"client {value.client}" if value.HasField("client") else "unknown scope"
+    """What is to be forgotten; the key of a person as long as the server keeps it."""
+    target = value.WhichOneof("target")
+    if target == "client":
+        return f"client {value.client}"
+    if target == "class_label":
+        return f"class {value.class_label}"
+    if target != "samples":
+        return "unknown scope"
+    whose = f"samples of client {value.samples.client}"
+    if value.samples.HasField("barred"):
+        return f"{value.samples.barred.count} {whose}"
+    return f"{whose} (subject {value.samples.subject})" if value.samples.subject else whose
+
+
+def scopes(value: deletion_pb2.Deletion) -> str:
+    """All that a deletion forgets."""
+    return ", ".join(scope(each) for each in (value.scope, *value.more_scopes))
+
+
+def confirmations(value: deletion_pb2.Deletion) -> str:
+    """What clients were told to bar and said of it; "" if none was told anything."""
+    told = value.confirmations
+    if not told:
+        return ""
+    done = [each for each in told if each.HasField("confirmed_at")]
+    text = f"{len(done)} of {len(told)} clients have barred it"
+    if count := sum(each.barred.count for each in done):
+        text += f" ({count} samples)"
+    owing = [each.client for each in told if not each.HasField("confirmed_at") and not each.refusal]
+    if owing:
+        text += f"; not yet: {listed(owing)}"
+    refusals = [f"{each.client} cannot: {each.refusal}" for each in told if each.refusal]
+    return "; ".join([text, *refusals])
+
+
+def verdict(value: int) -> str:
+    """A verdict, in capitals."""
+    return word(deletion_pb2.Verdict.Name, "VERDICT_", value).upper()
+
+
+def verdicts(value: deletion_pb2.Deletion) -> str:
+    """Both verdicts on the model that a deletion left; "" before they are there."""
+    found = chosen_verification(value.job)
+    if found is None:
+        return ""
+    return f"behaviour {verdict(found.behaviour)}, depth {verdict(found.depth)}"
+
+
+def chosen_verification(job: deletion_pb2.Job) -> deletion_pb2.Verification | None:
+    """What verification found of the attempt whose model is kept, or of the last one."""
+    attempts = [each for each in job.attempts if each.HasField("verification")]
+    chosen = [each for each in attempts if each.number == job.chosen_attempt] or attempts
+    return chosen[-1].verification if chosen else None
+
+
+def has_failed(found: deletion_pb2.Verification | None) -> bool:
+    """Whether a verdict is FAIL."""
+    fail = deletion_pb2.VERDICT_FAIL
+    return found is not None and fail in (found.behaviour, found.depth)
 
 
 def lateness(value: deletion_pb2.Deletion) -> str:

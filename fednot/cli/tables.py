@@ -15,15 +15,32 @@ from fednot.cli.output import printable
 from fednot.v1 import approval_pb2, audit_pb2, deletion_pb2, model_pb2, operator_pb2
 
 DASH: Final = "-"
+ALARM: Final = "bold red"
 _SHA: Final = 12
 
 
-def status(found: operator_pb2.GetStatusResponse) -> Table:
-    """Where the federation stands, a line for each thing."""
+def status(
+    found: operator_pb2.GetStatusResponse, deletions: Iterable[deletion_pb2.Deletion] = ()
+) -> Table:
+    """Where the federation stands, a line for each thing.
+
+    Of the deletions, newest first, the last one whose job was verified is shown if that failed.
+    """
     table = Table.grid(padding=(0, 2))
     for name, value in _status_rows(found):
         table.add_row(Text(name, "bold"), Text(printable(value)))
+    for each in deletions:
+        verified = sentences.chosen_verification(each.job)
+        if sentences.has_failed(verified):
+            what = f"FAILED for {each.request_id} of {sentences.scopes(each)}: "
+            table.add_row(Text("verification", ALARM), _alarm(what + sentences.verdicts(each)))
+        if verified is not None:
+            break
     return table
+
+
+def _alarm(text: str) -> Text:
+    return Text(printable(text), ALARM)
 
 
 def clients(found: Sequence[operator_pb2.ClientInfo], now: datetime | None = None) -> Table:
@@ -90,18 +107,25 @@ def deletions(found: Iterable[deletion_pb2.Deletion]) -> Table:
     table = _table("REQUEST", "SCOPE", "PHASE", "JOB", "METHOD", "ROUNDS", "ACCEPTED", "BY", "NOTE")
     for each in found:
         job = each.job
-        notes = (sentences.lateness(each), job.failure or job.waiting_for)
+        verdicts = sentences.verdicts(each)
+        failed = sentences.has_failed(sentences.chosen_verification(job))
+        notes = (
+            f"VERIFICATION FAILED: {verdicts}" if failed else verdicts,
+            sentences.lateness(each),
+            job.failure or job.waiting_for,
+            "" if job.waiting_for else sentences.confirmations(each),
+        )
         _add(
             table,
             each.request_id,
-            sentences.scope(each.scope),
+            sentences.scopes(each),
             sentences.job_phase(job.phase),
             job.id,
             job.attempts[-1].method if job.attempts else each.method,
             sum(len(attempt.rounds) for attempt in job.attempts),
             sentences.moment(each.accepted_at),
             sentences.caller(each.requested_by),
-            "; ".join(filter(None, notes)),
+            Text(printable("; ".join(filter(None, notes))), style=ALARM if failed else ""),
         )
     return table
 
@@ -156,7 +180,7 @@ def _status_rows(found: operator_pb2.GetStatusResponse) -> Iterable[tuple[str, s
         )
     if found.HasField("deletion"):
         job = found.deletion.job
-        scope = sentences.scope(found.deletion.scope)
+        scope = sentences.scopes(found.deletion)
         yield (
             "deletion",
             f"{found.deletion.request_id} of {scope}: {sentences.job_phase(job.phase)}"
@@ -212,5 +236,11 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _add(table: Table, *cells: str | int) -> None:
-    table.add_row(*(Text(printable(str(cell)) or DASH) for cell in cells))
+def _add(table: Table, *cells: str | int | Text) -> None:
+    table.add_row(*(_cell(cell) for cell in cells))
+
+
+def _cell(cell: str | int | Text) -> Text:
+    if isinstance(cell, Text):
+        return cell if cell.plain else Text(DASH)
+    return Text(printable(str(cell)) or DASH)

@@ -25,7 +25,7 @@ from support.state import (
 from fednot.errors import FednotError, Reason
 from fednot.identity.subject import Role
 from server.records import NOBODY, Bar, Caller, JobPhase
-from server.state import client_rows, deletion_rows
+from server.state import client_rows, deletion_rows, standing_rows
 
 C1, C2 = Caller(Role.CLIENT, "c1"), Caller(Role.CLIENT, "c2")
 ANN = Caller(Role.AUDITOR, "ann")
@@ -194,7 +194,7 @@ class TestCallers:
         run(lambda c: accepted(c, "r2"))
         run(lambda c: driven(c, "r2", COMPLETED))
         first, second = (run(lambda c, r=r: deletion_of(c, r)).job.id for r in ("r1", "r2"))
-        standing = run(lambda c: deletion_rows.standing_jobs(c, "c1"))
+        standing = run(lambda c: standing_rows.standing_jobs(c, "c1"))
         assert standing == [("r2", second, COMPLETED), ("r1", first, FAILED)]
         run(lambda c: client_rows.lift_bars_of_client(c, "c1", 40.0))
-        assert run(lambda c: deletion_rows.standing_jobs(c, "c1")) == []
+        assert run(lambda c: standing_rows.standing_jobs(c, "c1")) == []

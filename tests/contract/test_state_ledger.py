@@ -300,7 +300,8 @@ class TestBelonging:
         state.path.unlink()
         with state.running():
             pass
-        assert state.noted().asked["client"] == "c1"
+        (scope,) = state.noted().asked["scopes"]
+        assert (scope["kind"], scope["client"]) == ("client", "c1")
 
     def test_a_state_does_not_start_without_its_ledger(self, state: State) -> None:
         state.path.unlink()

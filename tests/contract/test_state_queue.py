@@ -305,7 +305,7 @@ class TestFences:
         run(lambda c: wanted(c, 1))
         run(lambda c: c.execute(update(rounds).values(outcome=RoundOutcome.RUNNING)))
         ended = replace(first, outcome=RoundOutcome.COMPLETED, result_version=3)
-        with pytest.raises(FencedError, match="c1 was barred"):
+        with pytest.raises(FencedError, match="c1 may no longer train"):
             run(lambda c: round_rows.end_round(c, ended))
         without = replace(ended, missing={"c1": "it left"})
         run(lambda c: round_rows.end_round(c, without))

@@ -377,7 +377,10 @@ def test_a_status_table_needs_no_torch(serve: Serve) -> None:
     progress = deletion_pb2.RoundProgress(
         round=8, phase=federation_pb2.ROUND_PHASE_RECOVERY, cohort=2, updates=1, missing=["c2"]
     )
-    server = serve(GetStatus=[status(1, round=progress, waiting_for="waiting for c2")])
+    server = serve(
+        GetStatus=[status(1, round=progress, waiting_for="waiting for c2")],
+        ListDeletions=[deletion_pb2.ListDeletionsResponse()],
+    )
     done = subprocess.run(
         [*PROGRAM, "status", *server.where], capture_output=True, text=True, timeout=WAIT
     )

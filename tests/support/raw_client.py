@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ class RawClient:
         name: str,
         num_train_examples: int = 200,
         claimed: str | None = None,
+        unsupported_scopes: Mapping[str, str] | None = None,
     ) -> None:
         self.stub = federation.stubs_for(Role.CLIENT, name).clients
         self.name = name if claimed is None else claimed
@@ -39,13 +40,15 @@ class RawClient:
                 client=self.name,
                 manifest=manifest_message(MANIFEST),
                 num_train_examples=num_train_examples,
+                unsupported_scopes=unsupported_scopes or {},
             ),
             timeout=CALL,
         )
         self.session = federation_pb2.Session(client=self.name, id=self.joined.session_id)
 
     def poll(self, seconds: float = 0.2) -> federation_pb2.PollWorkResponse:
-        wait = duration_pb2.Duration(nanos=int(seconds * 1e9))
+        wait = duration_pb2.Duration()
+        wait.FromMilliseconds(int(seconds * 1000))
         request = federation_pb2.PollWorkRequest(session=self.session, max_wait=wait)
         return self.stub.PollWork(request, timeout=CALL)
 
@@ -91,6 +94,13 @@ class RawClient:
             session=self.session, work_id=work_id, message=message
         )
         self.stub.ReportFailure(request, timeout=CALL)
+
+    def report_forgetting(self, order_id: str, **said: Any) -> None:
+        values = {"num_train_examples": self.num_train_examples, "num_test_examples": 0}
+        request = federation_pb2.ReportForgettingRequest(
+            session=self.session, order_id=order_id, **(values | said)
+        )
+        self.stub.ReportForgetting(request, timeout=CALL)
 
     def leave(self) -> None:
         self.stub.Leave(federation_pb2.LeaveRequest(session=self.session), timeout=CALL)

@@ -38,6 +38,7 @@ from server.state import (
     release_rows,
     round_rows,
     schema,
+    standing_rows,
     version_rows,
 )
 from server.state.fencing import FencedError
@@ -329,7 +330,7 @@ class Federation(RuleBasedStateMachine):
     @rule(data=st.data())
     def readmit(self, data: st.DataObject) -> None:
         name = data.draw(st.sampled_from(sorted(self.barred)))
-        standing = self.read(lambda c: deletion_rows.standing_jobs(c, name))
+        standing = self.read(lambda c: standing_rows.standing_jobs(c, name))
         if all(each.phase in ENDED for each in standing):
             self.write(lambda c: client_rows.lift_bars_of_client(c, name, self.now))
             self.barred.discard(name)

@@ -6,6 +6,7 @@ import pytest
 from support.told_records import AT, approval, deletion, job
 
 from server.records import (
+    ApprovalState,
     ClientDestruction,
     Deletion,
     JobPhase,
@@ -29,7 +30,8 @@ from server.services import messages
     ],
 )
 def test_what_a_job_waits_for(phase: JobPhase, first: str, expected: str) -> None:
-    record = Deletion("r1", "c1", AT, job(phase), approval=approval())
+    waits = approval(state=ApprovalState.WAITING)
+    record = Deletion("r1", "c1", AT, job(phase), approval=waits)
     assert messages.waiting_sentence(record, first, "for c2") == expected
 
 
@@ -39,7 +41,7 @@ def test_a_client_does_not_read_who_else_takes_part() -> None:
     waiting = deletion(job())
     awaiting = deletion(job(JobPhase.AWAITING))
     for message in (failed, waiting, awaiting):
-        messages.hide_others(message)
+        messages.hide_others(message, "c1")
     assert "c7" not in failed.job.failure
     assert failed.job.failure.startswith("it failed")
     assert waiting.job.waiting_for == "waiting for other clients or deletions"
@@ -59,12 +61,12 @@ def test_a_client_does_not_read_who_else_takes_part() -> None:
 )
 def test_a_client_reads_why_its_deletion_was_cancelled_and_not_by_whom(why: str, told: str) -> None:
     message = deletion(job(JobPhase.CANCELLED, failure=why))
-    assert messages.hide_others(message).job.failure == told
+    assert messages.hide_others(message, "c1").job.failure == told
 
 
 def test_a_client_reads_of_itself_alone_what_was_destroyed_and_asked() -> None:
     """Its job serves somebody else's request too, and somebody else destroyed something."""
     caches = tuple(ClientDestruction(n, f"c{n}", "job-1", 2, AT) for n in (1, 2))
-    found = messages.hide_others(deletion(job(requests=("r0", "r1"), caches=caches)))
+    found = messages.hide_others(deletion(job(requests=("r0", "r1"), caches=caches)), "c1")
     assert [each.client for each in found.job.client_destructions] == ["c1"]
     assert list(found.job.request_ids) == ["r1"]

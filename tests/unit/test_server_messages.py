@@ -11,6 +11,7 @@ import pytest
 from support.told_records import AT, STAMP, approval, attempt, deletion, entry, job, round_, version
 
 from fednot.identity.subject import Role
+from fednot.loss_profile import LossProfile
 from fednot.v1 import (
     approval_pb2,
     audit_pb2,
@@ -23,20 +24,29 @@ from fednot.v1 import (
 from server.records import (
     ApprovalKind,
     ApprovalState,
+    Assurance,
     AttemptOutcome,
     AuditOutcome,
     Bar,
     ClientDestruction,
     DestroyedCache,
     DestroyedVersion,
+    Finding,
+    ForgetOrder,
     JobPhase,
+    Judged,
     RoundOutcome,
     RoundPhase,
     RoundPolicy,
     RoundProgress,
     Run,
     RunState,
+    Scope,
+    ScopeKind,
     StopReason,
+    Thresholds,
+    Verdict,
+    Verification,
     VersionOrigin,
 )
 from server.services import messages
@@ -53,6 +63,8 @@ ENUMS: list[tuple[type[StrEnum], Any, str]] = [
     (ApprovalState, approval_pb2.ApprovalState, "APPROVAL_STATE"),
     (AuditOutcome, audit_pb2.AuditOutcome, "AUDIT_OUTCOME"),
     (Role, identity_pb2.Role, "ROLE"),
+    (Verdict, deletion_pb2.Verdict, "VERDICT"),
+    (Assurance, deletion_pb2.Assurance, "ASSURANCE"),
 ]
 
 
@@ -177,6 +189,51 @@ def test_a_round_that_runs_has_no_end() -> None:
     assert not found.HasField("ended_at")
 
 
+WHOLE = Scope(ScopeKind.CLIENT, client="c1")
+BARRED = Scope(ScopeKind.SAMPLES, client="c1", count=4, sha256="cd", tombstone="cd")
+PERSON = Scope(ScopeKind.SAMPLES, client="c1", subject="person-1", tombstone="t2")
+SCOPES = (WHOLE, Scope(ScopeKind.CLASS, label=7, tombstone="t"), BARRED, PERSON)
+_LOSSES = LossProfile.of([0.1, 0.2], [True, True])
+VERIFICATION = Verification(
+    behaviour=Judged(Verdict.PASS, "alike"),
+    depth=Judged(Verdict.FAIL, "it comes back"),
+    findings=(Finding("undone: w", 2, {"auc": 0.5}),),
+    thresholds=Thresholds(0.2, 0.3),
+    found_at=AT,
+    forgotten=_LOSSES,
+    unseen=_LOSSES,
+    probe_sha256="ef",
+)
+
+
+def test_what_is_forgotten_confirmed_and_verified_is_told() -> None:
+    found = deletion(
+        job(attempts=(attempt(verification=VERIFICATION),)),
+        scopes=SCOPES,
+        orders=(ForgetOrder(1, "c1", PERSON, "job-1", AT, False, AT, 3, "ab"),),
+    )
+    assert found.scope == deletion_pb2.Scope(client="c1")
+    barred = deletion_pb2.SampleDigest(count=4, sha256="cd")
+    assert list(found.more_scopes) == [
+        deletion_pb2.Scope(class_label=7),
+        deletion_pb2.Scope(samples=deletion_pb2.SampleScope(client="c1", barred=barred)),
+        deletion_pb2.Scope(samples=deletion_pb2.SampleScope(client="c1", subject="person-1")),
+    ]
+    (confirmation,) = found.confirmations
+    assert (confirmation.client, confirmation.ordered_at) == ("c1", STAMP)
+    assert (confirmation.confirmed_at, confirmation.refusal) == (STAMP, "")
+    assert (confirmation.barred.count, confirmation.barred.sha256) == (3, "ab")
+    verified = found.job.attempts[0].verification
+    assert (verified.behaviour, verified.depth) == (
+        deletion_pb2.VERDICT_PASS,
+        deletion_pb2.VERDICT_FAIL,
+    )
+    assert (verified.behaviour_reason, verified.depth_reason) == ("alike", "it comes back")
+    assert (verified.auc_margin, verified.trigger_margin) == (0.2, 0.3)
+    assert verified.forgotten.num_correct == 2
+    assert dict(verified.findings[0].figures) == {"auc": 0.5}
+
+
 def test_every_field_of_a_deletion_and_its_job_is_told() -> None:
     destroyed = ClientDestruction(
         1, "c1", "job-1", 2, AT, AT, (DestroyedCache("residual", "ef", 8),)
@@ -188,7 +245,8 @@ def test_every_field_of_a_deletion_and_its_job_is_told() -> None:
             released_version=11,
             failure="why",
             history=((JobPhase.QUEUED, AT),),
-            attempts=(attempt(stop_reason=StopReason.TARGET),),
+            attempts=(attempt(stop_reason=StopReason.TARGET, verification=VERIFICATION),),
+            chosen_attempt=2,
             destroyed=(DestroyedVersion(5, "cd"),),
             priority=3,
             retain=True,
@@ -198,9 +256,19 @@ def test_every_field_of_a_deletion_and_its_job_is_told() -> None:
         ),
         not_after=AT,
         overdue=True,
+        scopes=SCOPES,
+        orders=(ForgetOrder(1, "c1", PERSON, "job-1", AT, False, AT, 3, "ab"),),
     )
-    for message in (found, found.job, found.job.attempts[0]):
-        assert len(message.ListFields()) == len(message.DESCRIPTOR.fields), message
+    set_by_others = {"has_receipt"}
+    for message in (
+        found,
+        found.job,
+        found.job.attempts[0],
+        found.job.attempts[0].verification,
+        found.job.attempts[0].verification.findings[0],
+    ):
+        told_of = {field.name for field, _ in message.ListFields()} | set_by_others
+        assert told_of >= {field.name for field in message.DESCRIPTOR.fields}, message
     assert (found.request_id, found.scope.client, list(found.aborted_rounds)) == (
         "r1",
         "c1",

@@ -28,6 +28,7 @@ from support.faults.stories import (
     approved,
     cancelled,
     chosen,
+    confirmed,
     deletion_in_a_bucket,
     denied,
     departure,
@@ -42,6 +43,7 @@ from support.faults.stories import (
     refused,
     renewed,
     stopped_run,
+    unconfirmed,
     unnamed,
 )
 from support.ports import free_port
@@ -92,6 +94,8 @@ _OF_COMMITS: Mapping[Commit, Scenario] = {
     Commit.APPROVED: Scenario(approved, TWICE),
     Commit.REFUSED: Scenario(refused, TWICE),
     Commit.APPROVALS_EXPIRED: Scenario(expired, (*TWICE, "--approval-expiry", "1")),
+    Commit.FORGETTING_CONFIRMED: Scenario(confirmed),
+    Commit.CONFIRMATIONS_OVERDUE: Scenario(unconfirmed, ("--confirmation-wait", "1")),
     Commit.CLIENT_READMITTED: Scenario(readmitted, OVERDUE),
     Commit.BASE_PINNED: MAIN,
     Commit.ATTEMPT_BEGUN: MAIN,

@@ -186,6 +186,51 @@ def approved(federation: MortalFederation) -> None:
     assert barred(federation) == REQUEST
 
 
+def asked_for_a_person(federation: MortalFederation) -> None:
+    """Samples that the target holds, which is known and gone; two others are there."""
+    joined_once(federation, TARGET)
+    for index in (1, 2):
+        federation.start_client(index)
+    federation.await_clients("c1", "c2")
+    samples = deletion_pb2.SampleScope(client=TARGET, subject="person-1")
+    request = deletion_pb2.UnlearnRequest(
+        request_id=REQUEST,
+        scope=deletion_pb2.Scope(samples=samples),
+        recovery=deletion_pb2.RecoveryPolicy(**FEW_ROUNDS),  # type: ignore[arg-type]
+    )
+    federation.persist(lambda: federation.deletions.Unlearn(request, timeout=CALL))
+
+
+def told_to_forget(federation: MortalFederation) -> bool:
+    """Whether the target had something to bar, which it has then said that it did."""
+    target = RawClient(federation, TARGET)
+    work = target.poll()
+    if work.HasField("forget"):
+        target.report_forgetting(work.forget.order_id, count=3, sha256="a" * 64)
+    target.leave()
+    return work.HasField("forget")
+
+
+def confirmed(federation: MortalFederation) -> None:
+    """A confirmation whose answer was lost is given again, and counts once."""
+    asked_for_a_person(federation)
+    assert phase(federation) == deletion_pb2.JOB_PHASE_AWAITING
+    federation.persist(lambda: told_to_forget(federation))
+    ended = await_job(federation, REQUEST)
+    assert ended.job.phase == deletion_pb2.JOB_PHASE_COMPLETED
+    assert ended.confirmations[0].barred.count == 3
+    assert "person-1" not in str(ended)
+
+
+def unconfirmed(federation: MortalFederation) -> None:
+    """The job goes on without the client, which is told when it comes."""
+    asked_for_a_person(federation)
+    ended = await_job(federation, REQUEST)
+    assert ended.job.phase == deletion_pb2.JOB_PHASE_COMPLETED
+    assert not ended.confirmations[0].HasField("confirmed_at")
+    assert federation.persist(lambda: told_to_forget(federation))
+
+
 def refused(federation: MortalFederation) -> None:
     joined_once(federation, "c0")
     request = approval_pb2.RefuseRequest(id=asked_for(federation).approval_id)
