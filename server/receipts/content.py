@@ -38,6 +38,7 @@ from server.records import (
     Version,
 )
 from server.state import audit_rows, job_rows, round_rows, version_rows
+from server.state import audit_rows, deletion_rows, round_rows, version_rows
 from server.state.pseudonym_rows import pseudonym_of
 from server.state.schema import federation, requests
 
@@ -46,17 +47,16 @@ MERGED_BINS = 10
 NOT_VERIFIED = Judgement(verdict="not-possible", reason="the job was not verified")
 
 
-def receipt_of(connection: Connection, job_id: str, key_id: str, now: float) -> Receipt:
+def receipt_of(connection: Connection, job: Job, key_id: str, now: float) -> Receipt:
     """What is to be signed of a job at its end, in the transaction that ends it.
 
     Raises LookupError if the job has no attempt, or a version of it has no row.
     """
-    job = job_rows.get_job(connection, job_id)
     attempts = tuple(_try(connection, attempt) for attempt in job.attempts)
     number = job.chosen_attempt or max((each.number for each in job.attempts), default=0)
     chosen = next((each for each in attempts if each.number == number), None)
     if chosen is None:
-        raise LookupError(f"{job_id} has no attempt {number}")
+        raise LookupError(f"{job.id} has no attempt {number}")
     current, released = version_rows.current_and_released(connection)
     if current is None:
         raise LookupError("there is no current version")

@@ -15,7 +15,7 @@ from fednot.receipt import SigningKey
 from server.receipts.content import receipt_of
 from server.receipts.key_files import KeyFiles
 from server.records import NOBODY, AuditEvent, Caller, IssuedReceipt, ReceiptKey
-from server.state import audit_rows, receipt_rows
+from server.state import audit_rows, job_rows, receipt_rows
 from server.state.commits import Commit
 from server.state.database import Database, StateError
 
@@ -73,7 +73,8 @@ class ReceiptDesk:
         key = self._keys.get(active.id) if active is not None else None
         if key is None:
             raise StateError("the key that signs receipts is not the one of this server")
-        jws = key.sign(receipt_of(connection, job_id, key.id, now))
+        job = job_rows.get_job(connection, job_id)
+        jws = key.sign(receipt_of(connection, job, key.id, now))
         receipt_rows.insert_receipt(connection, IssuedReceipt(job_id, jws, key.id, now))
         event = AuditEvent(NOBODY, "receipt.issued", job_id=job_id)
         audit_rows.append(connection, event, now)

@@ -26,6 +26,7 @@ from fednot.errors import Reason
 from fednot.identity import certificates
 from fednot.identity.subject import Role, Subject
 from fednot.identity.token import Token
+from fednot.receipt import SigningKey
 from fednot.rpc_errors import from_rpc_error
 from fednot.v1 import (
     approval_pb2,
@@ -35,7 +36,9 @@ from fednot.v1 import (
     identity_pb2_grpc,
     model_pb2,
     operator_pb2,
+    receipt_pb2,
 )
+from server.receipts.key_files import KEY_FILE, NEXT_FILE
 
 Call = Callable[[], object]
 EMIL = (Role.OFFICER, "emil")
@@ -388,6 +391,46 @@ def unnamed(federation: MortalFederation) -> None:
     )
     entries = federation.persist(lambda: audit_of(federation))
     assert TARGET not in {entry.subject_name for entry in entries}
+
+
+def key_rotated(federation: MortalFederation) -> None:
+    """The key that signs is the one on the disk, and every public one is kept."""
+    before = keys_of(federation)
+    federation.persist(
+        lambda: federation.stubs_for(Role.OPERATOR, "olga").receipts.RotateReceiptKey(
+            receipt_pb2.RotateReceiptKeyRequest(), timeout=CALL
+        )
+    )
+    found = keys_of(federation)
+    assert found[-len(before) :] == before
+    assert len(found) > len(before)
+    federation.await_that("the key is in its place", lambda: private_key(federation) == found[0])
+    assert not (federation.state / NEXT_FILE).exists()
+
+
+def key_left_over(federation: MortalFederation) -> None:
+    """A key that was prepared and never made known is removed at the next start."""
+    before = keys_of(federation)
+    federation.kill("server")
+    (federation.state / NEXT_FILE).write_bytes(SigningKey.generate().private_pem())
+    federation.launch_server()
+    federation.revive()
+    assert keys_of(federation) == before == [private_key(federation)]
+    assert not (federation.state / NEXT_FILE).exists()
+
+
+def keys_of(federation: MortalFederation) -> list[str]:
+    request = receipt_pb2.ListReceiptKeysRequest()
+    found = federation.persist(
+        lambda: federation.stubs_for(Role.OPERATOR, "olga").receipts.ListReceiptKeys(
+            request, timeout=CALL
+        )
+    )
+    return [key.id for key in found.keys]
+
+
+def private_key(federation: MortalFederation) -> str:
+    return SigningKey.from_private_pem((federation.state / KEY_FILE).read_bytes()).id
 
 
 def actions(federation: MortalFederation) -> list[str]:
