@@ -153,7 +153,7 @@ async def test_without_recovery_depth_fails_outright(trained: Path, tmp_path: Pa
 
 async def _just_negated(running: InProcessFederation) -> Verification:
     federation = running.federation
-    federation.fences.load([Bar(TARGET, "by-the-test", 0.0)])
+    federation.fences.load([Bar(TARGET, "by-the-test", 0.0)], {})
     tensors = federation.model.layers.first
     job = Job(
         id="job-1",
