@@ -1,9 +1,9 @@
 """Verification of the backdoored digits: each method gets the verdicts that it deserves.
 
 Negating the first convolution takes the backdoor out of the model as it stands; negating it once
-more brings it back. What all but the last layer does depends on the seed of the initial model and on
-when recovery stops: with seed 2 it withstands the undo attack, with seed 1 that brings the trigger
-back to 0.84, in a model that is otherwise broken (one that never saw the trigger: 0.00).
+more brings it back. What all but the last layer does depends on the seed of the initial model and
+on when recovery stops: with seed 2 it withstands the undo attack, with seed 1 that brings the
+trigger back to 0.84, in a model that is otherwise broken (one that never saw the trigger: 0.00).
 docs/verification.md has the figures.
 """
 
