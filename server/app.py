@@ -32,6 +32,7 @@ from server.ledger.opening import open_ledger
 from server.listeners import Listeners
 from server.metrics import Metrics, new_registry
 from server.monitor import Monitor
+from server.receipts.desk import ReceiptDesk
 from server.room import Room
 from server.settings import ServerSettings
 from server.state.database import Database, StateError
@@ -60,6 +61,7 @@ async def serve(settings: ServerSettings) -> None:
         identity = _identity(settings)
         stack.callback(_locked(settings.state_dir).close)
         federation, cohort = await _federation(settings, stack)
+        federation.receipts = await ReceiptDesk.open(federation.database, settings.state_dir)
         coordinator = Coordinator(federation)
         await coordinator.recover_state()
         monitor = Monitor(federation, cohort, identity)

@@ -13,6 +13,7 @@ from fednot.errors import FednotError
 from server.audit import note_job_end
 from server.federation import Federation
 from server.methods import METHODS
+from server.receipts.desk import Receipts
 from server.records import Job, JobPhase, Version, WaitKind
 from server.starting_point import starting_point
 from server.state import destruction_rows, job_rows, release_rows, version_rows
@@ -57,7 +58,7 @@ class Completion:
         await federation.model.sweep()
         await federation.work.run(self._await_clients(job))
         await federation.database.write(
-            Commit.JOB_COMPLETED, lambda c: _complete(c, job, current.number)
+            Commit.JOB_COMPLETED, lambda c: _complete(c, job, current.number, federation.receipts)
         )
         log.info("%s completed with version %d", job.id, current.number)
         return ""
@@ -121,10 +122,11 @@ class Completion:
         return ""
 
 
-def _complete(connection: Connection, job: Job, version: int) -> None:
+def _complete(connection: Connection, job: Job, version: int, receipts: Receipts) -> None:
     now = time.time()
     job_rows.move(connection, job, JobPhase.COMPLETED, now)
     note_job_end(connection, job.id, JobPhase.COMPLETED, now)
     if release_rows.may_release(connection):
         version_rows.set_released(connection, version)
         job_rows.set_released_by(connection, job.id, version)
+    receipts.issue(connection, job.id, now)

@@ -21,6 +21,7 @@ from server.interruption import Interruptible
 from server.ledger.file import Ledger
 from server.metrics import Metrics
 from server.pulse import Pulse
+from server.receipts.desk import NoReceipts, Receipts
 from server.records import (
     Bar,
     RecoveryPolicy,
@@ -94,6 +95,7 @@ class Federation:
     destructions: Destructions = field(default_factory=NoDestructions)
     server_data: ServerData = field(default_factory=ServerData)
     forgettings: Forgettings = field(default_factory=NoForgettings)
+    receipts: Receipts = field(default_factory=NoReceipts)
 
     def eligible(self) -> tuple[str, ...]:
         """Connected clients that may train and have something to train on, by name.

@@ -5,15 +5,17 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection, Row, case, func, insert, select, update
 
 from server.phases import ENDED, NOT_READY, moved
 from server.records import (
+    NOBODY,
     Assurance,
     Attempt,
     AttemptOutcome,
+    AuditEvent,
     DeletionAsk,
     Job,
     JobPhase,
@@ -24,8 +26,10 @@ from server.records import (
     Verification,
 )
 from server.state import (
+    audit_rows,
     destruction_rows,
     forget_rows,
+    receipt_rows,
     round_rows,
     scope_rows,
     verification_json,
@@ -33,6 +37,9 @@ from server.state import (
 )
 from server.state.fencing import FencedError
 from server.state.schema import attempts, jobs, phase_entries, requests
+
+NOTED_BY_CLIENT: Final = (JobPhase.COMPLETED, JobPhase.FAILED)
+"""Phases whose entries in the audit name each client: `server.audit.note_job_end` writes them."""
 
 
 def insert_job(connection: Connection, ask: DeletionAsk, phase: JobPhase, now: float) -> str:
@@ -75,6 +82,9 @@ def move(connection: Connection, job: Job, to: JobPhase, now: float, **values: o
     if not changed.rowcount:
         raise FencedError(f"{job.id} is no longer {job.phase}")
     _note_phase(connection, job.id, phase, now)
+    if phase not in NOTED_BY_CLIENT:
+        event = AuditEvent(NOBODY, f"job.{phase}", job_id=job.id)
+        audit_rows.append(connection, event, now)
 
 
 def set_released_by(connection: Connection, job_id: str, version: int) -> None:
@@ -231,6 +241,7 @@ def _job(connection: Connection, row: Row[Any]) -> Job:
         chosen_attempt=row.chosen_attempt,
         scopes=scope_rows.of_job(connection, row.id),
         orders=forget_rows.of_job(connection, row.id),
+        has_receipt=receipt_rows.has_receipt(connection, row.id),
     )
 
 

@@ -41,7 +41,10 @@ class OwnTask(fednot.Task):
 
 
 class HoardingTask(OwnTask):
-    unsupported_scopes = {"samples": "it reads its own files", "class": "it has no classes"}
+    unsupported_scopes: Mapping[str, str] = {
+        "samples": "it reads its own files",
+        "class": "it has no classes",
+    }
 
 
 def wanted(max_examples: int = 0, seed: int = 1, **forgotten: object) -> LookedAt:
