@@ -216,7 +216,7 @@ async def test_samples_and_a_class_are_looked_at_where_they_are(
         federation.federation.cohort = InProcessCohort(tasks, {"c0": {"t": ids}})
         samples = await verified(federation, Scope(ScopeKind.SAMPLES, "c0", tombstone="t"))
         of_class = await verified(federation, Scope(ScopeKind.CLASS, label=7))
-        federation.federation.fences.load([Bar("c0", "r", 0.0)])
+        federation.federation.fences.load([Bar("c0", "r", 0.0)], {})
         both = await verified(
             federation, Scope(ScopeKind.CLIENT, "c0"), Scope(ScopeKind.CLIENT, "c9")
         )

