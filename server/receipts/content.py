@@ -37,8 +37,7 @@ from server.records import (
     Verification,
     Version,
 )
-from server.state import audit_rows, job_rows, round_rows, version_rows
-from server.state import audit_rows, deletion_rows, round_rows, version_rows
+from server.state import audit_rows, round_rows, version_rows
 from server.state.pseudonym_rows import pseudonym_of
 from server.state.schema import federation, requests
 
