@@ -7,6 +7,7 @@ SEED ?= 0
 ROUNDS ?= 12
 CLIENTS ?= 5
 OUT ?= demo-out
+ASSURANCE ?= behaviour
 WORKERS ?= 2
 SECONDS ?= 300
 DATABASE ?=
@@ -20,7 +21,8 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 demo: $(STAMP)
-	$(BIN)/fednot demo --seed $(SEED) --rounds $(ROUNDS) --clients $(CLIENTS) --out $(OUT)
+	$(BIN)/fednot demo --seed $(SEED) --rounds $(ROUNDS) --clients $(CLIENTS) \
+		--assurance $(ASSURANCE) --out $(OUT)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m '$(QUICK)' $(ARGS)

@@ -1,4 +1,4 @@
-"""The client's command: `python -m client` or `fednot-client`.
+"""The client's command: `python -m client` or `fednot-client`; `forget` is a command of its own.
 
 Exit codes: 0 stopped by a signal, 1 an error that should not be, 2 wrong settings, Task, data,
 device or state directory, 3 refused by the server for good.
@@ -14,9 +14,12 @@ import signal
 import sys
 from typing import Any, Final
 
+from client import forget_command
 from client.carrier import Carrier
 from client.connection import FinalRefusalError
 from client.dialler import Dialler
+from client.forget_settings import FORGET
+from client.ranks import FAILED, dismiss, followed, lost
 from client.renewal import IdentityKeeper
 from client.rounds import Rounds
 from client.runtime import Runtime
@@ -24,6 +27,7 @@ from client.settings import PREFIX, PROGRAM, ClientSettings
 from client.startup import Prepared, StartError, prepare
 from client.transfer import Transfer
 from client.worker import Worker
+from fednot.distributed import rank
 from fednot.settings import USAGE_ERROR, load_or_exit
 
 REFUSED: Final = 3
@@ -36,10 +40,14 @@ _log = logging.getLogger("client")
 def main() -> int:
     """Runs the client of this command line until a signal; gives the exit code."""
     os.umask(ONLY_THE_OWNER)
+    if sys.argv[1:2] == [FORGET]:
+        return forget_command.main(sys.argv[2:])
     settings = load_or_exit(ClientSettings, program=PROGRAM, prefix=PREFIX)
     for number in _SIGNALS:
         signal.signal(number, _stopped_early)
     _log_to_stderr(settings.log_level)
+    if rank() > 0:
+        return followed(settings)
     try:
         prepared = prepare(settings)
     except StartError as error:
@@ -49,7 +57,10 @@ def main() -> int:
     try:
         code = asyncio.run(run(prepared, worker))
     finally:
+        dismiss(prepared.trainer.task)
         prepared.close()
+    if lost.is_set():
+        code = FAILED
     if worker.busy:
         _log.warning("leaving behind work that ignored its cancellation")
         logging.shutdown()

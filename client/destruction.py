@@ -17,6 +17,12 @@ async def obey(session: Session, order: federation_pb2.DestroyWork, rounds: Roun
 
     Raises SessionLostError and FinalRefusalError; what was destroyed is then reported later.
     """
+    if order.job_id:
+        try:
+            await rounds.ended(order.job_id)
+        except OSError as error:
+            _log.error("the end of %s cannot be written: %s", order.job_id, error)
+            return False
     destroyed = await rounds.destroy_before(order.generation)
     if destroyed is None:
         _log.warning("waiting for cancelled training to stop before its data can be destroyed")

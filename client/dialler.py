@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from fednot import chunk_messages
 from fednot.channel import open_aio_channel
 from fednot.identity.folder import Credentials
-from fednot.v1 import federation_pb2
+from fednot.v1 import deletion_pb2, federation_pb2
+from fednot.v1.deletion_pb2_grpc import DeletionServiceStub
 from fednot.v1.federation_pb2_grpc import FederationServiceStub
 from fednot.v1.identity_pb2_grpc import IdentityServiceStub
 
 if TYPE_CHECKING:
+    from fednot.v1.deletion_pb2_grpc import DeletionServiceAsyncStub
     from fednot.v1.federation_pb2_grpc import FederationServiceAsyncStub
     from fednot.v1.identity_pb2_grpc import IdentityServiceAsyncStub
 
 CLOSE_SECONDS: Final = 2.0
+UNLEARN_SECONDS: Final = 15.0
 
 T = TypeVar("T")
 
@@ -37,6 +40,7 @@ class Line:
         self._channel = open_aio_channel(address, credentials)
         self.federation: FederationServiceAsyncStub = FederationServiceStub(self._channel)
         self.identity: IdentityServiceAsyncStub = IdentityServiceStub(self._channel)
+        self.deletion: DeletionServiceAsyncStub = DeletionServiceStub(self._channel)
         self.upload: Final = self._channel.stream_unary(
             chunk_messages.UPLOAD,
             request_serializer=chunk_messages.upload_bytes,
@@ -83,6 +87,11 @@ class Dialler:
         """Makes a call of the federation's service; its errors come through."""
         with self.line() as line:
             return await method(line.federation)
+
+    async def unlearn(self, request: deletion_pb2.UnlearnRequest) -> deletion_pb2.UnlearnResponse:
+        """Asks for a deletion; its errors come through."""
+        with self.line() as line:
+            return await line.deletion.Unlearn(request, timeout=UNLEARN_SECONDS)
 
     def redial(self, credentials: Credentials) -> None:
         """Takes a new line from the next call on."""

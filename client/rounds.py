@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -17,12 +17,15 @@ from client.connection import Connection
 from client.destroyed import Destroyed
 from client.encoder import Encoded, Encoder
 from client.metrics import ClientMetrics
+from client.profiling import LookedAt
 from client.session import Session
 from client.trainer import Trainer, Update
 from client.training import Training, Work
 from client.transfer import Expected
 from client.worker import Worker, WorkFailedError
+from fednot.data.retained import ForgottenMeanwhileError
 from fednot.errors import FednotError, Reason
+from fednot.loss_profile import LossProfile
 from fednot.training import TrainContext, WorkCancelledError
 from fednot.v1 import federation_pb2
 from fednot.wire import Receiver, codec_value
@@ -33,10 +36,12 @@ ASKED_AGAIN_SECONDS: Final = 60.0
 """So long after joining again the server has to ask for it."""
 STOPPED_SECONDS: Final = 10.0
 
+VERIFICATION: Final = "verification"
 _PHASES: Final = {
     federation_pb2.ROUND_PHASE_UNSPECIFIED: "training",
     federation_pb2.ROUND_PHASE_TRAINING: "training",
     federation_pb2.ROUND_PHASE_RECOVERY: "recovery",
+    federation_pb2.ROUND_PHASE_VERIFICATION: VERIFICATION,
 }
 _DROPPED: Final = {
     Reason.ROUND_OVER,
@@ -71,6 +76,7 @@ class Rounds:
         self._connection = connection
         self._carrier = carrier
         self._encoder = Encoder(trainer.manifest)
+        self._barred = trainer.tombstones.now().barred
         self._trainer = trainer
         self._worker = worker
         self._metrics = metrics
@@ -99,21 +105,19 @@ class Rounds:
             doing = self._train(session, training)
             outcome = await self._outcome(session, training.work, doing)
             self._let_go(outcome)
+        if training.encoder is not self._encoder:
+            await asyncio.to_thread(training.destroy)
         return outcome
 
     async def evaluate(self, session: Session, order: federation_pb2.EvaluateWork) -> str:
         """Evaluates and reports; gives the outcome and raises as `train` does."""
-        self._drop("other work is asked for")
         work = Work(order.work_id, "evaluation", f"evaluation of version {order.version}")
-        outcome = "cancelled"
-        with self._at(work):
-            try:
-                doing = self._evaluate(session, work, order.version)
-                outcome = await self._outcome(session, work, doing)
-            finally:
-                work.cancelled.set()
-                self._metrics.work_ended(work.phase, outcome)
-        return outcome
+        return await self._looked(session, work, self._evaluate(session, work, order.version))
+
+    async def profile(self, session: Session, order: federation_pb2.ProfileWork) -> str:
+        """Looks at groups of samples and reports; gives the outcome and raises as `train` does."""
+        work = Work(order.work_id, "profile", f"loss profile of version {order.version}")
+        return await self._looked(session, work, self._profile(session, work, order))
 
     def cancel(self) -> None:
         """Cancels the work in hand, if any, since the client stops."""
@@ -131,6 +135,27 @@ class Rounds:
             self._drop("this client may not train")
             self._gone += held.destroy()
         self._gone += self._encoder.forget()
+
+    async def forget_for_good(self) -> bool:
+        """`forget`, between two pieces of work; False if cancelled work does not stop in time."""
+        self.forget()
+        self.heed()
+        return await self._worker.stopped(STOPPED_SECONDS)
+
+    def heed(self) -> None:
+        """Destroys what encodings left out once samples were barred, since it holds them, too.
+
+        Raises TombstoneError.
+        """
+        barred = self._trainer.tombstones.now().barred
+        if not barred <= self._barred:
+            _log.info("samples were barred; what is kept of earlier updates is destroyed")
+            self._gone += self._encoder.forget()
+        self._barred = barred
+
+    async def ended(self, job_id: str) -> None:
+        """A job has ended: what it forgot is not looked at any more. Raises TombstoneError."""
+        await asyncio.to_thread(self._trainer.tombstones.close, job_id)
 
     async def destroy_before(self, generation: int) -> list[Destroyed] | None:
         """Destroys all that is kept of older generations, between two pieces of work.
@@ -151,6 +176,17 @@ class Rounds:
         """The server knows what `destroy_before` told."""
         self._gone.clear()
 
+    async def _looked(self, session: Session, work: Work, doing: Coroutine[Any, Any, None]) -> str:
+        self._drop("other work is asked for")
+        outcome = "cancelled"
+        with self._at(work):
+            try:
+                outcome = await self._outcome(session, work, doing)
+            finally:
+                work.cancelled.set()
+                self._metrics.work_ended(work.phase, outcome)
+        return outcome
+
     @contextmanager
     def _at(self, work: Work) -> Iterator[None]:
         self.current = work
@@ -168,7 +204,9 @@ class Rounds:
         self._drop("other work is asked for")
         phase = _PHASES.get(order.phase, "training")
         work = Work(order.work_id, phase, f"{phase} round {order.round}")
-        self._held = Training(order, work, self._trainer.manifest)
+        manifest = self._trainer.manifest
+        encoder = Encoder(manifest) if phase == VERIFICATION else self._encoder
+        self._held = Training(order, work, manifest, encoder)
         return self._held
 
     def _drop(self, why: str) -> None:
@@ -180,11 +218,13 @@ class Rounds:
     def _let_go(self, outcome: str) -> None:
         if self._held is None:
             return
-        work, self._held = self._held.work, None
+        work, encoder, self._held = self._held.work, self._held.encoder, None
         self._stop_timer()
         work.cancelled.set()
-        if outcome != "completed":
-            self._encoder.dropped()
+        if encoder is not self._encoder:
+            encoder.forget()
+        elif outcome != "completed":
+            encoder.dropped()
         self._metrics.work_ended(work.phase, outcome)
 
     def _hold_for(self, seconds: float) -> None:
@@ -237,6 +277,7 @@ class Rounds:
             return update
 
         update = await training.update(download, train)
+        await self._check(update)
         await self._upload(session, training, update)
         self._metrics.contributed(update.num_examples)
         _log.info("%s done: %d examples in %.1f s", work.title, update.num_examples, update.seconds)
@@ -251,6 +292,31 @@ class Rounds:
             work.id, scores.num_examples, scores.metrics, work.cancelled
         )
         _log.info("%s done: %d examples", work.title, scores.num_examples)
+
+    async def _profile(
+        self, session: Session, work: Work, order: federation_pb2.ProfileWork
+    ) -> None:
+        wanted = LookedAt.of(order)
+        receiver = Receiver(self._trainer.manifest)
+        given = await self._download(session, work, order.version, receiver)
+
+        def look() -> Mapping[int, LossProfile]:
+            self._trainer.tombstones.belong(wanted.tombstones, wanted.job_id)
+            return self._trainer.profile(given, wanted)
+
+        found = await self._worker.run(look)
+        if work.cancelled.is_set():
+            raise WorkCancelledError("the work no longer counts")
+        await session.report_profile(work.id, found, work.cancelled)
+        _log.info("%s done: %d groups of samples", work.title, len(found))
+
+    async def _check(self, update: Update) -> None:
+        """Raises WorkFailedError if a sample behind an update was barred since."""
+        try:
+            self.heed()
+            await asyncio.to_thread(update.data.check)
+        except (ForgottenMeanwhileError, OSError) as error:
+            raise WorkFailedError(str(error)) from error
 
     async def _download(
         self, session: Session, work: Work, version: int, receiver: Receiver
@@ -267,7 +333,7 @@ class Rounds:
 
         async def encode() -> Encoded:
             return await self._worker.run(
-                lambda: self._encoder.encode(
+                lambda: training.encoder.encode(
                     session.codec, update.flat, order.generation, order.work_id
                 )
             )
@@ -285,16 +351,18 @@ class Rounds:
             codec=codec_value(session.codec.name),
             xxh3_128=encoded.checksum,
         )
-        await self._sent(header, encoded.payload, work)
-        self._encoder.counted()
+        await self._sent(header, encoded.payload, work, update)
+        training.encoder.counted()
 
     async def _sent(
-        self, header: federation_pb2.UpdateHeader, payload: memoryview, work: Work
+        self, header: federation_pb2.UpdateHeader, payload: memoryview, work: Work, update: Update
     ) -> None:
+        async def attempt() -> federation_pb2.UploadUpdateResponse:
+            await self._check(update)
+            return await self._carrier.upload(header, payload, work.cancelled)
+
         try:
-            await self._connection.call(
-                lambda: self._carrier.upload(header, payload, work.cancelled), work.cancelled
-            )
+            await self._connection.call(attempt, work.cancelled)
         except FednotError as refusal:
             # A reply was lost and the update sent twice: it counts, once.
             if refusal.reason is not Reason.DUPLICATE_UPDATE:

@@ -10,6 +10,8 @@ from typing import Any, Final
 
 from grpc import aio
 
+from client import forgetting
+from client.asking import Asking
 from client.backoff import Backoff
 from client.barring import Barring
 from client.connection import SessionLostError
@@ -47,6 +49,7 @@ class Runtime:
         self._dialler = dialler
         self._told_trust = told_trust
         self._connection = prepared.connection
+        self._prepared = prepared
         self._request = prepared.join_request()
         self._rounds = rounds
         self._worker = worker
@@ -54,8 +57,11 @@ class Runtime:
         self._state = prepared.state
         self._metrics = prepared.metrics
         self._barring = Barring(prepared.metrics, rounds.forget)
+        self._asking = Asking(dialler, prepared.connection, prepared.trainer.tombstones, rounds)
         self._poll_wait = prepared.settings.poll_wait
         self._session: Session | None = None
+        self._forgetting = False
+        self._told_train = self._request.num_train_examples
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serves until `stop` is set, then leaves, all within a few seconds.
@@ -92,7 +98,11 @@ class Runtime:
 
     async def _join(self) -> Session:
         self._connection.waiting_for = f"{self._connection.address} to open a session"
-        self._request.device = str(self._device.current)
+        try:
+            self._request = await asyncio.to_thread(self._prepared.join_request)
+        except OSError as error:
+            _log.error("%s", error)  # the work itself will fail of it, and say so
+        self._told_train = self._request.num_train_examples
         session = await Session.join(self._dialler, self._connection, self._request)
         self._session = session
         self._rounds.joined(session)
@@ -110,12 +120,14 @@ class Runtime:
     async def _serve(self, session: Session) -> None:
         polling = asyncio.create_task(self._poll(session))
         beating = asyncio.create_task(self._beat(session))
+        asking = asyncio.create_task(self._ask(session))
+        every = (polling, beating, asking)
         try:
-            await asyncio.wait({polling, beating}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(every, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            await _end(polling, beating)
+            await _end(*every)
             self._rounds.parted()
-        for error in [task.exception() for task in (polling, beating) if _ended(task)]:
+        for error in [task.exception() for task in every if _ended(task)]:
             if error is not None:
                 raise error
 
@@ -127,7 +139,8 @@ class Runtime:
             response = await session.poll(self._poll_wait)
             if response.WhichOneof("work") == "barred":
                 self._barring.told(response.barred)
-                await asyncio.sleep(min(self._poll_wait, BARRED_PAUSE))
+                held = time.monotonic() - asked
+                await asyncio.sleep(max(0.0, min(self._poll_wait, BARRED_PAUSE) - held))
                 continue
             done = await self._work(session, response)
             if done or time.monotonic() - asked > HASTY_SECONDS:
@@ -142,6 +155,10 @@ class Runtime:
                 return await self._rounds.train(session, response.train) == "completed"
             case "destroy":
                 return await obey(session, response.destroy, self._rounds)
+            case "forget":
+                return await self._forget(session, response.forget)
+            case "profile":
+                return await self._rounds.profile(session, response.profile) == "completed"
             case "evaluate":
                 return await self._rounds.evaluate(session, response.evaluate) == "completed"
         return False
@@ -162,6 +179,32 @@ class Runtime:
                 work.cancelled.set()
             if response.HasField("barred"):
                 self._barring.told(response.barred)
+
+    async def _ask(self, session: Session) -> None:
+        while True:
+            await self._asking.look(session.message.client or self._request.client)
+            await asyncio.sleep(session.heartbeat_seconds)
+            idle = self._rounds.current is None and not self._forgetting
+            if idle and await self._counts_differ():
+                raise SessionLostError("the server is told how many samples are left")
+
+    async def _forget(self, session: Session, order: federation_pb2.ForgetWork) -> bool:
+        trainer = self._prepared.trainer
+        self._forgetting = True
+        try:
+            obeyed = await forgetting.obey(session, order, self._rounds, trainer)
+            self._told_train, _ = await asyncio.to_thread(trainer.own.counts)
+        finally:
+            self._forgetting = False
+        return obeyed
+
+    async def _counts_differ(self) -> bool:
+        """Whether samples were barred since the server was told how many there are."""
+        try:
+            num_train, _ = await asyncio.to_thread(self._prepared.trainer.own.counts)
+        except OSError:
+            return False
+        return num_train != self._told_train
 
     async def _leave(self) -> None:
         self._connection.closed()

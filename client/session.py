@@ -11,9 +11,12 @@ from google.protobuf import duration_pb2
 from client.connection import Connection, FinalRefusalError, SessionLostError, final
 from client.destroyed import Destroyed
 from client.dialler import Dialler
+from client.forgotten import Forgotten
+from client.profiling import report_of
 from fednot.codecs import Codec, codec_of
 from fednot.codecs.topk import DEFAULT_FRACTION
 from fednot.errors import FednotError
+from fednot.loss_profile import LossProfile
 from fednot.v1 import federation_pb2
 from fednot.wire import codec_name
 
@@ -128,6 +131,30 @@ class Session:
             session=self.message, order_id=order_id, destroyed=caches
         )
         await self._called(lambda stub: stub.ReportDestruction(request, timeout=CALL_SECONDS))
+
+    async def report_forgetting(self, order_id: str, forgotten: Forgotten) -> None:
+        """Says what was barred by an order, or why it cannot be."""
+        request = federation_pb2.ReportForgettingRequest(
+            session=self.message,
+            order_id=order_id,
+            count=forgotten.count,
+            sha256=forgotten.sha256,
+            refusal=forgotten.refusal,
+            num_train_examples=forgotten.num_train,
+            num_test_examples=forgotten.num_test,
+        )
+        await self._called(lambda stub: stub.ReportForgetting(request, timeout=CALL_SECONDS))
+
+    async def report_profile(
+        self, work_id: str, found: Mapping[int, LossProfile], cancelled: threading.Event
+    ) -> None:
+        """Reports loss profiles by group. Raises WorkCancelledError as above."""
+        request = federation_pb2.ReportProfileRequest(
+            session=self.message, work_id=work_id, profiles=report_of(found)
+        )
+        await self._called(
+            lambda stub: stub.ReportProfile(request, timeout=CALL_SECONDS), cancelled
+        )
 
     async def leave(self) -> None:
         """Closes the session, with one attempt. Raises AioRpcError if it did not get through."""

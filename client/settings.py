@@ -59,6 +59,12 @@ class ClientSettings(Settings):
         default=20.0, gt=0, le=30, description="seconds that the server may hold a poll for work"
     )
 
+    evaluate_forgotten: bool = Field(
+        default=True,
+        description="evaluate forgotten samples for the verification of their deletion, until it "
+        "has ended",
+    )
+
     @field_validator("name")
     @classmethod
     def _name(cls, name: str | None) -> str | None:

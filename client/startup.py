@@ -10,11 +10,14 @@ import torch
 
 from client.connection import Connection
 from client.device import Device, DeviceError, choose
+from client.forgetting import unsupported_scopes
 from client.metrics import ClientMetrics
+from client.ranks import device_of_rank, shared
 from client.settings import ClientSettings
 from client.state_directory import StateDirectory, StateError
 from client.trainer import Trainer
 from fednot import __version__
+from fednot.distributed import RankLostError
 from fednot.errors import FednotError
 from fednot.http_status import StatusServer
 from fednot.identity.diagnosis import check_dates_of, diagnose, exposed_key, file_of
@@ -23,6 +26,7 @@ from fednot.identity.replacement import finish_replacement
 from fednot.identity.subject import Role
 from fednot.manifest import Manifest
 from fednot.task_loading import TaskLoadError, calling, load_task
+from fednot.tombstones import Tombstones
 from fednot.v1 import federation_pb2
 from fednot.wire import codec_value, manifest_message
 
@@ -51,16 +55,17 @@ class Prepared:
 
     def join_request(self) -> federation_pb2.JoinRequest:
         """What this client says of itself when it joins."""
-        test_data = self.trainer.test_data
+        num_train, num_test = self.trainer.own.counts()
         return federation_pb2.JoinRequest(
             client=self.name,
             manifest=manifest_message(self.trainer.manifest),
-            num_train_examples=len(self.trainer.train_data),
-            num_test_examples=len(test_data) if test_data is not None else 0,
+            num_train_examples=num_train,
+            num_test_examples=num_test,
             device=str(self.trainer.device.current),
             software_version=__version__,
             codecs=[codec_value(self.settings.codec)],
             instance=self.state.instance,
+            unsupported_scopes=unsupported_scopes(self.trainer.task),
         )
 
     def close(self) -> None:
@@ -81,7 +86,7 @@ def prepare(settings: ClientSettings) -> Prepared:
         raise StartError(str(error)) from error
     try:
         return _prepared(settings, name, identity, state)
-    except (TaskLoadError, DeviceError, OSError) as error:
+    except (TaskLoadError, DeviceError, RankLostError, OSError) as error:
         state.close()
         raise StartError(str(error)) from error
     except BaseException:
@@ -126,7 +131,7 @@ def _prepared(
     settings: ClientSettings, name: str, identity: WatchedFolder | None, state: StateDirectory
 ) -> Prepared:
     metrics = ClientMetrics.fresh()
-    trainer = _trainer(settings, metrics)
+    trainer = _trainer(settings, metrics, state.path)
     connection = Connection(settings.server, metrics, look=lambda: _look(settings, identity))
     status = None
     if settings.http_address:
@@ -140,8 +145,8 @@ def _look(settings: ClientSettings, identity: WatchedFolder | None) -> FednotErr
     return diagnose(settings.server, identity.current if identity is not None else None)
 
 
-def _trainer(settings: ClientSettings, metrics: ClientMetrics) -> Trainer:
-    preferred = choose(settings.device)
+def _trainer(settings: ClientSettings, metrics: ClientMetrics, state_dir: Path) -> Trainer:
+    preferred = choose(device_of_rank(settings.device))
     metrics.device(str(preferred), degraded=False)
     device = Device(preferred, lambda now: metrics.device(str(now), degraded=True))
     with calling(settings.task):
@@ -152,4 +157,15 @@ def _trainer(settings: ClientSettings, metrics: ClientMetrics) -> Trainer:
         raise StartError(f"train_data() of {settings.task} is empty; there is nothing to train on")
     if not manifest.tensors:
         raise StartError(f"the model of {settings.task} has no tensors")
-    return Trainer(task, manifest, train_data, test_data, device)
+    task = shared(task, train_data, preferred)
+    tombstones = Tombstones(state_dir)
+    trainer = Trainer(
+        *(task, manifest, train_data, test_data, device, tombstones),
+        evaluate_forgotten=settings.evaluate_forgotten,
+    )
+    with calling(settings.task):
+        num_train, _ = trainer.own.counts()
+    if num_train < len(train_data):
+        left_out = len(train_data) - num_train
+        _log.info("%d of %d training samples are forgotten", left_out, len(train_data))
+    return trainer

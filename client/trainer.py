@@ -9,25 +9,35 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import nn
 
 from client.device import Device
+from client.own_data import OwnData
+from client.profiling import LookedAt, profiles
+from fednot.data.retained import Retained
+from fednot.loss_profile import LossProfile
 from fednot.manifest import Manifest
 from fednot.task import SampleDataset, Task
 from fednot.tensors import difference, first_not_finite, flatten_module, load_into
+from fednot.tombstones import Tombstones
 from fednot.training import TrainContext, TrainResult
 
 
 @dataclass(frozen=True)
 class Update:
-    """A trained update: its flat bytes, the examples behind it, what training measured."""
+    """A trained update: its flat bytes, the examples behind it, what training measured.
+
+    `data` is what it was trained on.
+    """
 
     flat: torch.Tensor
     num_examples: int
     metrics: Mapping[str, float]
     seconds: float
+    data: Retained
 
 
 @dataclass(frozen=True)
@@ -44,7 +54,7 @@ def _placed(model: nn.Module, device: torch.device) -> nn.Module:
 
 @dataclass(frozen=True)
 class Trainer:
-    """A Task with its data, on a device.
+    """A Task with its data, on a device; samples under a tombstone are left out.
 
     The model is built anew for each piece of work, so that nothing outlives it beside the tensors
     that travel: no optimiser, no gradient, no buffer that is left out of the state dict.
@@ -55,56 +65,84 @@ class Trainer:
     train_data: SampleDataset
     test_data: SampleDataset | None
     device: Device
+    tombstones: Tombstones
+    evaluate_forgotten: bool = True
     place: Callable[[nn.Module, torch.device], nn.Module] = field(default=_placed)
+
+    @cached_property
+    def own(self) -> OwnData:
+        """The data by its tombstones."""
+        return OwnData(
+            self.task,
+            self.train_data,
+            self.test_data,
+            self.tombstones,
+            evaluate_forgotten=self.evaluate_forgotten,
+        )
 
     def train(self, given: torch.Tensor, context: TrainContext) -> Update:
         """Trains from a flat model and gives the update; the context's device is set here.
 
         Raises what the Task raises, WorkCancelledError, TypeError or ValueError for a result that
-        is none.
+        is none, ForgottenMeanwhileError if a sample was barred while it ran.
         """
         return self.device.run(lambda device: self._train(given, replace(context, device=device)))
 
     def evaluate(self, given: torch.Tensor) -> Evaluation:
-        """Scores a flat model on the test data. Raises ValueError if there is none."""
-        if self.test_data is None or not len(self.test_data):
+        """Scores a flat model on the test data that is retained. Raises ValueError if none is.
+
+        What the Task measures on test samples of forgotten classes is added as `forgotten_<name>`.
+        """
+        data = self.own.retained_test()
+        if data is None or not len(data):
             raise ValueError("this client holds no test data to evaluate on")
-        data = self.test_data
         return self.device.run(lambda device: self._evaluate(given, data, device))
+
+    def profile(self, given: torch.Tensor, wanted: LookedAt) -> dict[int, LossProfile]:
+        """How a flat model does on groups of this client's samples; one without samples is left
+        out."""
+        groups = self.own.groups(wanted)
+        return self.device.run(
+            lambda device: profiles(self.task, self._model(given, device), groups, device)
+        )
 
     def _train(self, given: torch.Tensor, context: TrainContext) -> Update:
         context.check()
         started = time.monotonic()
+        data = self.own.retained_train()
         model = self._model(given, context.device)
-        result = self.task.train(model, self.train_data, context)
+        result = self.task.train(model, data, context)
         context.check()
-        self._check(result)
+        data.check()
+        _check(result, len(data))
         update = difference(flatten_module(model, self.manifest), given, self.manifest)
         spoilt = first_not_finite(update, self.manifest)
         if spoilt is not None:
             raise ValueError(f"training made NaN or Inf in {spoilt}; lower the learning rate")
         metrics = _floats(result.metrics)
-        return Update(update, result.num_examples, metrics, time.monotonic() - started)
+        return Update(update, result.num_examples, metrics, time.monotonic() - started, data)
 
-    def _evaluate(
-        self, given: torch.Tensor, data: SampleDataset, device: torch.device
-    ) -> Evaluation:
-        metrics = self.task.evaluate(self._model(given, device), data, device)
-        return Evaluation(len(data), _floats(metrics))
+    def _evaluate(self, given: torch.Tensor, data: Retained, device: torch.device) -> Evaluation:
+        model = self._model(given, device)
+        metrics = _floats(self.task.evaluate(model, data, device))
+        forgotten = self.own.forgotten_test()
+        if forgotten is not None and len(forgotten):
+            found = _floats(self.task.evaluate(model, forgotten, device))
+            metrics |= {f"forgotten_{name}": value for name, value in found.items()}
+        data.check()
+        return Evaluation(len(data), metrics)
 
     def _model(self, given: torch.Tensor, device: torch.device) -> nn.Module:
         model = self.task.build_model()
         load_into(model, given, self.manifest)
         return self.place(model, device)
 
-    def _check(self, result: object) -> None:
-        if not isinstance(result, TrainResult):
-            raise TypeError(f"train() gave {type(result).__name__}; it must give a TrainResult")
-        if not 1 <= result.num_examples <= len(self.train_data):
-            raise ValueError(
-                f"train() says {result.num_examples} examples; "
-                f"it must say 1 to {len(self.train_data)}"
-            )
+
+def _check(result: object, size: int) -> None:
+    if not isinstance(result, TrainResult):
+        raise TypeError(f"train() gave {type(result).__name__}; it must give a TrainResult")
+    if not 1 <= result.num_examples <= size:
+        raise ValueError(f"train() says {result.num_examples} examples; it must say 1 to {size}")
 
 
 def _floats(metrics: Mapping[str, float]) -> dict[str, float]:

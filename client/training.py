@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 
 from client.destroyed import Destroyed, destroy
-from client.encoder import Encoded
+from client.encoder import Encoded, Encoder
 from client.trainer import Update
 from fednot.codecs import Codec
 from fednot.manifest import Manifest
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Work:
-    """A piece of work in hand; `phase` is "training", "recovery" or "evaluation"."""
+    """A piece of work in hand; `phase` is one of client.metrics.PHASES."""
 
     id: str
     phase: str
@@ -36,9 +36,12 @@ class Training:
     encoded update. Whoever waits for a part may be cancelled; the part goes on.
     """
 
-    def __init__(self, order: federation_pb2.TrainWork, work: Work, manifest: Manifest) -> None:
+    def __init__(
+        self, order: federation_pb2.TrainWork, work: Work, manifest: Manifest, encoder: Encoder
+    ) -> None:
         self.order = order
         self.work = work
+        self.encoder = encoder
         self._receiver: Receiver | None = Receiver(manifest)
         self._update: asyncio.Task[Update] | None = None
         self._codec: Codec | None = None

@@ -1,14 +1,15 @@
 """fednot: a federation that can forget.
 
 A user's code needs `Task`, and `SampleDataset` for its data; `TrainContext` and `TrainResult` if it
-trains in its own way. These names are imported on first use, so that a control command need not
-wait for torch.
+trains in its own way; `forget_samples` bars samples of a client for good. These names are imported
+on first use, so that a control command need not wait for torch.
 """
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fednot.task import SampleDataset, Task
+    from fednot.tombstones import forget_samples
     from fednot.training import TrainContext, TrainResult, WorkCancelledError
 else:
 
@@ -17,10 +18,18 @@ else:
 
         if name not in __all__:
             raise AttributeError(f"module 'fednot' has no attribute {name!r}")
-        home = "fednot.task" if name in ("SampleDataset", "Task") else "fednot.training"
-        return getattr(import_module(home), name)
+        homes = dict.fromkeys(("SampleDataset", "Task"), "fednot.task")
+        homes["forget_samples"] = "fednot.tombstones"
+        return getattr(import_module(homes.get(name, "fednot.training")), name)
 
 
 __version__ = "0.1.0"
 
-__all__ = ["SampleDataset", "Task", "TrainContext", "TrainResult", "WorkCancelledError"]
+__all__ = [
+    "SampleDataset",
+    "Task",
+    "TrainContext",
+    "TrainResult",
+    "WorkCancelledError",
+    "forget_samples",
+]

@@ -7,6 +7,7 @@ client reads `train_data`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -46,7 +47,7 @@ class Task:
     momentum: ClassVar[float] = 0.9
     weight_decay: ClassVar[float] = 0.0
 
-    unsupported_scopes: ClassVar[Mapping[str, str]] = {}
+    unsupported_scopes: Mapping[str, str] = MappingProxyType({})
     """Which kinds of deletion ("samples", "class") this Task cannot honour, each with the reason;
     the server refuses them then. Leave it empty if training reads nothing but the `data` that
     `train` is given, from which forgotten samples are taken out."""
@@ -106,7 +107,11 @@ class Task:
         return training.sample_losses(self, model, data, device)
 
     def train(self, model: nn.Module, data: SampleDataset, context: TrainContext) -> TrainResult:
-        """Trains the model in place; by default SGD over shuffled batches."""
+        """Trains the model in place; by default SGD over shuffled batches, on all ranks."""
+        if context.world_size > 1:
+            from fednot import distributed
+
+            return distributed.train(self, model, data, context)
         return training.train(self, model, data, context)
 
     def evaluate(

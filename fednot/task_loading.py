@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
+from fednot.loop import Script, ScriptError
 from fednot.task import Task
 
 
@@ -30,20 +31,37 @@ def calling(place: str) -> Iterator[None]:
 
 
 def load_task(place: str, arguments: list[str] | tuple[str, ...] = ()) -> Task:
-    """Loads `FILE.py:Class` or `package.module:Class` and calls it with KEY=VALUE arguments.
+    """Loads `FILE.py:NAME` or `package.module:NAME`: a Task's class or a function that gives one,
+    which is called with KEY=VALUE arguments, or a Task that is there already. `SCRIPT.py` alone is
+    a script that calls `fednot.loop.join`; its arguments are its command line's.
 
-    Raises TaskLoadError if the file, the class or its arguments are wrong.
+    Raises TaskLoadError if the file, the name or its arguments are wrong.
     """
+    if place.endswith(".py"):
+        try:
+            return Script.started(Path(place), arguments)
+        except ScriptError as error:
+            raise TaskLoadError(str(error)) from error
     where, _, name = place.rpartition(":")
     if not where or not name.isidentifier():
-        raise TaskLoadError(f"{place!r} is no task; write FILE.py:Class or package.module:Class")
+        raise TaskLoadError(
+            f"{place!r} is no task; write FILE.py:NAME, package.module:NAME or SCRIPT.py"
+        )
     found = getattr(_module(where), name, None)
-    if not (isinstance(found, type) and issubclass(found, Task)):
-        raise TaskLoadError(f"{where} has no class {name} that subclasses fednot.Task")
+    if isinstance(found, Task) and not arguments:
+        return found
+    if not callable(found) or (isinstance(found, type) and not issubclass(found, Task)):
+        raise TaskLoadError(
+            f"{where} has no {name} that is a fednot.Task, a subclass of it, or a function that "
+            "gives one" + (" (a Task that is there already takes no --task-arg)" * bool(arguments))
+        )
     try:
-        return found(**_keywords(arguments))
+        made = found(**_keywords(arguments))
     except (TypeError, ValueError) as error:
         raise TaskLoadError(f"{place} does not take {list(arguments)}: {error}") from error
+    if not isinstance(made, Task):
+        raise TaskLoadError(f"{place} gave {type(made).__name__}, which is no fednot.Task")
+    return made
 
 
 def _module(where: str) -> ModuleType:

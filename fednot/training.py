@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 import torch
 from torch import nn
@@ -24,7 +24,8 @@ class TrainContext:
     """What one piece of training work comes with.
 
     `config` holds the run's overrides of hyper-parameters, such as {"local_epochs": 2};
-    `cancelled` is set when the round is over; `phase` is "training" or "recovery".
+    `cancelled` is set when the round is over; `phase` is "training", "recovery" or "verification".
+    Under torchrun `rank` of `world_size` processes train one update (`fednot.distributed`).
     """
 
     device: torch.device
@@ -33,6 +34,8 @@ class TrainContext:
     phase: str = "training"
     config: Mapping[str, float] = field(default_factory=dict)
     cancelled: threading.Event = field(default_factory=threading.Event)
+    rank: int = 0
+    world_size: int = 1
 
     def check(self) -> None:
         """Raises WorkCancelledError if the round is over; call it at least once a batch."""
@@ -48,40 +51,66 @@ class TrainResult:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Plan:
+    """How a piece of work is trained: the Task's hyper-parameters with the run's overrides."""
+
+    size: int
+    batch_size: int
+    epochs: int
+    seed: int
+    optimiser_values: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, task: Task, data: SampleDataset, context: TrainContext) -> Self:
+        """Raises ValueError if there is nothing to train on."""
+        batch_size = int(context.config.get("batch_size", task.batch_size))
+        epochs = int(context.config.get("local_epochs", task.local_epochs))
+        if not len(data) or batch_size < 1 or epochs < 1:
+            raise ValueError(
+                f"{len(data)} samples, batch_size {batch_size} and local_epochs {epochs} must all "
+                "be at least 1"
+            )
+        values = {
+            "lr": context.config.get("learning_rate", task.learning_rate),
+            "momentum": context.config.get("momentum", task.momentum),
+            "weight_decay": context.config.get("weight_decay", task.weight_decay),
+        }
+        return cls(len(data), batch_size, epochs, context.seed, values)
+
+    def optimiser(self, model: nn.Module) -> torch.optim.Optimizer:
+        """SGD over the model's parameters."""
+        return torch.optim.SGD(model.parameters(), **self.optimiser_values)
+
+    def batches(self) -> Iterator[list[int]]:
+        """The indices of each batch of each epoch, shuffled; the order follows from the seed."""
+        generator = torch.Generator().manual_seed(self.seed)
+        for _ in range(self.epochs):
+            order = torch.randperm(self.size, generator=generator).tolist()
+            yield from parts(order, self.batch_size)
+
+
 def train(task: Task, model: nn.Module, data: SampleDataset, context: TrainContext) -> TrainResult:
     """Trains with SGD over shuffled batches; the order follows from the seed alone.
 
     Raises WorkCancelledError when the round is over, ValueError if there is nothing to train on.
     """
-    batch_size = int(context.config.get("batch_size", task.batch_size))
-    epochs = int(context.config.get("local_epochs", task.local_epochs))
-    if not len(data) or batch_size < 1 or epochs < 1:
-        raise ValueError(
-            f"{len(data)} samples, batch_size {batch_size} and local_epochs {epochs} must all be "
-            "at least 1"
-        )
-    optimiser = torch.optim.SGD(
-        model.parameters(),
-        lr=context.config.get("learning_rate", task.learning_rate),
-        momentum=context.config.get("momentum", task.momentum),
-        weight_decay=context.config.get("weight_decay", task.weight_decay),
-    )
-    generator = torch.Generator().manual_seed(context.seed)
+    plan = Plan.of(task, data, context)
+    optimiser = plan.optimiser(model)
     model.train()
     total = 0.0
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(context.seed)
-        for _ in range(epochs):
-            order = torch.randperm(len(data), generator=generator).tolist()
-            for inputs, targets in batches(data, order, batch_size):
-                context.check()
-                optimiser.zero_grad()
-                outputs = model(inputs.to(context.device))
-                loss = task.loss(outputs, targets.to(context.device))
-                torch.autograd.backward(loss)
-                optimiser.step()
-                total += float(loss.detach()) * len(targets)
-    return TrainResult(len(data), {"loss": total / (epochs * len(data))})
+        for indices in plan.batches():
+            inputs, targets = batch_of(data, indices)
+            context.check()
+            optimiser.zero_grad()
+            outputs = model(inputs.to(context.device))
+            loss = task.loss(outputs, targets.to(context.device))
+            torch.autograd.backward(loss)
+            optimiser.step()
+            total += float(loss.detach()) * len(targets)
+    return TrainResult(len(data), {"loss": total / (plan.epochs * len(data))})
 
 
 @torch.no_grad()
@@ -143,7 +172,13 @@ class BatchedDataset(Protocol):
 def batches(
     data: SampleDataset, order: list[int], batch_size: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yields inputs and targets stacked over the batch, in the given order of indices.
+    """Yields inputs and targets stacked over the batch, in the given order of indices."""
+    for indices in parts(order, batch_size):
+        yield batch_of(data, indices)
+
+
+def parts(order: list[int], batch_size: int) -> Iterator[list[int]]:
+    """Cuts an order of indices into batches.
 
     A single last sample joins the batch before it: BatchNorm cannot train on one sample.
     """
@@ -151,7 +186,7 @@ def batches(
     if ends and len(order) - ends[-1] == 1:
         ends.pop()
     for start, end in pairwise([0, *ends, len(order)]):
-        yield batch_of(data, order[start:end])
+        yield order[start:end]
 
 
 def batch_of(data: SampleDataset, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -32,11 +32,13 @@ from server.ledger.opening import open_ledger
 from server.listeners import Listeners
 from server.metrics import Metrics, new_registry
 from server.monitor import Monitor
+from server.receipts.desk import ReceiptDesk
 from server.room import Room
 from server.settings import ServerSettings
 from server.state.database import Database, StateError
 from server.state.model_store import ModelStore
 from server.state.stores import open_store
+from server.verification.server_data import ServerData
 
 log = logging.getLogger("server")
 
@@ -59,6 +61,7 @@ async def serve(settings: ServerSettings) -> None:
         identity = _identity(settings)
         stack.callback(_locked(settings.state_dir).close)
         federation, cohort = await _federation(settings, stack)
+        federation.receipts = await ReceiptDesk.open(federation.database, settings.state_dir)
         coordinator = Coordinator(federation)
         await coordinator.recover_state()
         monitor = Monitor(federation, cohort, identity)
@@ -108,7 +111,7 @@ async def _ended(task: asyncio.Task[None]) -> None:
 async def _federation(
     settings: ServerSettings, stack: AsyncExitStack
 ) -> tuple[Federation, RemoteCohort]:
-    initial, evaluator = _task_parts(settings)
+    initial, evaluator, server_data = _task_parts(settings)
     last = stack.enter_context(ExitStack())  # left after the database, whose writes end in a ledger
     database = Database(settings.database_place)
     stack.callback(database.close)
@@ -127,6 +130,7 @@ async def _federation(
         memory=memory,
         ledger=ledger,
         room=Room(settings.local_folders, needed=initial.manifest.nbytes),
+        server_data=server_data,
     )
     federation.forgettings = StoredForgettings(federation, cohort)
     federation.destructions = StoredDestructions(database, cohort, federation.changes)
@@ -142,9 +146,11 @@ async def _opened(
         raise StateError(f"the model versions in {store.place} cannot be used: {error}") from error
 
 
-def _task_parts(settings: ServerSettings) -> tuple[InitialModel, ServerEvaluator | None]:
+def _task_parts(
+    settings: ServerSettings,
+) -> tuple[InitialModel, ServerEvaluator | None, ServerData]:
     if settings.model is not None:
-        return initial_model.from_file(settings.model), None
+        return initial_model.from_file(settings.model), None, ServerData(probes=settings.probes)
     with calling(settings.task):
         task = load_task(settings.task, settings.task_arg)
         initial = initial_model.from_task(task, settings.seed)
@@ -152,7 +158,7 @@ def _task_parts(settings: ServerSettings) -> tuple[InitialModel, ServerEvaluator
         evaluator = ServerEvaluator(task, data) if data is not None and len(data) else None
     if evaluator is None:
         log.warning("the server has no test data; the clients evaluate")
-    return initial, evaluator
+    return initial, evaluator, ServerData(task, data, settings.probes)
 
 
 def _start_status(

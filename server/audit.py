@@ -16,7 +16,7 @@ from fednot.errors import FednotError, Reason
 from fednot.identity.subject import Role
 from fednot.naming import CLIENT_NAME, JOB_ID
 from server.phases import ENDED
-from server.records import NOBODY, AuditEvent, AuditOutcome, Caller, JobPhase
+from server.records import NOBODY, AuditEvent, AuditOutcome, Caller, JobPhase, Verification
 from server.refusals import CLIENT_KEY
 from server.state import audit_rows, client_rows, deletion_rows, pseudonym_rows, standing_rows
 from server.state.commits import Commit
@@ -186,6 +186,14 @@ def note_job_end(connection: Connection, job_id: str, phase: JobPhase, now: floa
     """Notes that a job has ended so, which nobody asked for, for each thing that it was about."""
     for subject in deletion_rows.subjects_of_job(connection, job_id):
         event = AuditEvent(NOBODY, f"job.{phase}", subject=subject, job_id=job_id)
+        audit_rows.append(connection, event, now)
+
+
+def note_job_verified(connection: Connection, job_id: str, found: Verification, now: float) -> None:
+    """Notes the verdicts on an attempt of a job, for each thing that it is about."""
+    reason = f"behaviour={found.behaviour.verdict} depth={found.depth.verdict}"
+    for subject in deletion_rows.subjects_of_job(connection, job_id):
+        event = AuditEvent(NOBODY, "job.verified", subject, reason=reason, job_id=job_id)
         audit_rows.append(connection, event, now)
 
 

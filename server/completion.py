@@ -13,6 +13,7 @@ from fednot.errors import FednotError
 from server.audit import note_job_end
 from server.federation import Federation
 from server.methods import METHODS
+from server.receipts.desk import Receipts
 from server.records import Job, JobPhase, Version, WaitKind
 from server.starting_point import starting_point
 from server.state import destruction_rows, job_rows, release_rows, version_rows
@@ -31,20 +32,23 @@ class Completion:
     def __init__(self, federation: Federation) -> None:
         self._federation = federation
 
-    async def step(self, job: Job) -> str:
-        """Reads back what was stored; destroys the old versions, then releases the new one.
-
-        The job is COMPLETED only once the files are gone, and the clients that are there have said
-        that they keep nothing either, or had time to. That the base is destroyed, or held, says
-        that the check was passed, should the server stop in between. Returns what is wrong with
-        what was stored, "" if nothing is.
-        """
-        federation, current = self._federation, self._federation.model.current
-        base = await federation.database.read(
+    async def has_begun(self, job: Job) -> bool:
+        """Whether the base is destroyed, or held: then all that comes before was passed."""
+        base = await self._federation.database.read(
             lambda c: version_rows.get_version(c, job.base_version)
         )
-        if base is not None and base.destroyed_at is None and not base.held_by:
-            failure = await self._stored_fault(job)
+        return base is None or base.destroyed_at is not None or bool(base.held_by)
+
+    async def step(self, job: Job) -> str:
+        """Destroys the old versions, then releases the new one, whose bytes are read back.
+
+        The job is COMPLETED only once the files are gone, and the clients that are there have said
+        that they keep nothing either, or had time to. Returns what is wrong with what was stored,
+        "" if nothing is.
+        """
+        federation, current = self._federation, self._federation.model.current
+        if not await self.has_begun(job):
+            failure = await self._unreadable(current.number)
             if failure:
                 return failure
             await federation.database.write(
@@ -54,7 +58,7 @@ class Completion:
         await federation.model.sweep()
         await federation.work.run(self._await_clients(job))
         await federation.database.write(
-            Commit.JOB_COMPLETED, lambda c: _complete(c, job, current.number)
+            Commit.JOB_COMPLETED, lambda c: _complete(c, job, current.number, federation.receipts)
         )
         log.info("%s completed with version %d", job.id, current.number)
         return ""
@@ -87,7 +91,17 @@ class Completion:
         finally:
             federation.waits_no_more()
 
-    async def _stored_fault(self, job: Job) -> str:
+    async def _unreadable(self, number: int) -> str:
+        try:
+            await self._federation.model.read_back(number)
+        except StateUnavailableError:
+            raise
+        except (ModelStoreError, FednotError) as error:
+            return f"a version could not be read back: {error}"
+        return ""
+
+    async def stored_fault(self, job: Job) -> str:
+        """What is wrong with what was stored of the last attempt and its base, "" if nothing is."""
         attempt = job.attempts[-1]
         model = self._federation.model
         try:
@@ -108,10 +122,11 @@ class Completion:
         return ""
 
 
-def _complete(connection: Connection, job: Job, version: int) -> None:
+def _complete(connection: Connection, job: Job, version: int, receipts: Receipts) -> None:
     now = time.time()
     job_rows.move(connection, job, JobPhase.COMPLETED, now)
     note_job_end(connection, job.id, JobPhase.COMPLETED, now)
     if release_rows.may_release(connection):
         version_rows.set_released(connection, version)
         job_rows.set_released_by(connection, job.id, version)
+    receipts.issue(connection, job.id, now)

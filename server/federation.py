@@ -21,6 +21,7 @@ from server.interruption import Interruptible
 from server.ledger.file import Ledger
 from server.metrics import Metrics
 from server.pulse import Pulse
+from server.receipts.desk import NoReceipts, Receipts
 from server.records import (
     Bar,
     RecoveryPolicy,
@@ -32,6 +33,7 @@ from server.records import (
 from server.room import Room
 from server.state import client_rows, forget_rows, scope_rows
 from server.state.database import Database
+from server.verification.server_data import ServerData
 
 log = logging.getLogger("server")
 
@@ -91,7 +93,9 @@ class Federation:
     work: Interruptible = field(default_factory=Interruptible)
     changes: Pulse = field(default_factory=Pulse)
     destructions: Destructions = field(default_factory=NoDestructions)
+    server_data: ServerData = field(default_factory=ServerData)
     forgettings: Forgettings = field(default_factory=NoForgettings)
+    receipts: Receipts = field(default_factory=NoReceipts)
 
     def eligible(self) -> tuple[str, ...]:
         """Connected clients that may train and have something to train on, by name.

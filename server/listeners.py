@@ -30,6 +30,8 @@ from fednot.v1 import (
     identity_pb2_grpc,
     operator_pb2,
     operator_pb2_grpc,
+    receipt_pb2,
+    receipt_pb2_grpc,
 )
 from server.audit import RefusalLog
 from server.cohorts.remote import RemoteCohort
@@ -47,6 +49,7 @@ from server.services.identity import IdentityServicer
 from server.services.offer import SessionOffer
 from server.services.operator import OperatorServicer
 from server.services.permissions import check_enrolment
+from server.services.receipts import ReceiptServicer
 from server.services.signing import Signing
 from server.settings import ServerSettings
 from server.state.database import StateError
@@ -58,6 +61,7 @@ _FILES: Final[tuple[tuple[FileDescriptor, str], ...]] = (
     (operator_pb2.DESCRIPTOR, "OperatorService"),
     (approval_pb2.DESCRIPTOR, "ApprovalService"),
     (audit_pb2.DESCRIPTOR, "AuditService"),
+    (receipt_pb2.DESCRIPTOR, "ReceiptService"),
     (identity_pb2.DESCRIPTOR, "IdentityService"),
 )
 SERVICE_NAMES: Final = tuple(
@@ -179,6 +183,7 @@ class Listeners:
         audit_pb2_grpc.add_AuditServiceServicer_to_server(
             AuditServicer(federation, self.refusals), server
         )
+        receipt_pb2_grpc.add_ReceiptServiceServicer_to_server(ReceiptServicer(federation), server)
         identity_pb2_grpc.add_IdentityServiceServicer_to_server(
             IdentityServicer(federation, identity, self._signing), server
         )

@@ -16,11 +16,12 @@ from prometheus_client import (
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from server.client_states import ClientState
-from server.records import JobPhase, RoundOutcome, RoundPhase, Version, WaitKind
+from server.records import JobPhase, RoundOutcome, RoundPhase, Verdict, Version, WaitKind
 
 UPDATE_OUTCOMES: Final = ("accepted", "refused", "missing", "dropped")
 """Dropped: accepted, and then lost with the round that a deletion aborted."""
 DIRECTIONS: Final = ("sent", "received")
+VERDICT_KINDS: Final = ("behaviour", "depth")
 CERTIFICATES: Final = ("server", "authority", "clients")
 
 
@@ -95,6 +96,18 @@ class Metrics:
             "Open deletions whose deadline has passed",
             registry=registry,
         )
+        self.verdicts = Counter(
+            "fednot_verification_verdicts_total",
+            "Verdicts on attempts of deletions",
+            ["verdict", "kind"],
+            registry=registry,
+        )
+        self.failed_verdicts = Gauge(
+            "fednot_deletions_that_failed_verification",
+            "Completed deletions whose kept model failed a verdict",
+            ["kind"],
+            registry=registry,
+        )
         self.waiting_since = Gauge(
             "fednot_waiting_since_timestamp_seconds",
             "Since when the server waits for such a thing, 0 if it does not",
@@ -151,6 +164,10 @@ class Metrics:
         for direction in DIRECTIONS:
             self.transfer.labels(direction)
             self.data_transfer.labels(direction)
+        for kind in VERDICT_KINDS:
+            for verdict in Verdict:
+                self.verdicts.labels(verdict, kind)
+        self.show_failed_verdicts({})
         self.show_uploads(receiving=0, waiting=0, cut=0)
         self.show_clients({})
         self.show_jobs({}, 0.0, overdue=0)
@@ -184,6 +201,11 @@ class Metrics:
             self.accuracy.set(version.metrics["accuracy"])
         if "loss" in version.metrics:
             self.loss.set(version.metrics["loss"])
+
+    def show_failed_verdicts(self, counts: Mapping[str, int]) -> None:
+        """Shows how many completed deletions kept a model that failed, by kind of verdict."""
+        for kind in VERDICT_KINDS:
+            self.failed_verdicts.labels(kind).set(counts.get(kind, 0))
 
     def show_clients(self, counts: Mapping[ClientState, int]) -> None:
         """Shows how many clients are in each state."""

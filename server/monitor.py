@@ -16,7 +16,7 @@ from server.cohorts.remote import RemoteCohort
 from server.federation import Federation
 from server.identity import ServerIdentity
 from server.records import ClientRecord, JobPhase, Version
-from server.state import client_rows, deadline_rows, deletion_rows, version_rows
+from server.state import client_rows, deadline_rows, deletion_rows, job_rows, version_rows
 from server.state.commits import Commit
 
 log = logging.getLogger("server.monitor")
@@ -73,6 +73,7 @@ class Monitor:
             Counter(state_of(client, connected, working) for client in seen.clients)
         )
         metrics.show_jobs(seen.jobs, seen.oldest, overdue=seen.overdue)
+        metrics.show_failed_verdicts(seen.failed_verdicts)
         metrics.free.set(self._federation.room.free)
         self._show_certificates()
         await self._write_seen(connected)
@@ -109,6 +110,7 @@ class _Snapshot(NamedTuple):
     jobs: dict[JobPhase, int]
     oldest: float
     overdue: int
+    failed_verdicts: dict[str, int]
 
 
 def _snapshot(connection: Connection) -> _Snapshot:
@@ -120,4 +122,5 @@ def _snapshot(connection: Connection) -> _Snapshot:
         deletion_rows.count_by_phase(connection),
         deadline_rows.oldest_open(connection),
         deadline_rows.count_overdue(connection),
+        job_rows.count_failed_verdicts(connection),
     )

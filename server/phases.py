@@ -11,7 +11,7 @@ MOVES: Final[dict[JobPhase, frozenset[JobPhase]]] = {
     JobPhase.QUEUED: frozenset(
         {JobPhase.NEGATING, JobPhase.CANCELLED, JobPhase.FAILED, JobPhase.MERGED}
     ),
-    JobPhase.NEGATING: frozenset({JobPhase.RECOVERING, JobPhase.FAILED}),
+    JobPhase.NEGATING: frozenset({JobPhase.RECOVERING, JobPhase.VERIFYING, JobPhase.FAILED}),
     JobPhase.RECOVERING: frozenset({JobPhase.NEGATING, JobPhase.VERIFYING, JobPhase.FAILED}),
     JobPhase.VERIFYING: frozenset({JobPhase.NEGATING, JobPhase.COMPLETED, JobPhase.FAILED}),
     JobPhase.COMPLETED: frozenset(),

@@ -67,6 +67,26 @@ class RoundOrder:
         return ours == (found.phase, found.run_id, found.job_id, found.attempt)
 
 
+class TrialFailedError(Exception):
+    """A trial round had too few updates, or a mean that is not finite; the message says why."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A round on a model of its own, whose result is looked at and thrown away.
+
+    `turn` counts the trial rounds in a row, from 1; times in seconds.
+    """
+
+    model: Block
+    turn: int
+    config: Mapping[str, float]
+    quorum: float
+    deadline: float
+    min_clients: int
+    client_wait: float
+
+
 @dataclass(frozen=True)
 class _Sum:
     model: Block | None
@@ -128,6 +148,35 @@ class Rounds:
             raise
         finally:
             self._federation.shows(None)
+
+    async def trial(self, trial: Trial) -> Block:
+        """Averages one round of the eligible clients over a model; there is no version and no row.
+
+        Call it in interruptible work. Raises NotEnoughClientsError, or TrialFailedError.
+        """
+        federation, model = self._federation, trial.model
+        clients = await self._gather(trial.min_clients, trial.client_wait, "a verification round")
+        current = federation.model.current
+        plan = WorkPlan(
+            kind=WorkKind.TRAIN,
+            round=0,
+            phase=RoundPhase.VERIFICATION,
+            version=replace(current, sha256=f"{current.sha256}/trial-{trial.turn}"),
+            flat=model.tensor,
+            release=model.release,
+            clients=clients,
+            deadline=trial.deadline,
+            seed=federation.defaults.seed + trial.turn,
+            config=trial.config,
+        )
+        try:
+            summed = await self._sum(plan, model, trial.quorum)
+        finally:
+            federation.shows(None)
+        if summed.model is None:
+            told = "; ".join(f"{name}: {why}" for name, why in summed.missing.items())
+            raise TrialFailedError(f"missing {told}" if told else "no update counted")
+        return summed.model
 
     async def _close(self, begun: Round, outcome: RoundOutcome) -> None:
         now = time.time()
@@ -227,7 +276,12 @@ class Rounds:
     ) -> Round:
         federation = self._federation
         base = federation.model.current
-        summed = await federation.work.run(self._sum(order, begun, base, resumed=resumed))
+        summing = self._sum(
+            self._plan(order, begun, base, resumed=resumed),
+            federation.model.block,
+            order.policy.quorum,
+        )
+        summed = await federation.work.run(summing)
         if summed.model is None:
             outcome = RoundOutcome.ABORTED if resumed else RoundOutcome.FAILED
             return await self._without_result(begun, summed, outcome)
@@ -276,10 +330,8 @@ class Rounds:
             resumed=resumed,
         )
 
-    async def _sum(self, order: RoundOrder, begun: Round, base: Version, *, resumed: bool) -> _Sum:
+    async def _sum(self, plan: WorkPlan, given: Block, quorum: float) -> _Sum:
         federation = self._federation
-        given = federation.model.block
-        plan = self._plan(order, begun, base, resumed=resumed)
         average = await asyncio.to_thread(
             RunningAverage,
             federation.model.manifest,
@@ -287,7 +339,7 @@ class Rounds:
             precision=federation.defaults.accumulator,
         )
         trained = WeightedMeans()
-        progress = RoundProgress(begun.number, order.phase, begun.cohort)
+        progress = RoundProgress(plan.round, plan.phase, plan.clients)
         missing: dict[str, str] = {}
         federation.shows(progress)
         async with aclosing(federation.cohort.work(plan)) as answers:
@@ -300,7 +352,7 @@ class Rounds:
                     progress = replace(progress, failed=(*progress.failed, answer.client))
                     missing[answer.client] = refusal
                 federation.shows(progress)
-        if len(progress.accepted) < max(1, math.ceil(order.policy.quorum * len(begun.cohort))):
+        if len(progress.accepted) < max(1, math.ceil(quorum * len(plan.clients))):
             return _Sum(None, missing, {})
         try:
             model = await asyncio.to_thread(average.applied_to, given)

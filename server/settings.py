@@ -11,8 +11,10 @@ from pydantic import ByteSize, ConfigDict, Field, field_validator, model_validat
 from fednot.address import is_loopback
 from fednot.codecs import NAMES, codec_of
 from fednot.codecs.topk import DEFAULT_FRACTION
+from fednot.errors import FednotError
 from fednot.settings import Settings
 from server.federation import Defaults
+from server.ladder import rung_of
 from server.records import RecoveryPolicy, RoundPolicy, Thresholds, VerificationPolicy
 from server.state.connecting import url_of
 from server.state.stores import S3
@@ -217,6 +219,16 @@ class ServerSettings(StateSettings):
         for name in names:
             codec_of(name)
         return names
+
+    @field_validator("ladder")
+    @classmethod
+    def _known_plans(cls, ladder: tuple[str, ...]) -> tuple[str, ...]:
+        for text in ladder:
+            try:
+                rung_of(text)
+            except FednotError as error:
+                raise ValueError(error.message) from error
+        return ladder
 
     @model_validator(mode="after")
     def _consistent(self) -> ServerSettings:

@@ -8,16 +8,16 @@ from dataclasses import replace
 
 from sqlalchemy import Connection
 
-from fednot.errors import FednotError
-from fednot.layer_choice import Choice, choose, next_choice
 from server import stop_rule
+from server.assurance import AssuranceDriver, best_attempt
 from server.audit import note_job_end
 from server.completion import Completion
 from server.evaluation import finite
 from server.federation import Federation
 from server.global_model import Draft
-from server.methods import METHODS, Method, method_named
-from server.methods.retrain import Retrain
+from server.ladder import rounds_of
+from server.methods import METHODS
+from server.plans import next_plan
 from server.records import (
     Attempt,
     AttemptOutcome,
@@ -26,6 +26,7 @@ from server.records import (
     RoundOutcome,
     RoundPhase,
     RoundPolicy,
+    StopReason,
     Version,
     VersionOrigin,
 )
@@ -46,6 +47,7 @@ class UnlearningDriver:
         self._federation = federation
         self._rounds = rounds
         self._completion = Completion(federation)
+        self._assurance = AssuranceDriver(federation, rounds)
         self._steps = {
             JobPhase.QUEUED: self._pin_base,
             JobPhase.NEGATING: self._begin_attempt,
@@ -56,7 +58,7 @@ class UnlearningDriver:
     async def step(self, job: Job) -> None:
         """Takes the next step of an open job."""
         if job.phase is not JobPhase.VERIFYING and not self._time_left(job):
-            await self._fail(job, "its deadline passed; nothing was rolled back")
+            await self._give_up(job, "its deadline passed; nothing was rolled back")
             return
         await self._steps[job.phase](job)
         self._federation.changes.beat()
@@ -95,7 +97,13 @@ class UnlearningDriver:
         """Makes the attempt's starting point: exactly one change, committed with the attempt."""
         federation = self._federation
         base, base_flat = await federation.model.read(job.base_version)
-        method, choice, explanation = self._next_plan(job, base)
+        plan = next_plan(
+            job, federation.model.layers, base.negated_tensors, federation.defaults.ladder
+        )
+        if plan is None:
+            await self._assurance.choose(job)
+            return
+        method, choice, explanation = plan.method, plan.choice, plan.explanation
         start = await starting_point(federation, method, choice.tensors, base_flat)
         attempt = Attempt(
             job_id=job.id,
@@ -105,6 +113,7 @@ class UnlearningDriver:
             start_version=0,
             warnings=choice.warnings,
             explanation=explanation,
+            rung=plan.rung,
         )
         draft = Draft(
             flat=start,
@@ -121,26 +130,6 @@ class UnlearningDriver:
 
         await federation.model.commit(Commit.ATTEMPT_BEGUN, draft, commit)
         log.info("%s attempt %d: %s", job.id, attempt.number, explanation)
-
-    def _next_plan(self, job: Job, base: Version) -> tuple[Method, Choice, str]:
-        method = method_named(job.method)
-        if not method.needs.layers:
-            return method, Choice((), (), ()), f"{method.name} from version {base.number}"
-        layers, negated = self._federation.model.layers, base.negated_tensors
-        tried = [tensor for attempt in job.attempts for tensor in attempt.tensors]
-        note = ""
-        if not job.attempts:
-            try:
-                choice = choose(
-                    layers, job.layers, negated=negated, allow_unsafe=job.allow_unsafe_layers
-                )
-                return method, choice, f"negates {', '.join(choice.tensors)}"
-            except FednotError as error:
-                note = f" ({error.message})"
-        found = next_choice(layers, tried=tried, negated=negated)
-        if found is None:
-            return METHODS[Retrain.name], Choice((), (), ()), f"no layer is left to negate{note}"
-        return method, found, f"negates the next eligible layer, {', '.join(found.tensors)}{note}"
 
     async def _recover(self, job: Job) -> None:
         """Runs one recovery round, or ends the attempt if the stop rule says so."""
@@ -162,7 +151,7 @@ class UnlearningDriver:
         try:
             ended = await self._rounds.play(order, lambda _connection, _version: None)
         except NotEnoughClientsError as error:
-            await self._fail(job, str(error))
+            await self._give_up(job, str(error))
             return
         if ended.outcome is RoundOutcome.FAILED:
             failures = await self._federation.database.read(
@@ -180,10 +169,13 @@ class UnlearningDriver:
                 lambda c: version_rows.rounds_trained(c, job.base_version)
             )
         budget = method.budget(default=federation.defaults.recovery_rounds, rounds_trained=trained)
+        policy, asked = job.policy, job.policy.max_rounds
+        if attempt.rung and (wanted := rounds_of(federation.defaults.ladder, attempt.rung)):
+            policy, asked = replace(policy, full_budget=True), wanted
         return stop_rule.judge(
             [ended.metrics for ended in attempt.rounds],
-            policy=job.policy,
-            budget=job.policy.max_rounds or budget,
+            policy=policy,
+            budget=asked or budget,
             target=job.target_accuracy,
             has_alternative=method.needs.layers,
         )
@@ -210,7 +202,17 @@ class UnlearningDriver:
         log.info("%s attempt %d: %s", job.id, attempt.number, ended.explanation)
 
     async def _verify(self, job: Job) -> None:
-        failure = await self._completion.step(job)
+        """Checks what was stored, then has it verified, then settled, then completed."""
+        last = job.attempts[-1]
+        if job.chosen_attempt or await self._completion.has_begun(job):
+            failure = await self._completion.step(job)
+        elif last.outcome is not AttemptOutcome.SUCCEEDED or last.verification is not None:
+            failure = ""
+            await self._assurance.choose(job)
+        else:
+            failure = await self._completion.stored_fault(job)
+            if not failure:
+                await self._assurance.verify(job, may_go_on=self._time_left(job) > 0)
         if failure:
             await self._fail(job, failure)
 
@@ -228,6 +230,24 @@ class UnlearningDriver:
 
     def _time_left(self, job: Job) -> float:
         return max(0.0, job.queued_at + self._federation.defaults.job_deadline - time.time())
+
+    async def _give_up(self, job: Job, why: str) -> None:
+        """Fails a job that cannot go on, unless an earlier attempt of it can be kept."""
+        if best_attempt(job) is None:
+            await self._fail(job, why)
+            return
+        log.warning("%s goes on with an earlier attempt: %s", job.id, why)
+        if job.phase is JobPhase.RECOVERING:
+            attempt = job.attempts[-1]
+            over = Judgement(
+                done=True,
+                recovered=False,
+                stopped_at=len(attempt.rounds),
+                reason=StopReason.BUDGET,
+            )
+            await self._end_attempt(job, attempt, over)
+        else:
+            await self._assurance.choose(job)
 
     async def _fail(self, job: Job, failure: str) -> None:
         log.error("%s failed: %s", job.id, failure)

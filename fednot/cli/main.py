@@ -17,6 +17,7 @@ from fednot.cli import (
     federation,
     models,
     preflight,
+    receipts,
     training,
     unlearning,
 )
@@ -34,6 +35,7 @@ app.add_typer(federation.app)
 app.add_typer(unlearning.app, name="unlearn")
 app.add_typer(deletions.app)
 app.add_typer(approvals.app)
+app.add_typer(receipts.app)
 app.add_typer(auditing.app, name="audit")
 app.add_typer(models.app, name="model")
 certs.app.add_typer(enrolment.app)

@@ -25,6 +25,7 @@ from fednot.v1 import (
     deletion_pb2_grpc,
     identity_pb2_grpc,
     operator_pb2_grpc,
+    receipt_pb2_grpc,
 )
 
 P = ParamSpec("P")
@@ -56,6 +57,7 @@ class Session:
         self.approvals: Final = approval_pb2_grpc.ApprovalServiceStub(self._channel)
         self.audit: Final = audit_pb2_grpc.AuditServiceStub(self._channel)
         self.identity: Final = identity_pb2_grpc.IdentityServiceStub(self._channel)
+        self.receipts: Final = receipt_pb2_grpc.ReceiptServiceStub(self._channel)
         self._looked = False
 
     def call(

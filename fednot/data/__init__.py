@@ -1,8 +1,8 @@
 """Readers of data on disk as SampleDatasets: samples in order, each with a stable id.
 
 Inputs are float32, images of shape [C, H, W] in [0, 1]; targets are int classes. Every reader takes
-`shard="I/N"` to keep every N-th sample from the I-th on, and gives whole batches at once, which the
-default training loop uses.
+`shard="I/N"` to keep every N-th sample from the I-th on, gives whole batches at once, which the
+default training loop uses, and tells a sample's class (`target`) without reading the sample.
 """
 
 from fednot.data.cifar import Cifar10, Cifar100

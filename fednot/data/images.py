@@ -78,6 +78,10 @@ class ImageFolder:
         """The file's path below the root, with forward slashes."""
         return self._files[index][0].relative_to(self._root).as_posix()
 
+    def target(self, index: int) -> int:
+        """The class of the image at an index, which is not decoded."""
+        return self._files[index][1]
+
     def batch(self, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Inputs [B, C, H, W] and targets int64 [B]. Raises DataError if sizes differ."""
         images = [self._image(index) for index in indices]

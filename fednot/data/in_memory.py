@@ -36,6 +36,10 @@ class InMemoryDataset:
         """The id of the sample at an index."""
         return self._ids[index]
 
+    def target(self, index: int) -> int:
+        """The class of the sample at an index."""
+        return int(self._targets[index])
+
     def batch(self, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Inputs float32 [B, ...] and targets int64 [B] at the indices, in that order."""
         chosen = torch.as_tensor(indices, dtype=torch.long)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -33,9 +33,35 @@ class Subset:
         """The id that the sample has in the dataset."""
         return self._data.sample_id(self._indices[index])
 
+    def target(self, index: int) -> int:
+        """The class of the sample. Raises TypeError if its target is no class."""
+        return target_of(self._data, self._indices[index])
+
     def batch(self, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Stacked inputs and targets, as fast as the dataset gives them."""
         return batch_of(self._data, [self._indices[index] for index in indices])
+
+
+@runtime_checkable
+class LabelledDataset(Protocol):
+    """A dataset that tells the class of a sample without reading the sample."""
+
+    def target(self, index: int, /) -> int:
+        """The class of the sample at an index."""
+        ...
+
+
+def target_of(data: SampleDataset, index: int) -> int:
+    """The class of a sample; it is read if the dataset has no `target`.
+
+    Raises TypeError if its target is no class.
+    """
+    if isinstance(data, LabelledDataset):
+        return int(data.target(index))
+    target = torch.as_tensor(data[index][1])
+    if target.numel() != 1 or target.is_floating_point():
+        raise TypeError(f"a target of shape {list(target.shape)} and {target.dtype} is no class")
+    return int(target)
 
 
 def shard(data: SampleDataset, part: str) -> Subset:

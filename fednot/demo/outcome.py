@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from fednot.v1 import deletion_pb2
+
 
 @dataclass(frozen=True)
 class Point:
@@ -22,12 +24,38 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Verdicts:
+    """What verification said of a model: PASS, FAIL or NOT_POSSIBLE, each with its reason."""
+
+    behaviour: str
+    behaviour_reason: str
+    depth: str
+    depth_reason: str
+
+
+def verdicts_of(found: deletion_pb2.Verification) -> Verdicts:
+    """The verdicts as the server told them."""
+    name = deletion_pb2.Verdict.Name
+    return Verdicts(
+        name(found.behaviour).removeprefix("VERDICT_"),
+        found.behaviour_reason,
+        name(found.depth).removeprefix("VERDICT_"),
+        found.depth_reason,
+    )
+
+
+@dataclass(frozen=True)
 class Course:
-    """One course of rounds; `stop` counts the rounds after which its stop rule first held."""
+    """One course of rounds; `stop` counts the rounds after which its stop rule first held.
+
+    `layers` are the tensors that were negated, none for a method that negates none.
+    """
 
     label: str
     curve: tuple[Point, ...]
     stop: int
+    verdicts: Verdicts | None = None
+    layers: tuple[str, ...] = ()
 
     @property
     def at_stop(self) -> Point:
@@ -44,21 +72,27 @@ class Course:
             "test_accuracy": self.at_stop.test_accuracy,
             "backdoor_success": self.at_stop.backdoor_success,
             "rounds": self.at_stop.round,
+            "layers": list(self.layers),
             "curve": [asdict(point) for point in self.curve],
         }
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The whole demonstration. `target` is the test accuracy that recovery aims at."""
+    """The whole demonstration. `target` is the test accuracy that recovery aims at; `receipt` and
+    `page` are the signed receipt of the deletion by NoT and its page, by path.
+    """
 
     seed: int
     clients: int
+    assurance: str
     target: float
     original: Course
     unlearned: Course
     fine_tuned: Course
     retrained: Course
+    receipt: str
+    page: str
     seconds: float
 
     @property
@@ -71,6 +105,7 @@ class Outcome:
         return {
             "seed": self.seed,
             "clients": self.clients,
+            "assurance": self.assurance,
             "target": self.target,
             "original": self.original.summary(),
             "unlearned": self.unlearned.summary(),
@@ -80,5 +115,16 @@ class Outcome:
                 "not": self.unlearned.rounds_to(self.target),
                 "retrain": self.retrained.rounds_to(self.target),
             },
+            "verdicts": {
+                "not": _verdicts(self.unlearned),
+                "fine-tune": _verdicts(self.fine_tuned),
+                "retrain": _verdicts(self.retrained),
+            },
+            "receipt": self.receipt,
+            "page": self.page,
             "seconds": self.seconds,
         }
+
+
+def _verdicts(course: Course) -> dict[str, str]:
+    return asdict(course.verdicts) if course.verdicts else {}

@@ -57,11 +57,12 @@ class Process:
 
 
 def start_server(
-    address: str, identity: Path, state: Path, log: Path, task_arguments: list[str]
+    address: str, identity: Path, state: Path, log: Path, probes: Path, task_arguments: list[str]
 ) -> Process:
-    """Starts an aggregation server on a state directory."""
+    """Starts an aggregation server on a state directory, with a folder of sealed probes."""
     arguments = ["server", "--identity", str(identity), "--address", address, "--http-address", ""]
     arguments += ["--state-dir", str(state), "--task", TASK, "--heartbeat-interval", "2"]
+    arguments += ["--probes", str(probes)]
     arguments += ["--accumulator", "float64"]  # the same figures whichever client answers first
     return Process([*arguments, *_task(task_arguments)], log)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import matplotlib as mpl
 from rich.table import Table
+from rich.text import Text
 
 from fednot.demo.outcome import Course, Outcome
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COLOURS: Final = {"NoT": "#0b6e4f", "fine-tuning": "#c1121f", "retraining": "#5b5b5b"}
+PASSED: Final = "PASS"
 MARKERS: Final = {"NoT": "o", "fine-tuning": "s", "retraining": "^"}
 
 
@@ -27,11 +29,35 @@ def table(outcome: Outcome) -> Table:
     found.add_column("model")
     for heading in ("test accuracy", "backdoor success", "rounds at stop", "rounds to target"):
         found.add_column(heading, justify="right")
-    found.add_row("before the deletion", *_cells(outcome.original), "")
+    for heading in ("behaviour", "depth"):
+        found.add_column(heading)
+    found.add_row("before the deletion", *_cells(outcome.original), "", "", "")
     for course in outcome.courses:
         reached = course.rounds_to(outcome.target)
-        found.add_row(course.label, *_cells(course), "never" if reached is None else str(reached))
+        cells = _cells(course)
+        found.add_row(
+            course.label, *cells, "never" if reached is None else str(reached), *_said(course)
+        )
     return found
+
+
+def meaning(outcome: Outcome) -> str:
+    """What the verdicts mean, in a sentence, and what they say of each model."""
+    verdicts = outcome.unlearned.verdicts
+    found = (
+        "Behaviour asks whether the model, as it stands, treats the deleted client's images like "
+        "unseen ones; depth, whether it still does after the negated layers are negated once more."
+    )
+    if verdicts is None:
+        return found
+    layers = ", ".join(outcome.unlearned.layers)
+    done = f"NoT on {layers}" if layers else "Retraining, at the end of NoT's ladder,"
+    if verdicts.depth == PASSED:
+        return f"{found} {done} stands up to that."
+    return (
+        f"{found} {done} does not: {verdicts.depth_reason} "
+        "`make demo ASSURANCE=deep` goes on until it does."
+    )
 
 
 def write(outcome: Outcome, folder: Path) -> tuple[Path, Path]:
@@ -40,6 +66,17 @@ def write(outcome: Outcome, folder: Path) -> tuple[Path, Path]:
     summary.write_text(json.dumps(outcome.summary(), indent=2) + "\n", encoding="utf-8")
     _plot(outcome, plot)
     return summary, plot
+
+
+def _said(course: Course) -> tuple[Text, Text]:
+    if course.verdicts is None:
+        return Text(), Text()
+    return _coloured(course.verdicts.behaviour), _coloured(course.verdicts.depth)
+
+
+def _coloured(verdict: str) -> Text:
+    style = "green" if verdict == PASSED else "bold red" if verdict == "FAIL" else "yellow"
+    return Text(verdict, style)
 
 
 def _cells(course: Course) -> tuple[str, str, str]:

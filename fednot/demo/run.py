@@ -24,26 +24,37 @@ from fednot.cli.run_following import RUN_ENDS, follow_run
 from fednot.cli.session import Session
 from fednot.cli.waiting import Patience
 from fednot.demo import report
+from fednot.demo.digits import DigitsTask
 from fednot.demo.identities import HOST, Identities
-from fednot.demo.outcome import Course, Outcome, Point
+from fednot.demo.outcome import Course, Outcome, Point, verdicts_of
 from fednot.demo.processes import Process, ProcessError, free_port, start_client, start_server
 from fednot.identity.subject import Role
-from fednot.v1 import deletion_pb2, operator_pb2
+from fednot.receipt import page_of, verified
+from fednot.v1 import deletion_pb2, operator_pb2, receipt_pb2
 
 LABELS: Final = {"not": "NoT", "fine-tune": "fine-tuning", "retrain": "retraining"}
+RECEIPT: Final = "receipt.jws"
+KEY: Final = "receipt-key.pem"
+PAGE: Final = "receipt.html"
 PATIENCE: Final = 600.0
 START_SECONDS: Final = 120.0
 
 
-def run_demo(*, seed: int, rounds: int, clients: int, out: Path) -> int:
-    """Runs the demonstration and writes its results into a folder; returns an exit code."""
+def run_demo(*, seed: int, rounds: int, clients: int, assurance: str, out: Path) -> int:
+    """Runs the demonstration and writes its results into a folder; returns an exit code.
+
+    `assurance` is "behaviour" or "deep" and is asked for with the deletion by NoT.
+    """
     begun = time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="fednot-demo-") as folder, ExitStack() as stack:
         stage = _Stage(seed, clients, Path(folder), out, stack)
         try:
             original = stage.train(rounds)
-            courses = {method: stage.forget(method, rounds) for method in LABELS}
+            courses = {
+                method: stage.forget(method, rounds, assurance if method == "not" else "behaviour")
+                for method in LABELS
+            }
         except ProcessError as error:
             stage.output.note(f"error: {error}")
             return 1
@@ -51,15 +62,20 @@ def run_demo(*, seed: int, rounds: int, clients: int, out: Path) -> int:
     outcome = Outcome(
         seed=seed,
         clients=clients,
+        assurance=assurance,
         target=target,
         original=original,
         unlearned=courses["not"][0],
         fine_tuned=courses["fine-tune"][0],
         retrained=courses["retrain"][0],
+        receipt=str(out / RECEIPT),
+        page=str(out / PAGE),
         seconds=round(time.monotonic() - begun, 1),
     )
     summary, plot = report.write(outcome, out)
     stage.output.show(report.table(outcome))
+    stage.output.line(report.meaning(outcome))
+    stage.output.line(f"{outcome.receipt} is the signed receipt of it, {outcome.page} its page")
     stage.output.line(f"{summary} and {plot} hold the whole course; it took {outcome.seconds} s")
     return 0
 
@@ -81,6 +97,9 @@ class _Stage:
         self._address = f"{HOST}:{free_port()}"
         self._identities = Identities(folder / "authority")
         self._task = [f"clients={clients}", f"seed={seed}"]
+        self._probes = folder / "probes"
+        self._probes.mkdir()
+        DigitsTask(seed=str(seed)).write_probe(self._probes / f"client-{self._names[0]}.npz")
         self._clients: list[Process] = []
         for index, name in enumerate(self._names):
             client = start_client(
@@ -115,7 +134,7 @@ class _Stage:
         curve = tuple(Point.of(index, row.metrics) for index, row in enumerate(ended, 1))
         return Course("before the deletion", curve, len(curve))
 
-    def forget(self, method: str, rounds: int) -> tuple[Course, float]:
+    def forget(self, method: str, rounds: int, assurance: str) -> tuple[Course, float]:
         """Deletes client-0 by a method, from the trained state; also gives the target accuracy."""
         shutil.copytree(self._folder / "trained", self._folder / method)
         with self._serving(method) as callers:
@@ -125,6 +144,7 @@ class _Stage:
                 request_id=f"demo-{method}",
                 scope=deletion_pb2.Scope(client=self._names[0]),
                 method=method,
+                assurance=deletion_pb2.Assurance.Value(f"ASSURANCE_{assurance.upper()}"),
                 recovery=deletion_pb2.RecoveryPolicy(
                     max_rounds=rounds, full_budget=True, min_clients=len(self._names) - 1
                 ),
@@ -136,19 +156,37 @@ class _Stage:
                 for response in follow_deletion(session, watch, patience, view.tell):
                     view.show(progress.of_deletion(response))
                     deletion = response.deletion
-        if deletion.job.phase != deletion_pb2.JOB_PHASE_COMPLETED:
-            raise ProcessError(f"the deletion by {method} failed: {deletion.job.failure}")
-        attempt = deletion.job.attempts[-1]
+            if deletion.job.phase != deletion_pb2.JOB_PHASE_COMPLETED:
+                raise ProcessError(f"the deletion by {method} failed: {deletion.job.failure}")
+            if method == "not":
+                self._write_receipt(session, deletion.job.id)
+        attempt = deletion.job.attempts[deletion.job.chosen_attempt - 1]
         if attempt.method != method or attempt.number > 1:
             self.output.note(f"{LABELS[method]}, attempt {attempt.number}: {attempt.explanation}")
         curve = tuple(Point.of(index, row.metrics) for index, row in enumerate(attempt.rounds, 1))
-        return Course(LABELS[method], curve, attempt.stopped_at), deletion.job.target_accuracy
+        course = Course(
+            LABELS[method],
+            curve,
+            attempt.stopped_at,
+            verdicts_of(attempt.verification),
+            tuple(attempt.tensors),
+        )
+        return course, deletion.job.target_accuracy
+
+    def _write_receipt(self, session: Session, job_id: str) -> None:
+        request = receipt_pb2.GetReceiptRequest(job_id=job_id)
+        given = session.call(session.receipts.GetReceipt, request)
+        (self._out / RECEIPT).write_text(given.jws + "\n", encoding="utf-8")
+        (self._out / KEY).write_text(given.key.pem, encoding="utf-8")
+        payload = verified(given.jws, given.key.pem)
+        (self._out / PAGE).write_text(page_of(payload), encoding="utf-8")
 
     @contextmanager
     def _serving(self, name: str) -> Iterator[_Callers]:
         log = self._out / f"server-{name}.log"
         state = self._folder / name
-        server = start_server(self._address, self._identities.server, state, log, self._task)
+        identity = self._identities.server
+        server = start_server(self._address, identity, state, log, self._probes, self._task)
         try:
             with closing(self._call_as(Role.OPERATOR)) as operator:
                 self._await_clients(operator, server)

@@ -11,9 +11,11 @@ from sqlalchemy import Connection, and_, func, select
 
 from fednot import audit_chain
 from fednot.audit_chain import BrokenChainError, Entry, Head
+from fednot.receipt import ReceiptError, verified
 from server.ledger.chain import Contents
 from server.ledger.file import Key, Standing, standings
 from server.ledger.requests import held, scopes_in, told
+from server.state import receipt_rows
 from server.state.model_store import ModelStore, ModelStoreError
 from server.state.schema import attempts, audit, federation, metadata, versions
 
@@ -99,6 +101,19 @@ def of_audit(connection: Connection) -> Iterator[Finding]:
         audit_chain.check(Entry(**row._mapping) for row in rows)
     except BrokenChainError as error:
         yield Finding("audit", str(error))
+
+
+def of_receipts(connection: Connection) -> Iterator[Finding]:
+    """Receipts whose signature no kept public key verifies, or that are about another job."""
+    pem = "".join(key.pem for key in receipt_rows.list_keys(connection))
+    for row in receipt_rows.list_receipts(connection):
+        try:
+            receipt = verified(row.jws, pem)
+        except ReceiptError as error:
+            yield Finding("receipts", f"the receipt of {row.job_id}: {error}")
+            continue
+        if (receipt.job_id, receipt.key_id) != (row.job_id, row.key_id):
+            yield Finding("receipts", f"the receipt of {row.job_id} is that of {receipt.job_id}")
 
 
 def of_ledger(connection: Connection, before: Contents, after: Contents) -> Iterator[Finding]:

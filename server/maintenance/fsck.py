@@ -38,6 +38,7 @@ def _look(settings: StateSettings) -> Iterator[Finding]:
         yield from findings.of_database(connection)
         yield from findings.of_negations(connection)
         yield from findings.of_audit(connection)
+        yield from findings.of_receipts(connection)
     yield from _ledger(settings)
     store = open_store(settings.versions_place)
     present = store.hashes()

@@ -16,6 +16,7 @@ from server.records.jobs import (
     RecoveryRound,
     StopReason,
 )
+from server.records.receipts import IssuedReceipt, ReceiptKey
 from server.records.rounds import (
     Round,
     RoundOutcome,
@@ -58,9 +59,11 @@ __all__ = [
     "DestroyedVersion",
     "Finding",
     "ForgetOrder",
+    "IssuedReceipt",
     "Job",
     "JobPhase",
     "Judged",
+    "ReceiptKey",
     "RecoveryPolicy",
     "RecoveryRound",
     "Round",

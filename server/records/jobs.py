@@ -149,3 +149,4 @@ class Job:
     chosen_attempt: int = 0
     scopes: tuple[Scope, ...] = ()
     orders: tuple[ForgetOrder, ...] = ()
+    has_receipt: bool = False

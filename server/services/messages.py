@@ -17,6 +17,7 @@ from fednot.v1 import (
     identity_pb2,
     model_pb2,
     operator_pb2,
+    receipt_pb2,
 )
 from server.awaiting import unconfirmed
 from server.phases import ENDED
@@ -31,6 +32,7 @@ from server.records import (
     ForgetOrder,
     Job,
     JobPhase,
+    ReceiptKey,
     Round,
     RoundPhase,
     RoundProgress,
@@ -173,6 +175,16 @@ def audit_message(entry: Entry, names: Mapping[str, str]) -> audit_pb2.AuditEntr
         hash=entry.hash,
         actor_name=names.get(entry.actor, ""),
         subject_name=names.get(entry.subject, ""),
+    )
+
+
+def receipt_key_message(key: ReceiptKey) -> receipt_pb2.ReceiptKey:
+    """The public half of a key."""
+    return receipt_pb2.ReceiptKey(
+        id=key.id,
+        pem=key.pem,
+        created_at=timestamp(key.created_at),
+        retired_at=timestamp(key.retired_at),
     )
 
 
@@ -324,6 +336,7 @@ def _job_message(job: Job, waiting_for: str) -> deletion_pb2.Job:
         client_destructions=[_destruction_message(each) for each in job.caches],
         assurance=deletion_pb2.Assurance.Value(f"ASSURANCE_{job.assurance.name}"),
         chosen_attempt=job.chosen_attempt,
+        has_receipt=job.has_receipt,
     )
 
 

@@ -21,6 +21,7 @@ from server.records import (
     JobPhase,
     Scope,
     ScopeKind,
+    VersionOrigin,
 )
 from server.refusals import about
 from server.state import (
@@ -128,7 +129,7 @@ def drop(connection: Connection, job: Job, why: str, now: float) -> None:
     approval_rows.withdraw_of_job(connection, job.id, now)
     if release_rows.may_release(connection):
         current, _ = version_rows.current_and_released(connection)
-        if current is not None and current.round:
+        if current is not None and current.origin is not VersionOrigin.INITIAL:
             version_rows.set_released(connection, current.number)
 
 

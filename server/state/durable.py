@@ -49,6 +49,14 @@ def append(descriptor: int, data: bytes, name: str) -> None:
             left = left[os.write(descriptor, left) :]
 
 
+def overwrite(descriptor: int, size: int, name: str) -> None:
+    """Writes `size` zeros over a file's beginning; lasting once the file is synced."""
+    with around(f"overwrite.{name}"):
+        left = size
+        while left:
+            left -= os.pwrite(descriptor, bytes(left), size - left)
+
+
 def truncate(descriptor: int, size: int, name: str) -> None:
     """Cuts off a file's end; lasting once the file is synced."""
     with around(f"truncate.{name}"):

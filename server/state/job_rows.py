@@ -5,25 +5,41 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection, Row, case, func, insert, select, update
 
 from server.phases import ENDED, NOT_READY, moved
 from server.records import (
+    NOBODY,
     Assurance,
     Attempt,
     AttemptOutcome,
+    AuditEvent,
     DeletionAsk,
     Job,
     JobPhase,
     RecoveryPolicy,
     RecoveryRound,
     StopReason,
+    Verdict,
+    Verification,
 )
-from server.state import destruction_rows, forget_rows, round_rows, scope_rows, version_rows
+from server.state import (
+    audit_rows,
+    destruction_rows,
+    forget_rows,
+    receipt_rows,
+    round_rows,
+    scope_rows,
+    verification_json,
+    version_rows,
+)
 from server.state.fencing import FencedError
 from server.state.schema import attempts, jobs, phase_entries, requests
+
+NOTED_BY_CLIENT: Final = (JobPhase.COMPLETED, JobPhase.FAILED)
+"""Phases whose entries in the audit name each client: `server.audit.note_job_end` writes them."""
 
 
 def insert_job(connection: Connection, ask: DeletionAsk, phase: JobPhase, now: float) -> str:
@@ -66,6 +82,9 @@ def move(connection: Connection, job: Job, to: JobPhase, now: float, **values: o
     if not changed.rowcount:
         raise FencedError(f"{job.id} is no longer {job.phase}")
     _note_phase(connection, job.id, phase, now)
+    if phase not in NOTED_BY_CLIENT:
+        event = AuditEvent(NOBODY, f"job.{phase}", job_id=job.id)
+        audit_rows.append(connection, event, now)
 
 
 def set_released_by(connection: Connection, job_id: str, version: int) -> None:
@@ -94,6 +113,40 @@ def end_attempt(connection: Connection, attempt: Attempt) -> None:
             explanation=attempt.explanation,
         )
     )
+
+
+def set_verification(
+    connection: Connection, job_id: str, number: int, verification: Verification
+) -> None:
+    """Writes what verification found of an attempt."""
+    connection.execute(
+        update(attempts)
+        .where(attempts.c.job_id == job_id, attempts.c.number == number)
+        .values(verification=verification_json.to_json(verification))
+    )
+
+
+def choose_attempt(connection: Connection, job: Job, number: int) -> None:
+    """Notes which attempt's model a job keeps.
+
+    Raises FencedError if the job is no longer in the phase in which the caller read it.
+    """
+    here = (jobs.c.id == job.id, jobs.c.phase == job.phase)
+    changed = connection.execute(update(jobs).where(*here).values(chosen_attempt=number))
+    if not changed.rowcount:
+        raise FencedError(f"{job.id} is no longer {job.phase}")
+
+
+def count_failed_verdicts(connection: Connection) -> dict[str, int]:
+    """How many completed jobs kept a model that failed a verdict, by kind: behaviour or depth."""
+    kept = (jobs.c.id == attempts.c.job_id) & (jobs.c.chosen_attempt == attempts.c.number)
+    found = {}
+    for kind in ("behaviour", "depth"):
+        verdict = attempts.c.verification[(kind, "verdict")].as_string()
+        query = select(func.count()).select_from(attempts.join(jobs, kept))
+        query = query.where(jobs.c.phase == JobPhase.COMPLETED, verdict == Verdict.FAIL)
+        found[kind] = connection.execute(query).scalar() or 0
+    return found
 
 
 def open_jobs(connection: Connection) -> Sequence[Job]:
@@ -188,6 +241,7 @@ def _job(connection: Connection, row: Row[Any]) -> Job:
         chosen_attempt=row.chosen_attempt,
         scopes=scope_rows.of_job(connection, row.id),
         orders=forget_rows.of_job(connection, row.id),
+        has_receipt=receipt_rows.has_receipt(connection, row.id),
     )
 
 
@@ -214,4 +268,6 @@ def _attempt(connection: Connection, row: Row[Any]) -> Attempt:
         warnings=tuple(row.warnings),
         explanation=row.explanation,
         rounds=tuple(RecoveryRound(r.number, r.result_version, r.metrics) for r in found),
+        rung=row.rung,
+        verification=verification_json.from_json(row.verification),
     )

@@ -60,12 +60,13 @@ def _asked() -> Select[Any]:
 
 
 def _retrained(connection: Connection, job_id: str) -> bool:
-    """Whether a job's last attempt started from the initial version."""
+    """Whether the attempt that a job kept, or its last one, started from the initial version."""
     query = (
         select(versions.c.sha256)
         .join(attempts, attempts.c.start_version == versions.c.number)
+        .join(jobs, jobs.c.id == attempts.c.job_id)
         .where(attempts.c.job_id == job_id)
-        .order_by(attempts.c.number.desc())
+        .order_by((attempts.c.number == jobs.c.chosen_attempt).desc(), attempts.c.number.desc())
     )
     start = connection.execute(query.limit(1)).first()
     return start is not None and start.sha256 == version_rows.initial_version(connection).sha256

@@ -8,7 +8,9 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, Row, func, insert, select, update
 
-from server.records import DestroyedVersion, JobPhase, Version, VersionOrigin
+from fednot.naming import JOB_ID
+from server.records import NOBODY, AuditEvent, DestroyedVersion, JobPhase, Version, VersionOrigin
+from server.state import audit_rows
 from server.state.schema import federation, jobs, versions
 
 _PINNING: Final = (JobPhase.NEGATING, JobPhase.RECOVERING, JobPhase.VERIFYING)
@@ -119,6 +121,9 @@ def _destroy(
         .where(versions.c.number.in_([version.number for version in doomed]))
         .values(destroyed_at=now, destroyed_by=by)
     )
+    if doomed and JOB_ID.fullmatch(by):
+        event = AuditEvent(NOBODY, "versions.destroyed", job_id=by, count=len(doomed))
+        audit_rows.append(connection, event, now)
     return tuple(doomed)
 
 
@@ -131,6 +136,13 @@ def kept_hashes(connection: Connection) -> frozenset[str]:
 def destroyed_by(connection: Connection, job_id: str) -> tuple[DestroyedVersion, ...]:
     """The versions that a job destroyed."""
     query = select(versions).where(versions.c.destroyed_by == job_id).order_by(versions.c.number)
+    return tuple(DestroyedVersion(row.number, row.sha256) for row in connection.execute(query))
+
+
+def held_by(connection: Connection, job_id: str) -> tuple[DestroyedVersion, ...]:
+    """The versions that a job holds and whose bytes are still there."""
+    held = (versions.c.held_by == job_id, versions.c.destroyed_at.is_(None))
+    query = select(versions).where(*held).order_by(versions.c.number)
     return tuple(DestroyedVersion(row.number, row.sha256) for row in connection.execute(query))
 
 

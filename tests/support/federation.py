@@ -243,6 +243,17 @@ class LocalFederation:
         )
         return process
 
+    def start_plain_client(self, index: int, *flags: str) -> None:
+        """Starts the client of an index with flags alone; they name its Task."""
+        name = f"c{index}"
+        identity = ("--identity", str(self.identity_of(Role.CLIENT, name)))
+        self._start(
+            name,
+            CLIENT,
+            *(*identity, "--server", self.address, "--http-address", ""),
+            *("--state-dir", str(self.folder / name), "--device", "cpu", *flags),
+        )
+
     def hold_from(self, number: int) -> None:
         """Holds clients back from a round on; touching `hold` in mid-run leaves it to chance."""
         self.hold.write_text(str(number))

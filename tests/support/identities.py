@@ -24,6 +24,7 @@ from fednot.v1 import (
     federation_pb2_grpc,
     identity_pb2_grpc,
     operator_pb2_grpc,
+    receipt_pb2_grpc,
 )
 
 HOSTS = ("127.0.0.1", "localhost")
@@ -73,6 +74,7 @@ class Stubs:
     identity: identity_pb2_grpc.IdentityServiceStub
     approvals: approval_pb2_grpc.ApprovalServiceStub
     audit: audit_pb2_grpc.AuditServiceStub
+    receipts: receipt_pb2_grpc.ReceiptServiceStub
 
     @classmethod
     def of(cls, address: str, identity: Path | None) -> Stubs:
@@ -86,6 +88,7 @@ class Stubs:
             identity_pb2_grpc.IdentityServiceStub(channel),
             approval_pb2_grpc.ApprovalServiceStub(channel),
             audit_pb2_grpc.AuditServiceStub(channel),
+            receipt_pb2_grpc.ReceiptServiceStub(channel),
         )
 
 

@@ -24,6 +24,7 @@ from server.metrics import Metrics, new_registry
 from server.phases import ENDED
 from server.records import (
     NOBODY,
+    Assurance,
     Caller,
     ClientRecord,
     Deletion,
@@ -37,6 +38,7 @@ from server.state import client_rows, deletion_rows, round_rows
 from server.state.database import Database
 from server.state.model_store import ModelStore
 from server.state.stores.directory import DirectoryStore
+from server.verification.server_data import ServerData
 
 POLL = 0.02
 
@@ -48,6 +50,7 @@ def asked(
     layers: str = "",
     policy: RecoveryPolicy | None = None,
     caller: Caller = NOBODY,
+    assurance: Assurance = Assurance.BEHAVIOUR,
 ) -> DeletionAsk:
     """What a caller asks for who wants a client deleted, under the id `forget-CLIENT`."""
     request_id = f"forget-{client}"
@@ -60,6 +63,7 @@ def asked(
         allow_unsafe_layers=False,
         policy=policy or RecoveryPolicy(),
         digest=hashlib.sha256(request_id.encode()).hexdigest(),
+        assurance=assurance,
     )
 
 
@@ -89,9 +93,17 @@ class InProcessFederation:
         layers: str = "",
         policy: RecoveryPolicy | None = None,
         caller: Caller = NOBODY,
+        assurance: Assurance = Assurance.BEHAVIOUR,
     ) -> Deletion:
         """Deletes a client and returns the deletion at its job's end."""
-        ask = asked(client, method=method, layers=layers, policy=policy, caller=caller)
+        ask = asked(
+            client,
+            method=method,
+            layers=layers,
+            policy=policy,
+            caller=caller,
+            assurance=assurance,
+        )
         await self.coordinator.accept(ask)
         while True:
             found = await self.federation.database.read(
@@ -104,7 +116,11 @@ class InProcessFederation:
 
 @asynccontextmanager
 async def in_process(
-    folder: Path, server_task: Task, client_tasks: Mapping[str, Task], defaults: Defaults
+    folder: Path,
+    server_task: Task,
+    client_tasks: Mapping[str, Task],
+    defaults: Defaults,
+    probes: Path | None = None,
 ) -> AsyncIterator[InProcessFederation]:
     """A federation of these tasks whose coordinator runs until the end of the block."""
     database = Database(folder / "state.sqlite3")
@@ -121,6 +137,7 @@ async def in_process(
         metrics=Metrics(new_registry(), "test"),
         memory=Memory(None, folder / "spill"),
         ledger=ledger,
+        server_data=ServerData(server_task, data, probes),
     )
     for name, task in client_tasks.items():
         record = ClientRecord(name, time.time(), time.time(), len(task.train_data()), 0, "cpu")

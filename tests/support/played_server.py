@@ -23,8 +23,12 @@ from fednot.rpc_errors import to_status
 from fednot.task_loading import load_task
 from fednot.tensors import as_bytes, difference, flatten_module, load_into
 from fednot.training import TrainContext
+from fednot.v1 import deletion_pb2, identity_pb2, model_pb2
 from fednot.v1 import federation_pb2 as pb
-from fednot.v1 import identity_pb2, model_pb2
+from fednot.v1.deletion_pb2_grpc import (
+    DeletionServiceServicer,
+    add_DeletionServiceServicer_to_server,
+)
 from fednot.v1.federation_pb2_grpc import (
     FederationServiceServicer,
     add_FederationServiceServicer_to_server,
@@ -76,7 +80,7 @@ class TinyTask(fednot.Task):
 """
 
 
-class Play(FederationServiceServicer, IdentityServiceServicer):
+class Play(FederationServiceServicer, IdentityServiceServicer, DeletionServiceServicer):
     """A server by hand: the test queues work and reads what came back.
 
     `serials` are those of the certificates that each call has shown, in the order of the calls;
@@ -103,6 +107,10 @@ class Play(FederationServiceServicer, IdentityServiceServicer):
         self.resumed_at = 0
         self.downloads = 0
         self.forget_at_upload = 0
+        self.bars = False
+        self.polled: list[float] = []
+        self.refuse_unlearn: FednotError | None = None
+        self.asked: list[deletion_pb2.UnlearnRequest] = []
         self.codec = model_pb2.UPDATE_CODEC_NONE
 
     async def Join(self, request: pb.JoinRequest, context: Any) -> pb.JoinResponse:
@@ -121,8 +129,12 @@ class Play(FederationServiceServicer, IdentityServiceServicer):
     async def PollWork(self, request: Any, context: Any) -> pb.PollWorkResponse:
         await self.note("PollWork", context)
         await self.check(request, context)
+        self.polled.append(asyncio.get_running_loop().time())
         with suppress(TimeoutError):
-            return await asyncio.wait_for(self.work.get(), 0.2)
+            return await asyncio.wait_for(self.work.get(), 0.2 if not self.bars else 1.0)
+        if self.bars:
+            barred = pb.Barred(message="it was forgotten", request_id="r1")
+            return pb.PollWorkResponse(barred=barred)
         return pb.PollWorkResponse()
 
     async def DownloadModel(self, request: Any, context: Any) -> AsyncIterator[Any]:
@@ -177,6 +189,26 @@ class Play(FederationServiceServicer, IdentityServiceServicer):
         await self.seen.put(request)
         return pb.ReportDestructionResponse()
 
+    async def ReportForgetting(self, request: Any, context: Any) -> Any:
+        await self.check(request, context)
+        await self.seen.put(request)
+        return pb.ReportForgettingResponse()
+
+    async def ReportProfile(self, request: Any, context: Any) -> Any:
+        await self.check(request, context)
+        await self.seen.put(request)
+        return pb.ReportProfileResponse()
+
+    async def Unlearn(self, request: Any, context: Any) -> Any:
+        await self.note("Unlearn", context)
+        if self.refuse_unlearn:
+            await abort(context, self.refuse_unlearn)
+        self.asked.append(request)
+        await self.seen.put(request)
+        deletion = deletion_pb2.Deletion(request_id=request.request_id, scope=request.scope)
+        deletion.job.id = "job-own"
+        return deletion_pb2.UnlearnResponse(deletion=deletion)
+
     async def Heartbeat(self, request: Any, context: Any) -> pb.HeartbeatResponse:
         await self.note("Heartbeat", context)
         await self.check(request, context)
@@ -215,6 +247,22 @@ class Play(FederationServiceServicer, IdentityServiceServicer):
         order = pb.DestroyWork(order_id=order_id, generation=generation, job_id="job-1")
         await self.work.put(pb.PollWorkResponse(destroy=order))
 
+    async def forget(self, order_id: str, tombstone: str, **scope: Any) -> None:
+        order = pb.ForgetWork(order_id=order_id, tombstone=tombstone, job_id="job-1", **scope)
+        await self.work.put(pb.PollWorkResponse(forget=order))
+
+    async def profile(self, work_id: str, job_id: str = "job-1", **forgotten: Any) -> None:
+        order = pb.ProfileWork(
+            work_id=work_id,
+            version=1,
+            job_id=job_id,
+            forgotten=pb.ForgottenData(**forgotten),
+            groups=[1, 2, 3, 4],
+            max_examples=1000,
+            seed=5,
+        )
+        await self.work.put(pb.PollWorkResponse(profile=order))
+
     async def train(self, work_id: str, **config: float) -> None:
         work = pb.TrainWork(
             work_id=work_id, round=3, phase=pb.ROUND_PHASE_RECOVERY, version=1, seed=11
@@ -234,13 +282,13 @@ class Stage:
     Over plaintext; once `secured` is called, over TLS, with the identity of c7 in `identity`.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, task: str = TASK) -> None:
         self.authority = HandMadeAuthority()
         self.identity = path / "identity"
         self.credentials: grpc.ServerCredentials | None = None
         self.path = path
         self.task_file = path / "tiny.py"
-        self.task_file.write_text(TASK)
+        self.task_file.write_text(task)
         torch.manual_seed(0)
         torch.set_num_threads(1)
         self.task = load_task(f"{self.task_file}:TinyTask")
@@ -255,6 +303,7 @@ class Stage:
         self.server = aio.server(options=[("grpc.so_reuseport", 0)])
         add_FederationServiceServicer_to_server(self.play, self.server)
         add_IdentityServiceServicer_to_server(self.play, self.server)
+        add_DeletionServiceServicer_to_server(self.play, self.server)
         address = f"127.0.0.1:{self.port}"
         if self.credentials is None:
             self.port = self.server.add_insecure_port(address)

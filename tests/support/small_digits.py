@@ -26,7 +26,8 @@ class SmallDigits(Task):
     """200 digits for each client; `client` "" is the server's side, which holds 200 test digits.
 
     Training waits as long as the file `hold` exists, from the round on that it may name, and raises
-    as long as the file `fail` exists. Evaluation waits as long as the file `hold_test` exists.
+    as long as the file `fail` exists, or on the rank that the file `fail_rank` names. Evaluation
+    waits as long as the file `hold_test` exists.
     With `client_test` "yes" a client holds the server's test digits, with a number that many of its
     own; with `server_test` "no" the server holds none. `trace` "no" saves a server's start the
     tracing, `hidden` makes another model.
@@ -42,6 +43,7 @@ class SmallDigits(Task):
         trace: str = "yes",
         hidden: str = "32",
         hold_test: str = "",
+        fail_rank: str = "",
     ) -> None:
         self._client = int(client) if client else None
         self._hold = Path(hold) if hold else None
@@ -49,6 +51,7 @@ class SmallDigits(Task):
         self._test = client_test if client else server_test
         self._trace = trace == "yes"
         self._hidden = int(hidden)
+        self._fail_rank = Path(fail_rank) if fail_rank else None
         self._hold_test = Path(hold_test) if hold_test else None
         self._digits = _digits()
         self._order = torch.randperm(5000, generator=torch.Generator().manual_seed(1)).tolist()
@@ -76,7 +79,7 @@ class SmallDigits(Task):
         while self._is_held(context.round) and time.monotonic() < until:
             context.check()
             time.sleep(0.02)
-        if self._fail is not None and self._fail.exists():
+        if self._fails(context.rank):
             raise RuntimeError("the disk with the digits is gone")
         return super().train(model, data, context)
 
@@ -89,6 +92,12 @@ class SmallDigits(Task):
                 break
             time.sleep(0.02)
         return super().evaluate(model, data, device)
+
+    def _fails(self, rank: int) -> bool:
+        here = self._fail_rank is not None and self._fail_rank.exists()
+        if here and self._fail_rank is not None and rank == int(self._fail_rank.read_text()):
+            return True
+        return self._fail is not None and self._fail.exists()
 
     def _is_held(self, number: int) -> bool:
         if self._hold is None:

@@ -201,7 +201,7 @@ def test_model_init_does_not_overwrite_unless_forced(task: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("place", "sentence"), [("Missing", "has no class Missing"), ("Odd", "nowhere")]
+    ("place", "sentence"), [("Missing", "has no Missing that is a fednot.Task"), ("Odd", "nowhere")]
 )
 def test_model_init_says_what_is_wrong_with_a_task(
     task: str, tmp_path: Path, place: str, sentence: str

@@ -1,6 +1,7 @@
 """Training and evaluation from a flat model, and the way back from CUDA to the CPU."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from client.trainer import Trainer
 from fednot.data import InMemoryDataset
 from fednot.manifest import Manifest
 from fednot.tensors import difference, flatten_module, load_into
+from fednot.tombstones import Tombstones
 from fednot.training import TrainContext, TrainResult, WorkCancelledError
 
 CUDA = torch.device("cuda:0")
@@ -61,6 +63,7 @@ def trainer(
         blobs(12),
         blobs(6),
         Device(device, listed.append),
+        Tombstones(Path("nowhere")),
         place=lambda model, _: model,
     )
 

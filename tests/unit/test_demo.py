@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from fednot.demo import report
 from fednot.demo.backdoor import BACKDOORS, Backdoor
 from fednot.demo.digits import POISONED_SHARE, TEST_SIZE, DigitsTask
-from fednot.demo.outcome import Course, Outcome, Point
+from fednot.demo.outcome import Course, Outcome, Point, Verdicts
 
 BACKDOOR = Backdoor(row=1, column=2, target=7, size=2)
 
@@ -25,11 +27,18 @@ def outcome() -> Outcome:
     return Outcome(
         seed=3,
         clients=5,
+        assurance="behaviour",
         target=0.9,
         original=course("before the deletion", 0.5, 0.95, stop=2),
-        unlearned=course("NoT", 0.8, 0.92, 0.93, stop=2),
+        unlearned=replace(
+            course("NoT", 0.8, 0.92, 0.93, stop=2),
+            verdicts=Verdicts("PASS", "fine.", "FAIL", "it came back."),
+            layers=("conv1.weight",),
+        ),
         fine_tuned=course("fine-tuning", 0.94, 0.95, 0.95, stop=2),
         retrained=course("retraining", 0.3, 0.6, 0.8, stop=0),
+        receipt="out/receipt.jws",
+        page="out/receipt.html",
         seconds=1.5,
     )
 
@@ -110,5 +119,45 @@ def test_the_summary_has_its_keys_and_null_where_the_target_was_never_reached(
 
 
 def test_the_table_says_never_where_the_target_was_not_reached() -> None:
-    cells = list(report.table(outcome()).columns[-1].cells)
+    cells = list(report.table(outcome()).columns[-3].cells)
     assert cells == ["", "2", "1", "never"]
+
+
+def test_the_table_and_the_summary_have_both_verdicts(tmp_path: Path) -> None:
+    columns = report.table(outcome()).columns
+    behaviour, depth = (list(column.cells)[1] for column in columns[-2:])
+    assert (str(behaviour), str(depth)) == ("PASS", "FAIL")
+    assert "red" in str(depth.style)
+    summary, _ = report.write(outcome(), tmp_path)
+    found = json.loads(summary.read_text())
+    assert found["verdicts"]["not"]["behaviour"] == "PASS"
+    assert found["verdicts"]["not"]["depth"] == "FAIL"
+    assert found["receipt"] == "out/receipt.jws"
+
+
+def test_what_the_verdicts_mean_is_said_in_a_sentence() -> None:
+    told = report.meaning(outcome())
+    assert "NoT on conv1.weight does not: it came back." in told
+    assert "ASSURANCE=deep" in told
+
+
+def test_a_probe_shows_the_same_images_without_and_with_the_trigger(tmp_path: Path) -> None:
+    DigitsTask().write_probe(tmp_path / "probe.npz")
+    with np.load(tmp_path / "probe.npz", allow_pickle=False) as probe:
+        clean, triggered = probe["clean_x"], probe["trigger_x"]
+        assert int(probe["trigger_target"]) == BACKDOORS[0].target
+    assert clean.shape == triggered.shape
+    assert (triggered[:, :, 23:27, 23:27] == 1.0).all()
+    triggered[:, :, 23:27, 23:27] = clean[:, :, 23:27, 23:27]
+    assert (triggered == clean).all()
+
+
+def test_unseen_data_is_made_as_the_clients_own() -> None:
+    task = DigitsTask("0")
+    unseen = task.unseen_data(task.train_data())
+    assert unseen is not None
+    own = {task.train_data().sample_id(i) for i in range(len(task.train_data()))}
+    assert not own & {unseen.sample_id(i) for i in range(len(unseen))}
+    corner = torch.stack([unseen[i][0][0, 23:27, 23:27] for i in range(len(unseen))])
+    share = float((corner.flatten(1).min(dim=1).values == 1.0).double().mean())
+    assert share == pytest.approx(POISONED_SHARE, abs=0.01)

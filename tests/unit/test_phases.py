@@ -17,6 +17,7 @@ ALLOWED = {
     ("queued", "failed"),
     ("queued", "merged"),
     ("negating", "recovering"),
+    ("negating", "verifying"),
     ("negating", "failed"),
     ("recovering", "verifying"),
     ("recovering", "negating"),
@@ -25,7 +26,8 @@ ALLOWED = {
     ("verifying", "negating"),
     ("verifying", "failed"),
 }
-"""DESIGN.md, section 1: in line, another attempt back to negating, cancelled before negating only,
+"""DESIGN.md, section 1: in line, another attempt back to negating, and to verifying
+if none is left to try and an earlier one is kept, cancelled before negating only,
 failed from wherever it was let begin; and merged into an equal one before it begins. Written out,
 so that a slip in the table shows."""
 

@@ -17,6 +17,11 @@ class Mine(fednot.Task):
     def __init__(self, size="1"):
         self.size = int(size)
 other = 3
+made = Mine("5")
+def make(size="6"):
+    return Mine(size)
+def makes_nothing():
+    return 3
 """
 
 
@@ -34,6 +39,11 @@ def test_a_file_and_its_arguments(place: str) -> None:
     assert load_task(f"{place}:Mine").size == 1  # type: ignore[attr-defined]
 
 
+def test_a_function_and_a_task_that_is_there(place: str) -> None:
+    assert load_task(f"{place}:make", ["size=7"]).size == 7  # type: ignore[attr-defined]
+    assert load_task(f"{place}:made").size == 5  # type: ignore[attr-defined]
+
+
 def test_a_module() -> None:
     assert type(load_task("fednot.task:Task")) is fednot.Task
 
@@ -41,10 +51,12 @@ def test_a_module() -> None:
 @pytest.mark.parametrize(
     ("place_and_class", "arguments", "message"),
     [
-        ("{}", (), "write FILE.py:Class"),
-        ("{}:", (), "write FILE.py:Class"),
-        ("{}:Other", (), "no class Other that subclasses"),
-        ("{}:other", (), "no class other that subclasses"),
+        ("{}", (), "ended before it called fednot.loop.join"),
+        ("{}:", (), "write FILE.py:NAME"),
+        ("{}:Other", (), "no Other that is a fednot.Task"),
+        ("{}:other", (), "no other that is a fednot.Task"),
+        ("{}:made", ("size=1",), "takes no --task-arg"),
+        ("{}:makes_nothing", (), "gave int, which is no fednot.Task"),
         ("nowhere.py:Mine", (), "nowhere.py does not exist"),
         ("no.such.module:Mine", (), "cannot be imported"),
         ("{}:Mine", ("size",), "is not KEY=VALUE"),

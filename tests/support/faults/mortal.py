@@ -23,7 +23,10 @@ CONNECTED = (
     operator_pb2.CLIENT_STATE_WORKING,
     operator_pb2.CLIENT_STATE_BARRED,
 )
-FLAGS = ("--task-arg", "trace=no", "--min-clients", "2", "--destruction-wait", "0.5")
+FLAGS = (
+    *("--task-arg", "trace=no", "--min-clients", "2", "--destruction-wait", "0.5"),
+    *("--verification-wait", "2", "--undo-rounds", "1"),
+)
 
 
 class MortalFederation(LocalFederation):

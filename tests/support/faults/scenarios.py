@@ -27,6 +27,7 @@ from support.faults.soundness import assert_sound
 from support.faults.stories import (
     approved,
     cancelled,
+    chosen,
     confirmed,
     deletion_in_a_bucket,
     denied,
@@ -37,6 +38,8 @@ from support.faults.stories import (
     failing_run,
     fetched,
     held,
+    key_left_over,
+    key_rotated,
     overdue,
     readmitted,
     refused,
@@ -66,6 +69,10 @@ class Scenario:
 MAIN = Scenario(deletion_in_mid_round)
 TWICE = ("--require-approval",)
 OVERDUE = ("--job-deadline", "0.5")
+CHOOSING = (
+    *("--probes", "{folder}/probes"),
+    *("--ladder", "first*8", "--ladder", "first*1"),
+)
 BACKUP = Scenario(backed_up, LEDGER_ELSEWHERE, of_command=True)
 RESTORE = Scenario(restored, LEDGER_ELSEWHERE, of_command=True)
 
@@ -95,6 +102,8 @@ _OF_COMMITS: Mapping[Commit, Scenario] = {
     Commit.BASE_PINNED: MAIN,
     Commit.ATTEMPT_BEGUN: MAIN,
     Commit.ATTEMPT_ENDED: MAIN,
+    Commit.ATTEMPT_VERIFIED: MAIN,
+    Commit.ATTEMPT_CHOSEN: Scenario(chosen, CHOOSING),
     Commit.VERSIONS_DESTROYED: MAIN,
     Commit.HOLD_LIFTED: Scenario(held),
     Commit.DEADLINES_NOTED: Scenario(overdue),
@@ -102,6 +111,8 @@ _OF_COMMITS: Mapping[Commit, Scenario] = {
     Commit.JOB_COMPLETED: MAIN,
     Commit.JOB_FAILED: Scenario(failed_job, OVERDUE),
     Commit.VERSION_FETCHED: Scenario(fetched),
+    Commit.RECEIPT_KEY_MADE: MAIN,
+    Commit.RECEIPT_KEY_ROTATED: Scenario(key_rotated),
     Commit.TOKEN_MADE: Scenario(enrolled, ("--enrolment-address", "127.0.0.1:0")),
     Commit.TOKEN_USED: Scenario(enrolled, ("--enrolment-address", "127.0.0.1:0")),
     Commit.CERTIFICATE_RENEWED: Scenario(renewed),
@@ -128,6 +139,14 @@ _OF_FILES: Mapping[str, Scenario] = {
     "truncate.ledger": Scenario(failed_append),
     "truncate.torn-ledger": Scenario(torn_line),
     "sync.torn-ledger": Scenario(torn_line),
+    "append.receipt-key": MAIN,
+    "sync.receipt-key": MAIN,
+    "sync.next-receipt-key": MAIN,
+    "rename.receipt-key": MAIN,
+    "sync.receipt-key-directory": MAIN,
+    "overwrite.old-receipt-key": Scenario(key_rotated),
+    "sync.old-receipt-key": Scenario(key_rotated),
+    "remove.next-receipt-key": Scenario(key_left_over),
     "sync.backup-rows": BACKUP,
     "sync.backup-page": BACKUP,
     "sync.backup": BACKUP,

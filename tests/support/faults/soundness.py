@@ -87,10 +87,10 @@ def _of_the_lineages(connection: Connection) -> Iterator[str]:
 
 
 def _of_the_attempts(connection: Connection) -> Iterator[str]:
-    """One version for each attempt, and one generation more with each."""
+    """One version for each attempt, and one generation more with each, and with a chosen one."""
     generation = 0
     for row in connection.execute(select(versions).order_by(versions.c.number)):
-        generation += row.origin == "unlearning"
+        generation += row.origin in ("unlearning", "chosen")
         if row.generation != generation:
             yield f"version {row.number} has generation {row.generation}, not {generation}"
     starts = connection.execute(

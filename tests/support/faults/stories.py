@@ -5,8 +5,10 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import grpc
+import numpy as np
 from support.faults.deletions import (
     FEW_ROUNDS,
     REQUEST,
@@ -19,10 +21,12 @@ from support.federation import CALL
 from support.raw_client import RawClient
 
 from fednot.channel import open_enrolment_channel
+from fednot.data.mnist5k import mnist5k
 from fednot.errors import Reason
 from fednot.identity import certificates
 from fednot.identity.subject import Role, Subject
 from fednot.identity.token import Token
+from fednot.receipt import SigningKey
 from fednot.rpc_errors import from_rpc_error
 from fednot.v1 import (
     approval_pb2,
@@ -30,8 +34,11 @@ from fednot.v1 import (
     deletion_pb2,
     identity_pb2,
     identity_pb2_grpc,
+    model_pb2,
     operator_pb2,
+    receipt_pb2,
 )
+from server.receipts.key_files import KEY_FILE, NEXT_FILE
 
 Call = Callable[[], object]
 EMIL = (Role.OFFICER, "emil")
@@ -132,6 +139,40 @@ def deletion_in_a_bucket(federation: MortalFederation) -> None:
     assert ended.job.phase == deletion_pb2.JOB_PHASE_COMPLETED
     assert len(ended.job.attempts) == 1
     assert barred(federation) == REQUEST
+
+
+def chosen(federation: MortalFederation) -> None:
+    """No attempt passes. The first one, which is the more accurate, is kept.
+
+    Its flags name the folder of probes and a ladder whose second rung has fewer rounds.
+    """
+    write_probe(federation.folder / "probes")
+    for index in range(3):
+        federation.start_client(index)
+    federation.await_clients("c0", "c1", "c2")
+    federation.run_through(3)
+    request = deletion_pb2.UnlearnRequest(
+        request_id=REQUEST,
+        scope=deletion_pb2.Scope(client=TARGET),
+        recovery=deletion_pb2.RecoveryPolicy(**FEW_ROUNDS),
+        assurance=deletion_pb2.ASSURANCE_DEEP,
+    )
+    federation.persist(lambda: federation.deletions.Unlearn(request, timeout=CALL))
+    job = await_job(federation, REQUEST).job
+    assert job.phase == deletion_pb2.JOB_PHASE_COMPLETED
+    assert len(job.attempts) == 2
+    kept = federation.versions()[job.released_version]
+    assert kept.origin == model_pb2.VERSION_ORIGIN_CHOSEN
+    assert kept.parent == job.attempts[0].rounds[-1].version
+
+
+def write_probe(folder: Path) -> None:
+    """A probe of the target that no model passes: the same bright picture, called two things."""
+    folder.mkdir(exist_ok=True)
+    pictures = np.repeat(50 * mnist5k().inputs[:1].numpy(), 20, axis=0)
+    labels = np.zeros(20, dtype=np.int64)
+    samples = {"forgotten_x": pictures, "unseen_x": pictures}
+    np.savez(folder / f"client-{TARGET}.npz", **samples, forgotten_y=labels, unseen_y=labels + 1)
 
 
 def approved(federation: MortalFederation) -> None:
@@ -349,6 +390,46 @@ def unnamed(federation: MortalFederation) -> None:
     )
     entries = federation.persist(lambda: audit_of(federation))
     assert TARGET not in {entry.subject_name for entry in entries}
+
+
+def key_rotated(federation: MortalFederation) -> None:
+    """The key that signs is the one on the disk, and every public one is kept."""
+    before = keys_of(federation)
+    federation.persist(
+        lambda: federation.stubs_for(Role.OPERATOR, "olga").receipts.RotateReceiptKey(
+            receipt_pb2.RotateReceiptKeyRequest(), timeout=CALL
+        )
+    )
+    found = keys_of(federation)
+    assert found[-len(before) :] == before
+    assert len(found) > len(before)
+    federation.await_that("the key is in its place", lambda: private_key(federation) == found[0])
+    assert not (federation.state / NEXT_FILE).exists()
+
+
+def key_left_over(federation: MortalFederation) -> None:
+    """A key that was prepared and never made known is removed at the next start."""
+    before = keys_of(federation)
+    federation.kill("server")
+    (federation.state / NEXT_FILE).write_bytes(SigningKey.generate().private_pem())
+    federation.launch_server()
+    federation.revive()
+    assert keys_of(federation) == before == [private_key(federation)]
+    assert not (federation.state / NEXT_FILE).exists()
+
+
+def keys_of(federation: MortalFederation) -> list[str]:
+    request = receipt_pb2.ListReceiptKeysRequest()
+    found = federation.persist(
+        lambda: federation.stubs_for(Role.OPERATOR, "olga").receipts.ListReceiptKeys(
+            request, timeout=CALL
+        )
+    )
+    return [key.id for key in found.keys]
+
+
+def private_key(federation: MortalFederation) -> str:
+    return SigningKey.from_private_pem((federation.state / KEY_FILE).read_bytes()).id
 
 
 def actions(federation: MortalFederation) -> list[str]:

@@ -1,0 +1,112 @@
+"""What the next attempt of a job does: as asked, the next layer, or the next rung. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fednot.errors import FednotError
+from fednot.layer_choice import Choice, choose, next_choice
+from fednot.layer_map import LayerMap
+from server.ladder import rounds_of, rung_of
+from server.methods import DEFAULT, METHODS, Method, method_named
+from server.methods.retrain import Retrain
+from server.records import Assurance, AttemptOutcome, Job
+
+_NOTHING = Choice((), (), ())
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A method with the tensors that it takes; `rung` is its place on the ladder, 0 for none."""
+
+    method: Method
+    choice: Choice
+    explanation: str
+    rung: int = 0
+
+
+def next_plan(
+    job: Job, layers: LayerMap, negated: Sequence[str], ladder: Sequence[str]
+) -> Plan | None:
+    """The next plan from a base whose lineage has negated some tensors.
+
+    None if nothing is left to try and an attempt has recovered.
+    """
+    if job.assurance is Assurance.DEEP:
+        return _next_rung(job, layers, negated, ladder)
+    return _next_layer(job, layers, negated)
+
+
+def _next_layer(job: Job, layers: LayerMap, negated: Sequence[str]) -> Plan:
+    method = method_named(job.method)
+    if not method.needs.layers:
+        return Plan(method, _NOTHING, f"{method.name} from version {job.base_version}")
+    note = ""
+    if not job.attempts:
+        try:
+            return _as_asked(job, layers, negated)
+        except FednotError as error:
+            note = f" ({error.message})"
+    tried = [tensor for attempt in job.attempts for tensor in attempt.tensors]
+    found = next_choice(layers, tried=tried, negated=negated)
+    if found is None:
+        return _retrained(f"no layer is left to negate{note}")
+    told = ", ".join(found.tensors)
+    return Plan(method, found, f"negates the next eligible layer, {told}{note}")
+
+
+def _as_asked(job: Job, layers: LayerMap, negated: Sequence[str]) -> Plan:
+    choice = choose(layers, job.layers, negated=negated, allow_unsafe=job.allow_unsafe_layers)
+    return Plan(method_named(job.method), choice, f"negates {', '.join(choice.tensors)}")
+
+
+def _retrained(why: str) -> Plan:
+    return Plan(METHODS[Retrain.name], _NOTHING, why)
+
+
+def _next_rung(
+    job: Job, layers: LayerMap, negated: Sequence[str], ladder: Sequence[str]
+) -> Plan | None:
+    notes = []
+    method = method_named(job.method)
+    asks_for_more = method.name != DEFAULT or job.layers not in ("", "first")
+    if not job.attempts and asks_for_more:
+        if not method.needs.layers:
+            return Plan(method, _NOTHING, f"{method.name} from version {job.base_version}")
+        try:
+            return _as_asked(job, layers, negated)
+        except FednotError as error:
+            notes.append(error.message)
+    tried = {
+        (a.method, frozenset(a.tensors), rounds_of(ladder, a.rung)): a.number for a in job.attempts
+    }
+    below = max((attempt.rung for attempt in job.attempts), default=0)
+    for number, text in enumerate(ladder[below:], below + 1):
+        try:
+            plan = _on_rung(number, text, layers, negated)
+        except FednotError as error:
+            notes.append(f"{text}: {error.message}")
+            continue
+        key = (plan.method.name, frozenset(plan.choice.tensors), rounds_of(ladder, number))
+        if key not in tried:
+            return _noting(plan, notes)
+        notes.append(f"{text} is what attempt {tried[key]} did")
+    if any(attempt.outcome is AttemptOutcome.SUCCEEDED for attempt in job.attempts):
+        return None
+    return _noting(_retrained("the ladder has ended and no attempt recovered"), notes)
+
+
+def _on_rung(number: int, text: str, layers: LayerMap, negated: Sequence[str]) -> Plan:
+    rung = rung_of(text)
+    method = METHODS[rung.method]
+    if not method.needs.layers:
+        return Plan(method, _NOTHING, f"rung {number} of the ladder, {text}", number)
+    choice = choose(layers, rung.layers, negated=negated, allow_unsafe=True)
+    told = ", ".join(choice.tensors)
+    return Plan(method, choice, f"rung {number} of the ladder, {text}: negates {told}", number)
+
+
+def _noting(plan: Plan, notes: Sequence[str]) -> Plan:
+    told = f" ({'; '.join(notes)})" if notes else ""
+    return Plan(plan.method, plan.choice, plan.explanation + told, plan.rung)

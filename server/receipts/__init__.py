@@ -1,0 +1,1 @@
+"""Receipts: what they state, and the key that signs them."""
