@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, insert, select, update
 
 from server.records import Scope, ScopeKind
-from server.state.schema import requests, scopes
+from server.state.schema import requests, scopes, tombstones
 
 
 def insert_scope(connection: Connection, request: int, scope: Scope, now: float) -> int:
@@ -65,9 +65,12 @@ def standing_labels(connection: Connection) -> frozenset[int]:
 
 
 def standing_requests(connection: Connection) -> frozenset[int]:
-    """The sequence numbers of the requests of which a scope stands."""
-    query = select(scopes.c.request).where(is_standing())
-    return frozenset(connection.execute(query).scalars())
+    """The sequence numbers of the requests that bar anything: a client by its tombstone, else what
+    a client bars itself.
+    """
+    clients = select(tombstones.c.request).where(tombstones.c.lifted_at.is_(None))
+    parts = select(scopes.c.request).where(scopes.c.kind != ScopeKind.CLIENT, is_standing())
+    return frozenset(connection.execute(clients.union(parts)).scalars())
 
 
 def is_standing() -> ColumnElement[bool]:
