@@ -37,6 +37,7 @@ from server.ledger.reconciliation import reconcile
 from server.ledger.requests import endings, note_asked, scopes_in
 from server.records import Assurance, Caller, Deletion, JobPhase, RoundOutcome
 from server.state import (
+    audit_rows,
     client_rows,
     deletion_rows,
     forget_rows,
@@ -150,6 +151,9 @@ class TestScopes:
         assert (job.phase, job.failure) == (JobPhase.CANCELLED, "no client holds samples of it")
         assert run(released) == 2
         assert run(lambda c: forget_rows.pending(c, "c1")).lift
+        entries = run(lambda c: audit_rows.list_entries(c, 0, 100))
+        noted = [each.action for each in entries if each.role != "client"]
+        assert noted == ["job.cancelled", *["deletion.nothing-to-forget"] * 2]
 
     @pytest.mark.parametrize("more", [(), (whole("c2"),)])
     def test_a_client_that_cannot_bar_stays_out(self, run: Any, more: Any) -> None:
