@@ -209,6 +209,22 @@ class TestScopes:
         assert set(run(forget_rows.owing)) == {"c1", "c2", "c3", "c4"}
         assert run(lambda c: forget_rows.pending(c, "c4")).scope.label == 7
 
+    def test_a_client_that_lost_its_tombstones_is_told_of_the_classes_again(self, run: Any) -> None:
+        run(begun)
+        assert not run(lambda c: client_rows.moved(c, "c1", "a"))
+        run(lambda c: accepted(c, of_class(7), of_person("c1")))
+        for count in (5, 3):
+            run(lambda c, n=count: confirmed(c, "c1", count=n))
+        for instance in ("a", ""):
+            assert not run(lambda c, i=instance: client_rows.moved(c, "c1", i))
+        assert run(lambda c: client_rows.moved(c, "c1", "b"))
+        assert not run(lambda c: client_rows.moved(c, "c1", "b"))
+        run(lambda c: forget_rows.order_classes_again(c, "c1", 30.0))
+        assert run(lambda c: forget_rows.pending(c, "c1")).scope.label == 7
+        run(lambda c: confirmed(c, "c1", count=5))
+        assert run(lambda c: forget_rows.pending(c, "c1")) is None
+        assert set(run(forget_rows.owing)) == {"c2", "c3"}
+
     def test_a_cancelled_class_is_lifted_everywhere(self, run: Any) -> None:
         """Even where the answer to the order before comes late."""
         run(begun)
