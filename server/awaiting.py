@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Final
 
 from sqlalchemy import Connection
 
@@ -18,7 +19,8 @@ from server.records import (
 )
 from server.state import approval_rows, audit_rows, deletion_rows, forget_rows, job_rows
 
-CONFIRMATIONS_OVERDUE = "deletion.confirmation-overdue"
+CONFIRMATIONS_OVERDUE: Final = "deletion.confirmation-overdue"
+NOTHING_TO_FORGET: Final = "deletion.nothing-to-forget"
 
 
 def unconfirmed(orders: Sequence[ForgetOrder]) -> list[ForgetOrder]:
@@ -92,7 +94,7 @@ def _nothing_to_forget(job: Job) -> str:
 def _cancel(connection: Connection, job: Job, why: str, now: float) -> None:
     deletion_rows.drop(connection, job, why, now)
     for client in dict.fromkeys(each.client for each in job.orders):
-        _note(connection, client, job, f"job.{JobPhase.CANCELLED}", now)
+        _note(connection, client, job, NOTHING_TO_FORGET, now)
 
 
 def _note(connection: Connection, client: str, job: Job, action: str, now: float) -> None:

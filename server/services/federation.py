@@ -109,7 +109,10 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
 
         def command(connection: Connection) -> bool:
             client_rows.record_join(connection, record)
-            return forget_rows.order_standing_classes(connection, name, record.joined_at)
+            moved = client_rows.moved(connection, name, session.instance)
+            if moved:
+                forget_rows.order_classes_again(connection, name, record.joined_at)
+            return forget_rows.order_standing_classes(connection, name, record.joined_at) or moved
 
         if await self._federation.database.write(Commit.CLIENT_JOINED, command):
             await self._federation.reload_fences()  # before any round can see the session

@@ -34,6 +34,19 @@ def record_seen(connection: Connection, name: str, at: float) -> None:
     connection.execute(update(clients).where(clients.c.name == name).values(last_seen_at=at))
 
 
+def moved(connection: Connection, name: str, instance: str) -> bool:
+    """Notes the state directory that a client runs from; True if it ran from another one before.
+
+    A client that names none ("") is taken to be where it was.
+    """
+    query = select(clients.c.instance).where(clients.c.name == name)
+    before = connection.execute(query).scalar() or ""
+    if instance and instance != before:
+        there = update(clients).where(clients.c.name == name).values(instance=instance)
+        connection.execute(there)
+    return bool(before and instance and instance != before)
+
+
 def client_exists(connection: Connection, name: str) -> bool:
     """Whether a client of this name ever joined."""
     return connection.execute(select(clients).where(clients.c.name == name)).first() is not None

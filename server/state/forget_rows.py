@@ -55,6 +55,14 @@ def order_standing_classes(connection: Connection, client: str, now: float) -> b
     return bool(found or again.rowcount)
 
 
+def order_classes_again(connection: Connection, client: str, now: float) -> None:
+    """Tells a client once more of every class that is forgotten, since its tombstones are lost."""
+    standing = select(scopes.c.id).where(scopes.c.kind == ScopeKind.CLASS, scope_rows.is_standing())
+    told = (forget_orders.c.client == client, forget_orders.c.scope.in_(standing))
+    values = {"ordered_at": now, "confirmed_at": None, "count": 0, "refusal": ""}
+    connection.execute(update(forget_orders).where(*told).values(**values))
+
+
 def pending(connection: Connection, client: str) -> ForgetOrder | None:
     """The oldest order that a client has not answered."""
     query = _orders().where(

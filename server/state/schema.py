@@ -70,6 +70,7 @@ clients = Table(
     Column("num_test_examples", BigInteger, nullable=False),
     Column("device", String(32), nullable=False),
     Column("unsupported_scopes", JSON, nullable=False, default=dict),
+    Column("instance", String(64), nullable=False, default=""),
 )
 
 runs = Table(

@@ -37,6 +37,7 @@ from server.ledger.reconciliation import reconcile
 from server.ledger.requests import endings, note_asked, scopes_in
 from server.records import Assurance, Caller, Deletion, JobPhase, RoundOutcome
 from server.state import (
+    audit_rows,
     client_rows,
     deletion_rows,
     forget_rows,
@@ -150,6 +151,9 @@ class TestScopes:
         assert (job.phase, job.failure) == (JobPhase.CANCELLED, "no client holds samples of it")
         assert run(released) == 2
         assert run(lambda c: forget_rows.pending(c, "c1")).lift
+        entries = run(lambda c: audit_rows.list_entries(c, 0, 100))
+        noted = [each.action for each in entries if each.role != "client"]
+        assert noted == ["job.cancelled", *["deletion.nothing-to-forget"] * 2]
 
     @pytest.mark.parametrize("more", [(), (whole("c2"),)])
     def test_a_client_that_cannot_bar_stays_out(self, run: Any, more: Any) -> None:
@@ -204,6 +208,22 @@ class TestScopes:
         assert not run(lambda c: forget_rows.order_standing_classes(c, "c4", 21.0))
         assert set(run(forget_rows.owing)) == {"c1", "c2", "c3", "c4"}
         assert run(lambda c: forget_rows.pending(c, "c4")).scope.label == 7
+
+    def test_a_client_that_lost_its_tombstones_is_told_of_the_classes_again(self, run: Any) -> None:
+        run(begun)
+        assert not run(lambda c: client_rows.moved(c, "c1", "a"))
+        run(lambda c: accepted(c, of_class(7), of_person("c1")))
+        for count in (5, 3):
+            run(lambda c, n=count: confirmed(c, "c1", count=n))
+        for instance in ("a", ""):
+            assert not run(lambda c, i=instance: client_rows.moved(c, "c1", i))
+        assert run(lambda c: client_rows.moved(c, "c1", "b"))
+        assert not run(lambda c: client_rows.moved(c, "c1", "b"))
+        run(lambda c: forget_rows.order_classes_again(c, "c1", 30.0))
+        assert run(lambda c: forget_rows.pending(c, "c1")).scope.label == 7
+        run(lambda c: confirmed(c, "c1", count=5))
+        assert run(lambda c: forget_rows.pending(c, "c1")) is None
+        assert set(run(forget_rows.owing)) == {"c2", "c3"}
 
     def test_a_cancelled_class_is_lifted_everywhere(self, run: Any) -> None:
         """Even where the answer to the order before comes late."""

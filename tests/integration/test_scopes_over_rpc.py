@@ -121,6 +121,21 @@ def test_a_class_is_barred_before_anything_else_by_whoever_joins(
     assert [each.client for each in seen.confirmations] == ["c1"], "it reads of itself alone"
 
 
+def test_a_client_without_its_state_directory_bars_the_class_again(
+    federation: LocalFederation,
+) -> None:
+    client = RawClient(federation, "c0", instance="a")
+    ask(federation, SCOPE(class_label=7))
+    order = client.poll().forget
+    client.report_forgetting(order.order_id, count=20)
+    client.leave()
+    again = RawClient(federation, "c0", instance="a")
+    assert not again.poll().HasField("forget")
+    again.leave()
+    lost = RawClient(federation, "c0", instance="b")
+    assert lost.poll().forget == order
+
+
 def test_a_cancelled_deletion_is_lifted_on_the_client(federation: LocalFederation) -> None:
     client = RawClient(federation, "c0")
     ask(federation, person("c0"))

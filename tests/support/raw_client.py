@@ -31,6 +31,7 @@ class RawClient:
         num_train_examples: int = 200,
         claimed: str | None = None,
         unsupported_scopes: Mapping[str, str] | None = None,
+        instance: str = "",
     ) -> None:
         self.stub = federation.stubs_for(Role.CLIENT, name).clients
         self.name = name if claimed is None else claimed
@@ -41,6 +42,7 @@ class RawClient:
                 manifest=manifest_message(MANIFEST),
                 num_train_examples=num_train_examples,
                 unsupported_scopes=unsupported_scopes or {},
+                instance=instance,
             ),
             timeout=CALL,
         )

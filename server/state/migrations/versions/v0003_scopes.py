@@ -17,7 +17,11 @@ _NUMBER: Final[dict[str, Any]] = {"nullable": False, "server_default": "0"}
 def upgrade() -> None:
     """Every request so far forgets one client."""
     nothing: dict[str, Any] = {"nullable": False, "server_default": "{}"}
-    _with_defaults("clients", sa.Column("unsupported_scopes", sa.JSON, **nothing))
+    _with_defaults(
+        "clients",
+        sa.Column("unsupported_scopes", sa.JSON, **nothing),
+        sa.Column("instance", sa.String(64), **_TEXT),
+    )
     _with_defaults(
         "jobs",
         sa.Column("assurance", sa.String(16), nullable=False, server_default="behaviour"),
