@@ -34,7 +34,7 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFedera
     with LocalFederation(folder, server_flags=FLAGS) as found:
         found.start_server()
         for index in range(3):
-            found.start_client(index)
+            found.start_client(index, "client_test=50")
         found.await_connected(3)
         found.train(1)
         found.unlearn("c0", "forget-c0", max_rounds=2, min_rounds=1)
