@@ -81,13 +81,14 @@ class Eyes:
         """Looks at a model, uint8 of shape [nbytes]."""
         groups = await self._through_clients(flat)
         sight = await self._through_server(flat)
+        held = SampleGroup.FORGOTTEN in groups
         if any(group not in groups for group in _PAIR):
             for group in _PAIR:
                 groups.pop(group, None)
             add_to(groups, sight.probed)
         add_to(groups, sight.tested)
         figures = {**figures_of(groups, seed=self.federation.defaults.seed), **sight.figures}
-        self.missing = self._missing(groups)
+        self.missing = self._missing(groups, held=held)
         return View(groups, figures)
 
     def uncovered(self) -> list[str]:
@@ -148,11 +149,11 @@ class Eyes:
                     self.answered.discard(answer.client)
         return groups
 
-    def _missing(self, groups: Mapping[SampleGroup, LossProfile]) -> str:
+    def _missing(self, groups: Mapping[SampleGroup, LossProfile], *, held: bool) -> str:
         if all(group in groups for group in _PAIR):
             return ""
         why = ""
-        if SampleGroup.FORGOTTEN in groups:
+        if held or SampleGroup.FORGOTTEN in groups:
             why = "there are no unseen samples to compare the forgotten ones with"
         else:
             holders = holders_of(self.scopes, self.federation.eligible())

@@ -16,7 +16,7 @@ from fednot.audit_chain import check
 from fednot.cli.auditing import entry_of
 from fednot.errors import Reason
 from fednot.identity.subject import Role
-from fednot.receipt import Receipt, verified
+from fednot.receipt import Receipt, page_of, verified
 from fednot.v1 import audit_pb2, deletion_pb2, receipt_pb2
 from server.receipts.key_files import KEY_FILE
 from server.state.commits import Commit
@@ -34,7 +34,7 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFedera
     with LocalFederation(folder, server_flags=FLAGS) as found:
         found.start_server()
         for index in range(3):
-            found.start_client(index)
+            found.start_client(index, "client_test=50")
         found.await_connected(3)
         found.train(1)
         found.unlearn("c0", "forget-c0", max_rounds=2, min_rounds=1)
@@ -93,6 +93,25 @@ def test_it_states_what_the_server_did(federation: LocalFederation) -> None:
     assert len(receipt.client_caches) + receipt.clients_unacknowledged == 3
     curve = [(point.round, point.version) for point in receipt.chosen.rounds]
     assert curve == [(each.round, each.version) for each in job.attempts[-1].rounds]
+
+
+def test_it_states_the_verdicts_with_what_they_rest_on(federation: LocalFederation) -> None:
+    receipt = checked(federation)
+    told = receipt.chosen.verification
+    found = federation.deletion("forget-c0").job.attempts[-1].verification
+    assert told is not None
+    for stated, verdict, reason in (
+        (receipt.behaviour, found.behaviour, found.behaviour_reason),
+        (receipt.depth, found.depth, found.depth_reason),
+    ):
+        name = deletion_pb2.Verdict.Name(verdict).removeprefix("VERDICT_")
+        assert stated.verdict.upper().replace("-", "_") == name
+        assert stated.reason == reason
+    assert told.forgotten_losses is not None, "c0 holds its data and evaluates it once more"
+    assert told.unseen_losses is not None
+    assert sum(told.forgotten_losses.counts) > told.forgotten_losses.correct
+    assert len(told.findings) == len(found.findings)
+    assert "Losses of" in page_of(receipt)
 
 
 def _start(attempt: object) -> object:

@@ -92,6 +92,18 @@ async def test_what_the_target_still_holds_is_compared_with_unseen_samples(
     assert counted in exposed
 
 
+async def test_a_target_without_unseen_samples_is_not_said_to_be_gone(tmp_path: Path) -> None:
+    bare = {f"c{index}": SmallDigits(str(index), client_test="no") for index in range(3)}
+    defaults = Defaults(verification=SOON)
+    async with in_process(tmp_path, SmallDigits(), bare, defaults) as federation:
+        await federation.train(1)
+        deletion = await federation.forget("c0", policy=POLICY)
+    found = deletion.job.attempts[0].verification
+    assert found is not None
+    assert found.behaviour.verdict is Verdict.NOT_POSSIBLE
+    assert found.behaviour.reason.startswith("there are no unseen samples to compare")
+
+
 async def test_with_the_target_gone_and_no_probe_there_is_no_verdict(
     tmp_path: Path, tasks: Mapping[str, SmallDigits]
 ) -> None:
