@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 from support.in_process import InProcessFederation, in_process
 from support.small_digits import CLIENT_SIZE, TEST_SIZE, SmallDigits
 
@@ -32,7 +34,7 @@ from server.records import (
     VersionOrigin,
 )
 from server.rounds import Rounds
-from server.state import schema, version_rows
+from server.state import job_rows, schema, version_rows
 from server.verification.verdicts import GONE
 from server.verification.verifier import Verifier
 
@@ -205,6 +207,32 @@ async def test_a_deep_job_keeps_its_best_attempt_and_shouts_that_it_failed(
     assert current.generation > made.generation + 1, "no update of the second attempt may count"
     shouted = [record.message for record in caplog.records if record.levelno == logging.ERROR]
     assert len([text for text in shouted if "FAIL" in text]) == 4
+
+
+async def test_a_deep_job_out_of_time_keeps_what_it_has(
+    tmp_path: Path, tasks: Mapping[str, SmallDigits]
+) -> None:
+    """The deadline passes in the recovery of the second attempt."""
+    defaults = Defaults(verification=ALWAYS_FAILS, ladder=("first*2", "all-but-last*500"))
+    probes = with_probe(tmp_path)
+    async with in_process(tmp_path, SmallDigits(), tasks, defaults, probes) as federation:
+        await federation.train(1)
+        running = federation.forget("c0", policy=POLICY, assurance=Assurance.DEEP)
+        forgetting = asyncio.create_task(running)
+        for _ in range(1000):
+            if await federation.federation.database.read(second_attempt_recovers):
+                break
+            await asyncio.sleep(0.05)
+        federation.federation.defaults = replace(defaults, job_deadline=0.01)
+        job = (await forgetting).job
+    assert (job.phase, job.chosen_attempt) == (JobPhase.COMPLETED, 1)
+    assert job.attempts[1].outcome is AttemptOutcome.ABANDONED
+    assert job.attempts[1].verification is None
+
+
+def second_attempt_recovers(connection: Connection) -> bool:
+    (job,) = job_rows.open_jobs(connection) or (None,)
+    return job is not None and len(job.attempts) == 2 and len(job.attempts[1].rounds) > 0
 
 
 async def test_samples_and_a_class_are_looked_at_where_they_are(

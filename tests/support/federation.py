@@ -28,6 +28,8 @@ from server.failpoints import ARMED
 ROOT = Path(__file__).resolve().parents[2]
 TASK = f"{ROOT / 'tests' / 'support' / 'small_digits.py'}:SmallDigits"
 CALL = 20.0
+PATIENCE = ("--verification-wait", "15")
+"""How long a deletion waits for the client that it forgets, which is gone in many tests."""
 OPERATOR = (Role.OPERATOR, "olga")
 OFFICER = (Role.OFFICER, "dora")
 ENDED = (
@@ -93,7 +95,7 @@ class LocalFederation:
         self.port = free_port()
         self.http_port = free_port()
         self.server_environment = dict(server_environment or {})
-        self._flags = (*(("--task", TASK) if task else ()), *server_flags)
+        self._flags = (*(("--task", TASK) if task else ()), *PATIENCE, *server_flags)
         self._processes: dict[str, Forked] = {}
         self._made = None if insecure else Identities(folder)
         self._signs = signs

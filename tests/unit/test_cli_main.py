@@ -229,7 +229,13 @@ def test_demo_passes_its_options(demo: ModuleType, tmp_path: Path) -> None:
 
     demo.run_demo = run_demo  # type: ignore[attr-defined]
     result = run("demo", "--rounds", "3", "--out", str(tmp_path), "--format", "json")
-    assert asked == {"seed": 0, "rounds": 3, "clients": 5, "out": tmp_path}
+    assert asked == {
+        "seed": 0,
+        "rounds": 3,
+        "clients": 5,
+        "assurance": "behaviour",
+        "out": tmp_path,
+    }
     assert json.loads(result.stdout)["exit_code"] == 0
     assert "accuracy 0.9" in result.stderr
     assert run("demo").stdout == "accuracy 0.9\n"
