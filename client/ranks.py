@@ -14,12 +14,15 @@ import torch
 from client.device import DeviceError, choose
 from client.settings import PROGRAM, ClientSettings
 from fednot.distributed import Led, RankLostError, Ranks, follow, world_size
+from fednot.flower import FlowerTask
+from fednot.loop import Script
 from fednot.settings import USAGE_ERROR
 from fednot.task import SampleDataset, Task
 from fednot.task_loading import TaskLoadError, calling, load_task
 
 FAILED: Final = 1
 REPORT_SECONDS: Final = 2.0
+SCRIPT_SECONDS: Final = 5.0
 
 _log = logging.getLogger("client")
 lost: Final = threading.Event()
@@ -29,10 +32,14 @@ lost: Final = threading.Event()
 def shared(task: Task, train_data: SampleDataset, device: torch.device) -> Task:
     """A Task that trains on every rank that torchrun started; the Task itself without torchrun.
 
-    Raises RankLostError if the ranks do not come together.
+    Raises RankLostError if the ranks do not come together, and TaskLoadError for a Task that
+    cannot be shared out, or whose samples share ids.
     """
     if world_size() == 1:
         return task
+    _check_shareable(task)
+    if len({train_data.sample_id(i) for i in range(len(train_data))}) < len(train_data):
+        raise TaskLoadError("two training samples have the same id; each needs its own")
     return Led(task, Ranks.joined(device), train_data, _end_soon)
 
 
@@ -50,6 +57,7 @@ def followed(settings: ClientSettings) -> int:
         device = choose(device_of_rank(settings.device))
         with calling(settings.task):
             task = load_task(settings.task, settings.task_arg)
+        _check_shareable(task)
         ranks = Ranks.joined(device)
     except (TaskLoadError, DeviceError, RankLostError) as error:
         sys.stderr.write(f"{PROGRAM}: {error}\n")
@@ -64,9 +72,16 @@ def followed(settings: ClientSettings) -> int:
 
 
 def dismiss(task: Task) -> None:
-    """Ends the ranks that follow this one, if any do."""
+    """Ends what trains beside this thread: the ranks that follow, or a script's loop."""
     if isinstance(task, Led):
         task.dismiss()
+    if isinstance(task, Script) and not task.end(SCRIPT_SECONDS):
+        _log.warning("the script did not come to its end in %g s", SCRIPT_SECONDS)
+
+
+def _check_shareable(task: Task) -> None:
+    if isinstance(task, Script | FlowerTask):
+        raise TaskLoadError("a script or a Flower client trains in one process, without torchrun")
 
 
 def _end_soon() -> None:

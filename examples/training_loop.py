@@ -30,3 +30,4 @@ with fednot.loop.join(model, train_data=shard(digits, part)) as federation:
             loss.backward()
             optimiser.step()
         work.send(num_examples=len(work.data), metrics={"loss": float(loss.detach())})
+print("the loop has ended, since the client stops", flush=True)

@@ -157,7 +157,13 @@ def _is_client(found: object) -> bool:
 
 
 def _arrays_of(model: nn.Module) -> Arrays:
-    return [tensor.detach().cpu().numpy().copy() for tensor in model.state_dict().values()]
+    state = model.state_dict()
+    for name, tensor in state.items():
+        if tensor.dtype is torch.bfloat16:
+            raise FlowerError(
+                f"{name} is bfloat16, which numpy has not; give Flower a float32 model"
+            )
+    return [tensor.detach().cpu().numpy().copy() for tensor in state.values()]
 
 
 def _load(model: nn.Module, arrays: Sequence[NDArray[Any]]) -> None:
@@ -173,7 +179,11 @@ def _load(model: nn.Module, arrays: Sequence[NDArray[Any]]) -> None:
             raise FlowerError(
                 f"fit gave {name} the shape {list(found.shape)}; the model has {list(tensor.shape)}"
             )
-        tensor.copy_(torch.from_numpy(np.ascontiguousarray(found)))
+        if (
+            found.dtype.kind == "f"
+        ) != tensor.dtype.is_floating_point or found.dtype.kind not in "fiub":
+            raise FlowerError(f"fit gave {name} as {found.dtype}; the model has {tensor.dtype}")
+        tensor.copy_(torch.from_numpy(found.copy()))
 
 
 def _three(given: object, name: str) -> tuple[Any, Any, Any]:

@@ -13,6 +13,7 @@ with its model and its data and then gets one piece of work after another::
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import queue
 import runpy
@@ -133,7 +134,8 @@ class Federation:
 
     def end(self) -> None:
         """Ends the script's loop once it asks for more work."""
-        self._waiting.put(None)
+        with contextlib.suppress(queue.Full):  # it has work, or was told already
+            self._waiting.put_nowait(None)
 
 
 def join(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,4 +58,6 @@ def test_a_script_receives_trains_and_sends(federation: LocalFederation) -> None
     ended = federation.rounds()[-1]
     assert len(ended.cohort) == 2
     assert not ended.missing
+    federation.kill("c0", signal.SIGTERM)
+    assert "the loop has ended" in federation.whole_log("c0")
     assert ended.metrics["accuracy"] > 0.5

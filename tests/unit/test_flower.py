@@ -56,6 +56,34 @@ def test_it_trains_with_the_parameters_and_the_config_that_flower_expects() -> N
         assert torch.allclose(tensor, before[name] + 4)
 
 
+class Returns(NumPyClient):
+    """Gives the parameters back as it got them."""
+
+    def fit(self, parameters: Any, config: Any) -> Any:
+        return parameters, 1, {}
+
+    def evaluate(self, parameters: Any, config: Any) -> Any:
+        return 0.0, 1, {}
+
+
+def test_a_model_with_batch_norm_comes_back_as_it_was() -> None:
+    """`num_batches_tracked` is a number without a shape."""
+    task = flower.task(Returns(), build_model=lambda: torch.nn.BatchNorm1d(2), num_train_examples=1)
+    model = task.build_model()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    task.train(model, task.train_data(), TrainContext(CPU, seed=0, round=1))
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+def test_a_dtype_that_numpy_has_not_is_said() -> None:
+    task = flower.task(
+        Returns(), build_model=lambda: build().to(torch.bfloat16), num_train_examples=1
+    )
+    with pytest.raises(FlowerError, match="bfloat16"):
+        task.train(task.build_model(), task.train_data(), TrainContext(CPU, seed=0, round=1))
+
+
 def test_it_evaluates() -> None:
     task, model = task_of(Adds(), num_test_examples=3), build()
     torch.nn.init.ones_(model.get_parameter("weight"))
@@ -96,6 +124,7 @@ def test_a_client_is_made_at_its_first_use() -> None:
         (([np.zeros((1, 2))], 5, {}), "1 arrays and the model has 2 tensors"),
         (([np.zeros((2, 1)), np.zeros(1)], 5, {}), r"weight the shape \[2, 1\].*has \[1, 2\]"),
         (([np.zeros((1, 2)), np.zeros(1)], 0, {}), "must say at least 1"),
+        (([np.zeros((1, 2), int), np.zeros(1)], 5, {}), "weight as int64; the model has .*float32"),
         (([np.zeros((1, 2)), np.zeros(1)], 5), "three things"),
     ],
 )
