@@ -36,7 +36,7 @@ def test_a_flower_client_trains_and_is_forgotten_but_not_its_samples(
     for index in range(3):
         start(federation, index, FLOWER, f"part={index}", "parts=10")
     federation.await_connected(3)
-    run = federation.train(2)
+    run = federation.train(5)
     assert run.state == operator_pb2.RUN_STATE_COMPLETED
     assert federation.rounds()[-1].metrics["accuracy"] > 0.5
     scope = deletion_pb2.Scope(samples=deletion_pb2.SampleScope(client="c0", subject="one"))
