@@ -1,0 +1,1 @@
+"""The paper's study on the product's own coordinator; nothing imports it."""
