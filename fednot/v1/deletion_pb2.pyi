@@ -238,7 +238,8 @@ class SampleScope(_message.Message):
     """The client that holds them. A client that asks may leave it empty, and must not name another."""
     subject: _builtins.str
     """Those of a person, by the key that the client's Task resolves (samples_of); the client confirms
-    before the negation starts. What the server keeps of the key is erased then.
+    before the negation starts. The server erases the key from its state then; its ledger of
+    deletions keeps it, so let it be a pseudonym (docs/decisions/0018).
     """
     @_builtins.property
     def barred(self) -> Global___SampleDigest:
