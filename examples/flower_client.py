@@ -16,7 +16,8 @@ class DigitsClient(NumPyClient):
     def __init__(self, part: int, parts: int):
         self.model = build_model()
         digits = mnist5k()
-        self.inputs, self.labels = digits.inputs[part::parts], digits.targets[part::parts]
+        order = torch.randperm(5000, generator=torch.Generator().manual_seed(0))[part::parts]
+        self.inputs, self.labels = digits.inputs[order], digits.targets[order]
 
     def get_parameters(self, config):
         return [tensor.cpu().numpy() for tensor in self.model.state_dict().values()]

@@ -26,7 +26,8 @@ class Stored(LocalFederation):
 
     def __init__(self, folder: Path) -> None:
         self.ledger = folder / "elsewhere" / "ledger.jsonl"
-        super().__init__(folder, server_flags=("--ledger", str(self.ledger)))
+        flags = ("--ledger", str(self.ledger), "--keep-versions", "25")
+        super().__init__(folder, server_flags=flags)
 
     def lose(self) -> None:
         """Ends the server for good; its state is out of reach, and an empty one takes its place."""

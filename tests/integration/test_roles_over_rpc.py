@@ -27,6 +27,7 @@ from fednot.v1 import (
     federation_pb2,
     identity_pb2,
     operator_pb2,
+    receipt_pb2,
 )
 
 CLIENT, OFFICER, OPERATOR, AUDITOR = Role.CLIENT, Role.OFFICER, Role.OPERATOR, Role.AUDITOR
@@ -42,6 +43,8 @@ MAY: dict[str, set[Role]] = {
     "fednot.v1.FederationService/ReportEvaluation": {CLIENT},
     "fednot.v1.FederationService/ReportFailure": {CLIENT},
     "fednot.v1.FederationService/ReportDestruction": {CLIENT},
+    "fednot.v1.FederationService/ReportForgetting": {CLIENT},
+    "fednot.v1.FederationService/ReportProfile": {CLIENT},
     "fednot.v1.FederationService/Heartbeat": {CLIENT},
     "fednot.v1.FederationService/Leave": {CLIENT},
     "fednot.v1.DeletionService/Unlearn": {CLIENT, OFFICER},
@@ -61,6 +64,9 @@ MAY: dict[str, set[Role]] = {
     "fednot.v1.ApprovalService/ListApprovals": {OFFICER, OPERATOR, AUDITOR},
     "fednot.v1.ApprovalService/Approve": {OFFICER},
     "fednot.v1.ApprovalService/Refuse": {OFFICER},
+    "fednot.v1.ReceiptService/GetReceipt": HOLDERS,
+    "fednot.v1.ReceiptService/ListReceiptKeys": HOLDERS,
+    "fednot.v1.ReceiptService/RotateReceiptKey": {OPERATOR},
     "fednot.v1.AuditService/ListAuditEntries": {OFFICER, AUDITOR},
     "fednot.v1.AuditService/DestroyPseudonym": {OFFICER},
     "fednot.v1.IdentityService/GetIdentity": HOLDERS,
@@ -84,7 +90,10 @@ WHO |= {Reason.WRONG_ROLE}
 
 def methods() -> dict[str, MethodDescriptor]:
     """Every method of fednot's services by its name, and of the public ones those in the table."""
-    files = (approval_pb2, audit_pb2, deletion_pb2, federation_pb2, identity_pb2, operator_pb2)
+    files = (
+        *(approval_pb2, audit_pb2, deletion_pb2, federation_pb2),
+        *(identity_pb2, operator_pb2, receipt_pb2),
+    )
     found = {
         f"{service.full_name}/{method.name}": method
         for file in (*files, health_pb2, reflection_pb2)

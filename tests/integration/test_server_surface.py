@@ -104,7 +104,10 @@ def test_health_and_metrics_are_served_over_http(federation: LocalFederation) ->
 
 
 def test_metrics_tell_of_the_training_and_the_deletion(federation: LocalFederation) -> None:
-    """Two training rounds of three updates each, one recovery round of two."""
+    """Two training rounds of three updates each, one recovery round of two.
+
+    Verification has the three look at the recovered model, of which each fetches one.
+    """
     current = federation.status().current
     expected = {
         'fednot_rounds_total{outcome="completed",phase="training"}': 2,
@@ -115,7 +118,7 @@ def test_metrics_tell_of_the_training_and_the_deletion(federation: LocalFederati
         'fednot_updates_total{outcome="accepted"}': 8,
         'fednot_updates_total{outcome="refused"}': 0,
         'fednot_updates_total{outcome="missing"}': 0,
-        'fednot_transfer_bytes_total{direction="sent"}': 8 * MANIFEST.nbytes,
+        'fednot_transfer_bytes_total{direction="sent"}': (8 + 3) * MANIFEST.nbytes,
         'fednot_transfer_bytes_total{direction="received"}': 8 * MANIFEST.nbytes,
         'fednot_clients{state="idle"}': 2,
         'fednot_clients{state="barred"}': 1,
