@@ -31,7 +31,6 @@ class Fences:
             raise FednotError(
                 Reason.CLIENT_BARRED, bar.message, metadata={"request_id": bar.request_id}
             )
-
         if client in self._owing:
             raise FednotError(
                 Reason.CLIENT_BARRED,

@@ -28,7 +28,7 @@ from server.failpoints import ARMED
 ROOT = Path(__file__).resolve().parents[2]
 TASK = f"{ROOT / 'tests' / 'support' / 'small_digits.py'}:SmallDigits"
 CALL = 20.0
-PATIENCE = ("--verification-wait", "15")
+PATIENCE = ("--verification-wait", "5")
 """How long a deletion waits for the client that it forgets, which is gone in many tests."""
 OPERATOR = (Role.OPERATOR, "olga")
 OFFICER = (Role.OFFICER, "dora")
