@@ -13,6 +13,8 @@ from fednot import model_file
 from fednot.v1 import deletion_pb2, operator_pb2
 from server.state.model_store import name_of, sha256_of
 
+pytestmark = pytest.mark.long
+
 STATE_ERROR = 3
 KILLED = -9
 
