@@ -24,6 +24,7 @@ TASK = f"{ROOT / 'tests' / 'support' / 'digits_to_forget.py'}:DigitsToForget"
 CLIENTS = 5
 ROUNDS = 12
 EPOCHS = 2
+RECOVERY = 6
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]
 
@@ -76,8 +77,15 @@ class Digits:
         kept = targets != digit
         return float((answers[kept] == targets[kept]).double().mean())
 
-    def ask(self, request_id: str, scope: deletion_pb2.Scope, method: str = "") -> None:
-        request = deletion_pb2.UnlearnRequest(request_id=request_id, scope=scope, method=method)
+    def ask(
+        self, request_id: str, scope: deletion_pb2.Scope, method: str = "", **recovery: int
+    ) -> None:
+        request = deletion_pb2.UnlearnRequest(
+            request_id=request_id,
+            scope=scope,
+            method=method,
+            recovery=deletion_pb2.RecoveryPolicy(**recovery),
+        )
         self.local.deletions.Unlearn(request, timeout=CALL)
 
 
@@ -138,12 +146,15 @@ def test_mislabelled_samples_are_forgotten_as_by_retraining(
 
 
 def test_a_class_is_forgotten_and_a_later_client_does_not_bring_it_back(clean: Digits) -> None:
+    """Its accuracy falls from round to round; after two, where the rest has recovered, 0.07 were
+    seen.
+    """
     local = clean.local
     clean.start()
     clean.train(ROUNDS)
     rest = clean.accuracy_without(WITHDRAWN)
     assert clean.share(WITHDRAWN, WITHDRAWN) >= 0.9
-    clean.ask("no-sevens", deletion_pb2.Scope(class_label=WITHDRAWN))
+    clean.ask("no-sevens", deletion_pb2.Scope(class_label=WITHDRAWN), min_rounds=RECOVERY)
     found = local.await_job("no-sevens", 200)
     assert found.job.phase == deletion_pb2.JOB_PHASE_COMPLETED, found.job.failure
     assert clean.share(WITHDRAWN, WITHDRAWN) < 0.05
