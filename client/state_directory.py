@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import uuid
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from fednot.locked_directory import DirectoryInUseError, LockedDirectory
+from fednot.whole_file import write_whole
 
 IDENTITY_FILE: Final = "identity.json"
 
@@ -69,7 +69,7 @@ class StateDirectory:
             return
         now = datetime.now(UTC).isoformat(timespec="seconds")
         identity = Identity(name, known.first_joined if known else now, self.instance)
-        _write_atomically(self.path / IDENTITY_FILE, json.dumps(asdict(identity)) + "\n")
+        write_whole(self.path / IDENTITY_FILE, json.dumps(asdict(identity)) + "\n")
         self.identity = identity
 
     def close(self) -> None:
@@ -94,18 +94,3 @@ def _read_for(path: Path, name: str) -> Identity | None:
             "give each client its own --state-dir"
         )
     return identity
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    draft = path.with_suffix(".draft")
-    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

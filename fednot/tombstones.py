@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-import os
 import secrets
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from fednot.identity.locking import holding
+from fednot.whole_file import write_whole
 
 TOMBSTONES_FILE: Final = "tombstones.json"
 LOCK_FILE: Final = "tombstones.lock"
@@ -237,18 +237,7 @@ class Tombstones:
             ) from error
 
     def _write(self, book: Book) -> None:
-        draft = self.path.with_suffix(".draft")
-        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(_document(book), file)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(self.path)
-        directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        write_whole(self.path, json.dumps(_document(book)))
 
 
 @dataclass(frozen=True)
