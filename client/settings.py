@@ -52,6 +52,22 @@ class ClientSettings(Settings):
         default="none",
         description="encoding of updates, if the server allows it: none, bf16, fp16, int8 or topk",
     )
+    secure_aggregation: Literal["auto", "require"] = Field(
+        default="auto",
+        description="auto: mask updates if the server asks for it; require: send no other",
+    )
+    dp_noise: float = Field(
+        default=0.0, ge=0, description="noise multiplier of DP-SGD; 0 trains without noise"
+    )
+    dp_clip: float = Field(
+        default=1.0, gt=0, description="L2 norm to which DP-SGD clips each sample's gradient"
+    )
+    dp_delta: float = Field(
+        default=1e-5, gt=0, lt=1, description="delta of the differential privacy that is reported"
+    )
+    dp_epsilon: float = Field(
+        default=0.0, ge=0, description="epsilon at which this client stops training; 0 for never"
+    )
     data_channel: Literal["auto", "never"] = Field(
         default="auto", description="auto: the server's data channel if it has one; never: gRPC"
     )

@@ -85,6 +85,13 @@ class Reason(StrEnum):
     SLOW_SENDER = auto()
     UPLOAD_REPLACED = auto()
     SERVER_BUSY = auto()
+    TOO_MANY_REQUESTS = auto()
+    TOO_MANY_CONNECTIONS = auto()
+    MANIFEST_TOO_LARGE = auto()
+    UPDATE_TOO_LARGE = auto()
+    MASKING_REQUIRED = auto()
+    MASKING_FAILED = auto()
+    PRIVACY_SPENT = auto()
     SHUTTING_DOWN = auto()
     INVALID_IDENTITY = auto()
     NO_CERTIFICATE = auto()
@@ -210,6 +217,27 @@ CATALOGUE: Final[dict[Reason, Entry]] = {
     ),
     Reason.SERVER_BUSY: Entry(
         Code.RESOURCE_EXHAUSTED, "Send it again after the time that RetryInfo says."
+    ),
+    Reason.TOO_MANY_REQUESTS: Entry(
+        Code.RESOURCE_EXHAUSTED, "Ask less often; the time that RetryInfo says is enough."
+    ),
+    Reason.TOO_MANY_CONNECTIONS: Entry(
+        Code.RESOURCE_EXHAUSTED, "Close connections that are not used, and dial one at a time."
+    ),
+    Reason.MANIFEST_TOO_LARGE: Entry(
+        _INVALID, "Take a model of fewer tensors, or raise --max-tensors on the server."
+    ),
+    Reason.UPDATE_TOO_LARGE: Entry(
+        _INVALID, "Take a smaller encoding (--codec), or raise --max-update on the server."
+    ),
+    Reason.MASKING_REQUIRED: Entry(
+        _STATE, "Update the client: this server takes masked updates only."
+    ),
+    Reason.MASKING_FAILED: Entry(
+        Code.ABORTED, "Drop the masked update and poll again; the next round masks anew."
+    ),
+    Reason.PRIVACY_SPENT: Entry(
+        _STATE, "Raise --dp-epsilon, or let the client take no further part in training."
     ),
     Reason.SHUTTING_DOWN: Entry(Code.UNAVAILABLE, "Reconnect after a short wait."),
     Reason.INVALID_IDENTITY: Entry(

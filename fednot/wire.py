@@ -29,6 +29,7 @@ _CODECS: Final = {
     "fp16": model_pb2.UPDATE_CODEC_FP16,
     "int8": model_pb2.UPDATE_CODEC_INT8,
     "topk": model_pb2.UPDATE_CODEC_TOP_K,
+    "masked": model_pb2.UPDATE_CODEC_MASKED,
 }
 _CODEC_NAMES: Final = {value: name for name, value in _CODECS.items()}
 

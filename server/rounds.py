@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 import random
 import time
 from collections.abc import Mapping
-from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 import torch
 from sqlalchemy import Connection
 
-from fednot.errors import FednotError
-from server.aggregation import RunningAverage
 from server.blocks import Block
-from server.cohorts.cohort import Answer, Update, WorkKind, WorkPlan
-from server.evaluation import WeightedMeans, finite, score_by_clients
+from server.cohorts.cohort import WorkKind, WorkPlan
+from server.evaluation import finite, score_by_clients
 from server.federation import Federation
 from server.global_model import Draft, Step
 from server.interruption import WorkInterruptedError
@@ -28,7 +24,6 @@ from server.records import (
     RoundOutcome,
     RoundPhase,
     RoundPolicy,
-    RoundProgress,
     Scores,
     Version,
     VersionOrigin,
@@ -40,6 +35,7 @@ from server.state import client_rows, round_rows
 from server.state.commits import Commit
 from server.state.database import StateUnavailableError
 from server.state.fencing import FencedError
+from server.summing import Sum, Summing
 
 log = logging.getLogger("server.rounds")
 
@@ -87,13 +83,6 @@ class Trial:
     client_wait: float
 
 
-@dataclass(frozen=True)
-class _Sum:
-    model: Block | None
-    missing: Mapping[str, str]
-    metrics: Scores
-
-
 def missing_text(ended: Round) -> str:
     """Whose update did not count in a round, and why, in a sentence; "" if everyone's did."""
     found = "; ".join(f"{name}: {why}" for name, why in ended.missing.items())
@@ -113,6 +102,7 @@ class Rounds:
 
     def __init__(self, federation: Federation) -> None:
         self._federation = federation
+        self._summing = Summing(federation)
 
     async def gather(self, minimum: int, wait: float, purpose: str) -> tuple[str, ...]:
         """Waits until enough clients are there, at most `wait` seconds, saying for whom.
@@ -170,7 +160,7 @@ class Rounds:
             config=trial.config,
         )
         try:
-            summed = await self._sum(plan, model, trial.quorum)
+            summed = await self._summing.sum(plan, model, trial.quorum)
         finally:
             federation.shows(None)
         if summed.model is None:
@@ -276,7 +266,7 @@ class Rounds:
     ) -> Round:
         federation = self._federation
         base = federation.model.current
-        summing = self._sum(
+        summing = self._summing.sum(
             self._plan(order, begun, base, resumed=resumed),
             federation.model.block,
             order.policy.quorum,
@@ -330,51 +320,7 @@ class Rounds:
             resumed=resumed,
         )
 
-    async def _sum(self, plan: WorkPlan, given: Block, quorum: float) -> _Sum:
-        federation = self._federation
-        average = await asyncio.to_thread(
-            RunningAverage,
-            federation.model.manifest,
-            memory=federation.memory,
-            precision=federation.defaults.accumulator,
-        )
-        trained = WeightedMeans()
-        progress = RoundProgress(plan.round, plan.phase, plan.clients)
-        missing: dict[str, str] = {}
-        federation.shows(progress)
-        async with aclosing(federation.cohort.work(plan)) as answers:
-            async for answer in answers:
-                refusal = await self._add(average, answer)
-                if refusal is None:
-                    trained.add(answer)
-                    progress = replace(progress, accepted=(*progress.accepted, answer.client))
-                else:
-                    progress = replace(progress, failed=(*progress.failed, answer.client))
-                    missing[answer.client] = refusal
-                federation.shows(progress)
-        if len(progress.accepted) < max(1, math.ceil(quorum * len(plan.clients))):
-            return _Sum(None, missing, {})
-        try:
-            model = await asyncio.to_thread(average.applied_to, given)
-        except FednotError as overflow:
-            return _Sum(None, missing | dict.fromkeys(progress.accepted, overflow.message), {})
-        return _Sum(model, missing, {f"train_{key}": x for key, x in trained.means().items()})
-
-    async def _add(self, average: RunningAverage, answer: Answer) -> str | None:
-        updates = self._federation.metrics.updates
-        if not isinstance(answer, Update):
-            updates.labels("missing").inc()
-            return getattr(answer, "reason", "it evaluated instead of training")
-        try:
-            await asyncio.to_thread(average.add, answer.payload, answer.num_examples, answer.codec)
-        except FednotError as refusal:
-            answer.settle(refusal)
-            return f"{refusal.reason}: {refusal.message}"
-        answer.settle(None)
-        updates.labels("accepted").inc()
-        return None
-
-    async def _without_result(self, begun: Round, summed: _Sum, outcome: RoundOutcome) -> Round:
+    async def _without_result(self, begun: Round, summed: Sum, outcome: RoundOutcome) -> Round:
         ended = replace(begun, outcome=outcome, missing=summed.missing, ended_at=time.time())
         await self._federation.database.write(
             Commit.ROUND_FAILED, lambda c: round_rows.end_round(c, ended)

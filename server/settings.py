@@ -192,6 +192,28 @@ class ServerSettings(StateSettings):
     accumulator: Literal["float32", "float64"] = Field(
         "float32", description="precision of the sum; float64 does not depend on arrival order"
     )
+    aggregation: Literal["mean", "median", "trimmed-mean", "multi-krum"] = Field(
+        "mean",
+        description="rule for the updates of a round: mean, median, trimmed-mean, multi-krum",
+    )
+    recovery_aggregation: Literal["", "mean", "median", "trimmed-mean", "multi-krum"] = Field(
+        "", description="rule of recovery rounds; empty for that of --aggregation"
+    )
+    byzantine_clients: int = Field(
+        1, ge=1, description="hostile clients a round that trimmed-mean and multi-krum withstand"
+    )
+    clip_norm: float = Field(
+        0.0, ge=0, description="L2 norm to which larger updates are scaled down; 0 for none"
+    )
+    secure_aggregation: bool = Field(
+        False, description="see only the sum of a round's updates, which clients mask"
+    )
+    mask_range: float = Field(
+        16.0, gt=0, description="largest magnitude of an element of a masked update"
+    )
+    mask_wait: float = Field(
+        30.0, gt=0, description="seconds that each step of masking waits for its clients"
+    )
     codecs: tuple[str, ...] = Field(
         NAMES, description="encodings of updates that clients may choose, may be repeated"
     )
@@ -200,6 +222,35 @@ class ServerSettings(StateSettings):
     )
     data_address: str = Field(
         "", description="HOST:PORT of the data channel, usual port 50053; empty for none"
+    )
+    max_message: ByteSize = Field(
+        ByteSize(4 << 20), ge=64 << 10, description="bytes of a gRPC message at most, as 4MiB"
+    )
+    max_update: ByteSize | None = Field(
+        None, description="bytes of an encoded update at most; empty for what the model needs"
+    )
+    max_tensors: int = Field(100_000, ge=1, description="tensors of a model at most")
+    max_connections: int = Field(
+        2000, ge=1, description="connections to a listener at most; more are closed at once"
+    )
+    connections_per_identity: int = Field(
+        32, ge=1, description="connections of one certificate's name at most"
+    )
+    streams_per_connection: int = Field(
+        100, ge=1, description="calls that one connection may have under way"
+    )
+    requests_per_minute: int = Field(
+        6000, ge=1, description="calls of one identity in a minute at most"
+    )
+    deletions_per_minute: int = Field(
+        60, ge=1, description="calls of one identity in a minute that begin or end a deletion"
+    )
+    joins_per_minute: int = Field(60, ge=1, description="joins of one client in a minute at most")
+    enrolments_per_minute: int = Field(
+        120, ge=1, description="enrolments in a minute at most, whoever asks"
+    )
+    slowest_upload: int = Field(
+        1000, ge=0, description="bytes/s below which an upload is cut after 10 s; 0 for never"
     )
     stop_grace: float = Field(5.0, ge=0, description="seconds that calls get to end at SIGTERM")
     reflection: bool = Field(True, description="serve gRPC reflection")

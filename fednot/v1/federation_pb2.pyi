@@ -308,6 +308,46 @@ class PollWorkRequest(_message.Message):
 Global___PollWorkRequest: _TypeAlias = PollWorkRequest  # noqa: Y015
 
 @_typing.final
+class MaskedRound(_message.Message):
+    """How the updates of a round are masked, so that only their sum can be read."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    THRESHOLD_FIELD_NUMBER: _builtins.int
+    COHORT_FIELD_NUMBER: _builtins.int
+    VALUE_RANGE_FIELD_NUMBER: _builtins.int
+    MOST_EXAMPLES_FIELD_NUMBER: _builtins.int
+    attempt: _builtins.bytes
+    """Names this attempt at masking; a restarted server begins another one for the same work."""
+    threshold: _builtins.int
+    """So many clients must reveal shares to take the masks off, and fewer cannot."""
+    value_range: _builtins.float
+    """The largest magnitude of an element of an update; larger ones are clipped to it."""
+    most_examples: _builtins.int
+    """The largest number of examples that a client of the cohort joined with."""
+    @_builtins.property
+    def cohort(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The clients that were sent the work, by name."""
+
+    def __init__(
+        self,
+        *,
+        attempt: _builtins.bytes = ...,
+        threshold: _builtins.int = ...,
+        cohort: _abc.Iterable[_builtins.str] | None = ...,
+        value_range: _builtins.float = ...,
+        most_examples: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cohort", b"cohort", "most_examples", b"most_examples", "threshold", b"threshold", "value_range", b"value_range"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MaskedRound: _TypeAlias = MaskedRound  # noqa: Y015
+
+@_typing.final
 class TrainWork(_message.Message):
     """Train the version and upload the update."""
 
@@ -321,6 +361,7 @@ class TrainWork(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     CONFIG_FIELD_NUMBER: _builtins.int
     DEADLINE_FIELD_NUMBER: _builtins.int
+    MASKED_FIELD_NUMBER: _builtins.int
     work_id: _builtins.str
     """Names this piece of work in later calls."""
     round: _builtins.int
@@ -341,6 +382,10 @@ class TrainWork(_message.Message):
     def deadline(self) -> _timestamp_pb2.Timestamp:
         """When the round stops waiting, by the server's clock; for people, since clocks differ."""
 
+    @_builtins.property
+    def masked(self) -> Global___MaskedRound:
+        """Set if the update must be masked."""
+
     def __init__(
         self,
         *,
@@ -352,10 +397,11 @@ class TrainWork(_message.Message):
         seed: _builtins.int = ...,
         config: _struct_pb2.Struct | None = ...,
         deadline: _timestamp_pb2.Timestamp | None = ...,
+        masked: Global___MaskedRound | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "deadline", b"deadline"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "deadline", b"deadline", "masked", b"masked"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "deadline", b"deadline", "generation", b"generation", "phase", b"phase", "round", b"round", "seed", b"seed", "version", b"version", "work_id", b"work_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "deadline", b"deadline", "generation", b"generation", "masked", b"masked", "phase", b"phase", "round", b"round", "seed", b"seed", "version", b"version", "work_id", b"work_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1212,6 +1258,40 @@ class ReportProfileResponse(_message.Message):
 Global___ReportProfileResponse: _TypeAlias = ReportProfileResponse  # noqa: Y015
 
 @_typing.final
+class PrivacySpent(_message.Message):
+    """What training under differential privacy has spent so far, over all rounds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EPSILON_FIELD_NUMBER: _builtins.int
+    DELTA_FIELD_NUMBER: _builtins.int
+    EPSILON_LIMIT_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    epsilon: _builtins.float
+    """The epsilon that was spent; a sample's presence changes no outcome's odds by more than e^epsilon."""
+    delta: _builtins.float
+    """The probability with which that may not hold."""
+    epsilon_limit: _builtins.float
+    """The epsilon at which the client stops training; 0 for none."""
+    steps: _builtins.int
+    """How many noisy steps were taken."""
+    def __init__(
+        self,
+        *,
+        epsilon: _builtins.float = ...,
+        delta: _builtins.float = ...,
+        epsilon_limit: _builtins.float = ...,
+        steps: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "epsilon", b"epsilon", "epsilon_limit", b"epsilon_limit", "steps", b"steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PrivacySpent: _TypeAlias = PrivacySpent  # noqa: Y015
+
+@_typing.final
 class HeartbeatRequest(_message.Message):
     """What a client says of itself."""
 
@@ -1221,6 +1301,7 @@ class HeartbeatRequest(_message.Message):
     WORK_ID_FIELD_NUMBER: _builtins.int
     DEVICE_FIELD_NUMBER: _builtins.int
     DEGRADED_FIELD_NUMBER: _builtins.int
+    PRIVACY_FIELD_NUMBER: _builtins.int
     work_id: _builtins.str
     """The work it is at; empty if idle."""
     device: _builtins.str
@@ -1231,6 +1312,10 @@ class HeartbeatRequest(_message.Message):
     def session(self) -> Global___Session:
         """Who is alive."""
 
+    @_builtins.property
+    def privacy(self) -> Global___PrivacySpent:
+        """What its training has spent; not set if it trains without differential privacy."""
+
     def __init__(
         self,
         *,
@@ -1238,10 +1323,11 @@ class HeartbeatRequest(_message.Message):
         work_id: _builtins.str = ...,
         device: _builtins.str = ...,
         degraded: _builtins.bool = ...,
+        privacy: Global___PrivacySpent | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["privacy", b"privacy", "session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["degraded", b"degraded", "device", b"device", "session", b"session", "work_id", b"work_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["degraded", b"degraded", "device", b"device", "privacy", b"privacy", "session", b"session", "work_id", b"work_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -98,6 +98,8 @@ class _UpdateCodecEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UpdateCod
     """Floating-point parameters as int8 with a scale for each tensor, with error feedback."""
     UPDATE_CODEC_TOP_K: _UpdateCodec.ValueType  # 5
     """The largest values of each floating-point parameter, with error feedback."""
+    UPDATE_CODEC_MASKED: _UpdateCodec.ValueType  # 6
+    """Quantised integers under masks that cancel out in the sum: secure aggregation."""
 
 class UpdateCodec(_UpdateCodec, metaclass=_UpdateCodecEnumTypeWrapper):
     """How an update's bytes are encoded; docs/protocol.md has each layout."""
@@ -114,6 +116,8 @@ UPDATE_CODEC_INT8: UpdateCodec.ValueType  # 4
 """Floating-point parameters as int8 with a scale for each tensor, with error feedback."""
 UPDATE_CODEC_TOP_K: UpdateCodec.ValueType  # 5
 """The largest values of each floating-point parameter, with error feedback."""
+UPDATE_CODEC_MASKED: UpdateCodec.ValueType  # 6
+"""Quantised integers under masks that cancel out in the sum: secure aggregation."""
 Global___UpdateCodec: _TypeAlias = UpdateCodec  # noqa: Y015
 
 @_typing.final

@@ -356,6 +356,9 @@ class GetStatusResponse(_message.Message):
     DELETION_FIELD_NUMBER: _builtins.int
     OPEN_DELETIONS_FIELD_NUMBER: _builtins.int
     NOW_FIELD_NUMBER: _builtins.int
+    AGGREGATION_FIELD_NUMBER: _builtins.int
+    SECURE_AGGREGATION_FIELD_NUMBER: _builtins.int
+    PRIVACY_FIELD_NUMBER: _builtins.int
     software_version: _builtins.str
     """The server's software version."""
     waiting_for: _builtins.str
@@ -366,6 +369,10 @@ class GetStatusResponse(_message.Message):
     """Clients that were barred."""
     open_deletions: _builtins.int
     """Deletions whose job has not ended."""
+    aggregation: _builtins.str
+    """How updates are aggregated: "mean", "median", "trimmed-mean" or "multi-krum"."""
+    secure_aggregation: _builtins.bool
+    """True if the server sees only sums of updates."""
     @_builtins.property
     def current(self) -> _model_pb2.Version:
         """The newest version of the global model."""
@@ -390,6 +397,10 @@ class GetStatusResponse(_message.Message):
     def now(self) -> _timestamp_pb2.Timestamp:
         """The server's clock."""
 
+    @_builtins.property
+    def privacy(self) -> _federation_pb2.PrivacySpent:
+        """The most that a connected client has spent; not set if none trains with differential privacy."""
+
     def __init__(
         self,
         *,
@@ -404,10 +415,13 @@ class GetStatusResponse(_message.Message):
         deletion: _deletion_pb2.Deletion | None = ...,
         open_deletions: _builtins.int = ...,
         now: _timestamp_pb2.Timestamp | None = ...,
+        aggregation: _builtins.str = ...,
+        secure_aggregation: _builtins.bool = ...,
+        privacy: _federation_pb2.PrivacySpent | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["current", b"current", "deletion", b"deletion", "now", b"now", "released", b"released", "round", b"round", "run", b"run"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["current", b"current", "deletion", b"deletion", "now", b"now", "privacy", b"privacy", "released", b"released", "round", b"round", "run", b"run"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clients_barred", b"clients_barred", "clients_connected", b"clients_connected", "current", b"current", "deletion", b"deletion", "now", b"now", "open_deletions", b"open_deletions", "released", b"released", "round", b"round", "run", b"run", "software_version", b"software_version", "waiting_for", b"waiting_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aggregation", b"aggregation", "clients_barred", b"clients_barred", "clients_connected", b"clients_connected", "current", b"current", "deletion", b"deletion", "now", b"now", "open_deletions", b"open_deletions", "privacy", b"privacy", "released", b"released", "round", b"round", "run", b"run", "secure_aggregation", b"secure_aggregation", "software_version", b"software_version", "waiting_for", b"waiting_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -419,6 +433,26 @@ class ClientInfo(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class AnomaliesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAME_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     JOINED_AT_FIELD_NUMBER: _builtins.int
@@ -429,6 +463,8 @@ class ClientInfo(_message.Message):
     DEGRADED_FIELD_NUMBER: _builtins.int
     BARRED_BY_FIELD_NUMBER: _builtins.int
     CERTIFICATE_EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    PRIVACY_FIELD_NUMBER: _builtins.int
+    ANOMALIES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name."""
     state: Global___ClientState.ValueType
@@ -455,6 +491,14 @@ class ClientInfo(_message.Message):
     def certificate_expires_at(self) -> _timestamp_pb2.Timestamp:
         """When the certificate ends with which it joined; not set over plaintext, or before it joined."""
 
+    @_builtins.property
+    def privacy(self) -> _federation_pb2.PrivacySpent:
+        """What its training has spent; not set if it trains without differential privacy."""
+
+    @_builtins.property
+    def anomalies(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """How often something was wrong with its updates, by kind, since it first joined."""
+
     def __init__(
         self,
         *,
@@ -468,10 +512,12 @@ class ClientInfo(_message.Message):
         degraded: _builtins.bool = ...,
         barred_by: _builtins.str = ...,
         certificate_expires_at: _timestamp_pb2.Timestamp | None = ...,
+        privacy: _federation_pb2.PrivacySpent | None = ...,
+        anomalies: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["certificate_expires_at", b"certificate_expires_at", "joined_at", b"joined_at", "last_seen_at", b"last_seen_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["certificate_expires_at", b"certificate_expires_at", "joined_at", b"joined_at", "last_seen_at", b"last_seen_at", "privacy", b"privacy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["barred_by", b"barred_by", "certificate_expires_at", b"certificate_expires_at", "degraded", b"degraded", "device", b"device", "joined_at", b"joined_at", "last_seen_at", b"last_seen_at", "name", b"name", "num_test_examples", b"num_test_examples", "num_train_examples", b"num_train_examples", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["anomalies", b"anomalies", "barred_by", b"barred_by", "certificate_expires_at", b"certificate_expires_at", "degraded", b"degraded", "device", b"device", "joined_at", b"joined_at", "last_seen_at", b"last_seen_at", "name", b"name", "num_test_examples", b"num_test_examples", "num_train_examples", b"num_train_examples", "privacy", b"privacy", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

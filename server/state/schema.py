@@ -243,6 +243,15 @@ receipt_keys = Table(
     Column("retired_at", Double),
 )
 
+anomalies = Table(
+    "anomalies",
+    metadata,
+    Column("client", String(63), ForeignKey("clients.name"), primary_key=True),
+    Column("kind", String(32), primary_key=True),
+    Column("count", BigInteger, nullable=False),
+    Column("last_at", Double, nullable=False),
+)
+
 approvals = Table(
     "approvals",
     metadata,
