@@ -28,7 +28,7 @@ def claims(text: str) -> list[tuple[str, list[tuple[str, str]]]]:
     return found
 
 
-def tests_of(path: Path) -> set[str]:
+def named_in(path: Path) -> set[str]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
     return {node.name for node in ast.walk(tree) if isinstance(node, kinds)}
@@ -47,7 +47,7 @@ def test_each_claim_names_tests_that_exist(claim: str, tests: list[tuple[str, st
     for file, name in tests:
         path = ROOT / "tests" / file
         assert path.exists(), path
-        assert name in tests_of(path), f"{file} has no {name}"
+        assert name in named_in(path), f"{file} has no {name}"
 
 
 def test_a_claim_without_a_test_is_seen() -> None:
