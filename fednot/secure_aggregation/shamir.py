@@ -29,18 +29,21 @@ def split(secret: bytes, threshold: int, count: int) -> list[bytes]:
 
 
 def rebuilt(shares: Mapping[int, bytes], threshold: int) -> bytes:
-    """The secret behind shares, by their places; those above the threshold are not looked at.
+    """The secret behind shares, by their places.
 
-    Raises ValueError for too few shares, or such as no secret of 32 bytes has.
+    With more shares than the threshold the first and the last of them must agree. Raises ValueError
+    for too few shares, or such as do not belong together.
     """
     if len(shares) < threshold:
         raise ValueError(f"{len(shares)} shares are fewer than the threshold of {threshold}")
-    chosen = dict(sorted(shares.items())[:threshold])
-    values = {place: int.from_bytes(share, "little") for place, share in chosen.items()}
+    values = {place: int.from_bytes(share, "little") for place, share in sorted(shares.items())}
     if any(place < 1 or value >= PRIME for place, value in values.items()):
         raise ValueError("a share is no number of the field")
-    secret = sum(value * _weight(place, values) for place, value in values.items()) % PRIME
-    if secret >= 1 << (8 * SECRET_BYTES):
+    places = list(values)
+    ends = (places[:threshold], places[-threshold:])
+    found = {_at_zero({place: values[place] for place in end}) for end in ends}
+    secret = found.pop()
+    if found or secret >= 1 << (8 * SECRET_BYTES):
         raise ValueError("the shares do not belong together")
     return secret.to_bytes(SECRET_BYTES, "little")
 
@@ -50,6 +53,10 @@ def _at(polynomial: list[int], place: int) -> int:
     for coefficient in reversed(polynomial):
         value = (value * place + coefficient) % PRIME
     return value
+
+
+def _at_zero(values: Mapping[int, int]) -> int:
+    return sum(value * _weight(place, values) for place, value in values.items()) % PRIME
 
 
 def _weight(place: int, places: Mapping[int, int]) -> int:

@@ -350,6 +350,13 @@ def test_any_shares_of_the_threshold_rebuild_the_secret(secret: bytes, data: st.
         shamir.rebuilt({place: shares[place - 1] for place in places[1:]}, threshold)
 
 
+def test_a_share_that_was_changed_is_noticed_if_there_is_one_more_than_needed() -> None:
+    shares = dict(enumerate(shamir.split(b"s" * 32, 3, 4), 1))
+    shares[2] = bytes([shares[2][0] ^ 1]) + shares[2][1:]
+    with pytest.raises(ValueError, match="belong together"):
+        shamir.rebuilt(shares, 3)
+
+
 def test_fewer_shares_fit_every_secret() -> None:
     """With t - 1 shares, each other secret has a polynomial through them too."""
     shares = shamir.split(bytes(32), 2, 3)
