@@ -32,6 +32,8 @@ from fednot.v1 import (
     operator_pb2_grpc,
     receipt_pb2,
     receipt_pb2_grpc,
+    secure_aggregation_pb2,
+    secure_aggregation_pb2_grpc,
 )
 from server.audit import RefusalLog
 from server.cohorts.remote import RemoteCohort
@@ -50,6 +52,7 @@ from server.services.offer import SessionOffer
 from server.services.operator import OperatorServicer
 from server.services.permissions import check_enrolment
 from server.services.receipts import ReceiptServicer
+from server.services.secure_aggregation import SecureAggregationServicer
 from server.services.signing import Signing
 from server.settings import ServerSettings
 from server.state.database import StateError
@@ -63,6 +66,7 @@ _FILES: Final[tuple[tuple[FileDescriptor, str], ...]] = (
     (audit_pb2.DESCRIPTOR, "AuditService"),
     (receipt_pb2.DESCRIPTOR, "ReceiptService"),
     (identity_pb2.DESCRIPTOR, "IdentityService"),
+    (secure_aggregation_pb2.DESCRIPTOR, "SecureAggregationService"),
 )
 SERVICE_NAMES: Final = tuple(
     descriptor.services_by_name[name].full_name for descriptor, name in _FILES
@@ -155,6 +159,7 @@ class Listeners:
             codecs=frozenset(settings.codecs),
             top_k_fraction=settings.top_k_fraction,
             data_port=lambda: self.data.port,
+            masked=settings.secure_aggregation,
         )
 
     def _main_server(self) -> aio.Server:
@@ -184,6 +189,9 @@ class Listeners:
             AuditServicer(federation, self.refusals), server
         )
         receipt_pb2_grpc.add_ReceiptServiceServicer_to_server(ReceiptServicer(federation), server)
+        secure_aggregation_pb2_grpc.add_SecureAggregationServiceServicer_to_server(
+            SecureAggregationServicer(federation, self._cohort), server
+        )
         identity_pb2_grpc.add_IdentityServiceServicer_to_server(
             IdentityServicer(federation, identity, self._signing), server
         )
