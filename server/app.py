@@ -14,8 +14,10 @@ from typing import Final
 import torch
 
 import fednot
+from fednot.codecs import codec_of
 from fednot.http_status import Health, StatusServer
 from fednot.locked_directory import DirectoryInUseError, LockedDirectory
+from fednot.manifest import Manifest
 from fednot.secure_aggregation.signing import CertificateSigner
 from fednot.task_loading import calling, load_task
 from server import initial_model
@@ -131,6 +133,7 @@ async def _federation(
     ledger = await open_ledger(settings.ledger_path, database)
     last.callback(ledger.close)
     store = open_store(settings.versions_place)
+    _check_model(initial.manifest, settings)
     memory = Memory(settings.memory_budget, settings.state_dir / "spill")
     cohort = RemoteCohort(lapse=HEARTBEATS_TO_LAPSE * settings.heartbeat_interval)
     federation = Federation(
@@ -148,6 +151,20 @@ async def _federation(
     federation.forgettings = StoredForgettings(federation, cohort)
     federation.destructions = StoredDestructions(database, cohort, federation.changes)
     return federation, cohort
+
+
+def _check_model(manifest: Manifest, settings: ServerSettings) -> None:
+    if len(manifest.tensors) > settings.max_tensors:
+        raise StateError(
+            f"the model has {len(manifest.tensors)} tensors and --max-tensors allows "
+            f"{settings.max_tensors}"
+        )
+    smallest = min(codec_of(name).size(manifest) for name in ("none", *settings.codecs))
+    if settings.max_update is not None and smallest > settings.max_update:
+        raise StateError(
+            f"the smallest update of the model has {smallest} bytes and --max-update allows "
+            f"{int(settings.max_update)}: no client could take part"
+        )
 
 
 async def _opened(
