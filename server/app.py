@@ -18,6 +18,7 @@ from fednot.http_status import Health, StatusServer
 from fednot.locked_directory import DirectoryInUseError, LockedDirectory
 from fednot.task_loading import calling, load_task
 from server import initial_model
+from server.anomalies import Anomalies
 from server.blocks import Memory
 from server.cohorts.remote import RemoteCohort
 from server.coordinator import Coordinator
@@ -35,6 +36,7 @@ from server.monitor import Monitor
 from server.receipts.desk import ReceiptDesk
 from server.room import Room
 from server.settings import ServerSettings
+from server.state import anomaly_rows
 from server.state.database import Database, StateError
 from server.state.model_store import ModelStore
 from server.state.stores import open_store
@@ -67,6 +69,7 @@ async def serve(settings: ServerSettings) -> None:
         monitor = Monitor(federation, cohort, identity)
         _start_status(settings, federation, monitor, identity, stack)
         listeners = Listeners(settings, federation, coordinator, cohort, identity)
+        stack.push_async_callback(monitor.finish)
         clock = LedgerClock(federation.database, federation.ledger)
         stack.push_async_callback(clock.finish)
         stack.push_async_callback(listeners.stop)
@@ -129,6 +132,7 @@ async def _federation(
         metrics=Metrics(new_registry(), fednot.__version__),
         memory=memory,
         ledger=ledger,
+        anomalies=Anomalies(await database.read(anomaly_rows.by_client)),
         room=Room(settings.local_folders, needed=initial.manifest.nbytes),
         server_data=server_data,
     )

@@ -28,6 +28,7 @@ OUTLIER: Final = 5.0
 OPPOSED: Final = -0.5
 """And so is one whose cosine to the step that the model takes is below this."""
 FEWEST_TO_COMPARE: Final = 3
+"""Of two updates nobody can say which one is odd, and their median is their mean."""
 
 
 class RuleName(StrEnum):
@@ -40,9 +41,12 @@ class RuleName(StrEnum):
 
     def fewest(self, byzantine: int) -> int:
         """How many updates a round needs at least to withstand so many hostile clients."""
-        if self is RuleName.TRIMMED_MEAN:
-            return trimmed_mean.fewest(byzantine)
-        return multi_krum.fewest(byzantine) if self is RuleName.MULTI_KRUM else 1
+        return {
+            RuleName.MEAN: 1,
+            RuleName.MEDIAN: FEWEST_TO_COMPARE,
+            RuleName.TRIMMED_MEAN: trimmed_mean.fewest(byzantine),
+            RuleName.MULTI_KRUM: multi_krum.fewest(byzantine),
+        }[self]
 
 
 class TooFewUpdatesError(Exception):
@@ -52,19 +56,25 @@ class TooFewUpdatesError(Exception):
 @dataclass(frozen=True)
 class Aggregation:
     """How updates are aggregated: `byzantine` hostile clients are to be withstood by the rules that
-    take a number; updates above the L2 norm `clip_norm` are scaled down. `precision` is that of the
-    mean's sums.
+    take a number; updates above the L2 norm `clip_norm` are scaled down.
     """
 
     rule: RuleName = RuleName.MEAN
     byzantine: int = 1
     clip_norm: float = UNLIMITED
-    precision: torch.dtype = torch.float32
 
-    def begun(self, manifest: Manifest, memory: Memory) -> Rule:
-        """The rule for one round. Raises OSError if the disk has no room for what it needs."""
+    @property
+    def fewest(self) -> int:
+        """How many updates a round needs at least."""
+        return self.rule.fewest(self.byzantine)
+
+    def begun(self, manifest: Manifest, memory: Memory, precision: torch.dtype) -> Rule:
+        """The rule for one round; `precision` is that of the mean's sums.
+
+        Raises OSError if the disk has no room for what it needs.
+        """
         if self.rule is RuleName.MEAN:
-            return Mean(manifest, memory, self)
+            return Mean(manifest, memory, self, precision)
         return OfKeptUpdates(manifest, memory, self)
 
 
@@ -101,8 +111,10 @@ class Rule(Protocol):
 class Mean:
     """FedAvg: the mean weighted by examples, as a running sum."""
 
-    def __init__(self, manifest: Manifest, memory: Memory, how: Aggregation) -> None:
-        self._average = RunningAverage(manifest, memory=memory, precision=how.precision)
+    def __init__(
+        self, manifest: Manifest, memory: Memory, how: Aggregation, precision: torch.dtype
+    ) -> None:
+        self._average = RunningAverage(manifest, memory=memory, precision=precision)
         self._how = how
         self._norms: dict[str, float] = {}
 
@@ -159,11 +171,10 @@ class OfKeptUpdates:
         self._kept.close()
 
     def _check_count(self, count: int) -> None:
-        rule, byzantine = self._how.rule, self._how.byzantine
-        if count < rule.fewest(byzantine):
+        how = self._how
+        if count < how.fewest:
             raise TooFewUpdatesError(
-                f"{rule} withstands {byzantine} hostile of {rule.fewest(byzantine)} or more "
-                f"updates, and {count} came"
+                f"{how.rule} needs {how.fewest} updates to withstand hostile ones, and {count} came"
             )
 
     def _combine(self) -> tuple[frozenset[int], Combine]:
