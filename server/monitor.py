@@ -30,6 +30,7 @@ log = logging.getLogger("server.monitor")
 
 TICK: Final = 2.0
 SEEN_EVERY: Final = 10.0
+ODD_EVERY: Final = 1.0
 
 
 class Monitor:
@@ -106,7 +107,8 @@ class Monitor:
         )
 
     async def _write_seen(self, connected: frozenset[str]) -> None:
-        if time.monotonic() - self._seen_written < SEEN_EVERY:
+        pause = ODD_EVERY if self._federation.anomalies.unwritten else SEEN_EVERY
+        if time.monotonic() - self._seen_written < pause:
             return
         self._seen_written = time.monotonic()
         await self._write(connected)
