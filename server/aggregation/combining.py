@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,7 @@ import torch
 from fednot.errors import FednotError, Reason
 from fednot.manifest import Manifest
 from fednot.runs import PIECE_ELEMENTS, runs, tensor_at
+from server.aggregation.clipping import Norm
 from server.aggregation.finite import first_not_finite
 from server.aggregation.kept_updates import KeptUpdates, Stack
 from server.blocks import Block, Memory, Trail
@@ -30,23 +31,25 @@ class Combined:
 class _Agreement:
     """Products of the updates with the step, over floating elements."""
 
-    def __init__(self, count: int) -> None:
-        self._products = torch.zeros(count, dtype=torch.float64)
-        self._squares = torch.zeros(count, dtype=torch.float64)
-        self._of_step = 0.0
+    def __init__(self, norms: Sequence[float]) -> None:
+        self._norms = norms
+        self._products = torch.zeros(len(norms), dtype=torch.float64)
+        self._of_step = Norm()
 
     def add(self, stack: Stack, step: torch.Tensor) -> None:
         if stack.run.torch_dtype.is_floating_point:
-            wide = step.double()
-            rows = stack.rows.double()
-            self._products += rows @ wide
-            self._squares += rows.square().sum(dim=1)
-            self._of_step += float(wide @ wide)
+            # Float32 within a piece is exact enough to tell against from along.
+            self._products += torch.mv(stack.rows, step)
+            self._of_step.take(step)
 
     def cosines(self) -> tuple[float, ...]:
-        norms = (self._squares * self._of_step).sqrt()
-        found = torch.where(norms > 0, self._products / norms, torch.zeros(()).double())
-        return tuple(float(x) if math.isfinite(x) else 0.0 for x in found)
+        """0 where there is no direction, or none that floats can hold."""
+        found = []
+        for product, norm in zip(self._products.tolist(), self._norms, strict=True):
+            scale = norm * self._of_step.value
+            cosine = product / scale if scale else 0.0
+            found.append(cosine if math.isfinite(cosine) else 0.0)
+        return tuple(found)
 
 
 def combined(
@@ -59,7 +62,8 @@ def combined(
     """
     result = memory.block(manifest.nbytes)
     _copy_unaveraged(model, result, manifest)
-    agreement, trail = _Agreement(len(kept.updates)), Trail(model, result)
+    agreement = _Agreement([update.kept_norm for update in kept.updates])
+    trail = Trail(model, result)
     for stack in kept.stacks():
         step = combine(stack.rows)
         agreement.add(stack, step)

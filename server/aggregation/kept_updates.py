@@ -27,11 +27,15 @@ _IN_FLOAT32: Final = (torch.float16, torch.bfloat16, torch.float32)
 
 @dataclass(frozen=True)
 class KeptUpdate:
-    """One client's update, decoded and clipped; `norm` is its L2 norm as it was sent."""
+    """One client's update, decoded and clipped.
+
+    `norm` is its L2 norm as it was sent, `kept_norm` what clipping left of it.
+    """
 
     client: str
     block: Block
     norm: float
+    kept_norm: float
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ class KeptUpdates:
             self._write(piece, scale, block)
             trail.passed(2 * piece.values.nbytes)
         trail.end()
-        self._kept.append(KeptUpdate(client, block, norm.value))
+        self._kept.append(KeptUpdate(client, block, norm.value, scale * norm.value))
 
     def stacks(self, *, floating_only: bool = False) -> Iterator[Stack]:
         """All averaged elements in ascending order, a piece of every update at a time."""
