@@ -2,7 +2,7 @@
 
 The mean needs a sum alone; an order statistic or a distance needs every update. Each is decoded
 into a spill file of the model's size, so the disk holds cohort x model bytes until the round's end,
-and the memory a few pieces. What does not fit the disk is an OSError, when the update comes.
+and the memory a piece of each. What does not fit the disk is an OSError, when the update comes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fednot.manifest import Manifest
 from fednot.runs import PIECE_ELEMENTS, Run, runs, tensor_at
 from server.aggregation.clipping import Norm, scale_to
 from server.aggregation.finite import first_not_finite
-from server.blocks import TRAIL, Block, Memory, Trail
+from server.blocks import Block, Memory, SpillFile, Trail
 
 SMALLEST_PIECE: Final = 1 << 12
 _IN_FLOAT32: Final = (torch.float16, torch.bfloat16, torch.float32)
@@ -33,7 +33,7 @@ class KeptUpdate:
     """
 
     client: str
-    block: Block
+    file: SpillFile
     norm: float
     kept_norm: float
 
@@ -74,14 +74,17 @@ class KeptUpdates:
             self._check(place, piece)
             trail.passed(piece.values.nbytes)
         trail.end()
-        block = self._memory.spilled_block(self._manifest.nbytes)
         scale = scale_to(self._clip_norm, norm.value)
-        trail = Trail(payload, block)
-        for piece in codec.pieces(payload.tensor, self._manifest):
-            self._write(piece, scale, block)
-            trail.passed(2 * piece.values.nbytes)
+        file = self._memory.spill_file(self._manifest.nbytes)
+        try:
+            for piece in codec.pieces(payload.tensor, self._manifest):
+                self._write(piece, scale, file)
+                trail.passed(piece.values.nbytes)
+        except BaseException:
+            file.close()
+            raise
         trail.end()
-        self._kept.append(KeptUpdate(client, block, norm.value, scale * norm.value))
+        self._kept.append(KeptUpdate(client, file, norm.value, scale * norm.value))
 
     def stacks(self, *, floating_only: bool = False) -> Iterator[Stack]:
         """All averaged elements in ascending order, a piece of every update at a time."""
@@ -89,45 +92,32 @@ class KeptUpdates:
             return
         size = max(SMALLEST_PIECE, PIECE_ELEMENTS // len(self._kept))
         scratch = torch.empty(len(self._kept), size, dtype=torch.float64)
-        released = 0
+        raw = torch.empty(size, dtype=torch.float64)
         for run in runs(self._manifest):
             if not run.averaged or (floating_only and not run.torch_dtype.is_floating_point):
                 continue
             dtype = torch.float32 if run.torch_dtype in _IN_FLOAT32 else torch.float64
-            views = [run.view(kept.block.tensor) for kept in self._kept]
             for start in range(0, run.numel, size):
                 width = min(size, run.numel - start)
                 flat = scratch.view(-1).view(dtype)
-                rows = flat[: len(views) * width].view(len(views), width)
-                for row, view in zip(rows, views, strict=True):
-                    row.copy_(view[start : start + width])
+                rows = flat[: len(self._kept) * width].view(len(self._kept), width)
+                place = run.byte_offset + start * run.torch_dtype.itemsize
+                into = raw.view(run.torch_dtype)[:width]
+                for row, kept in zip(rows, self._kept, strict=True):
+                    kept.file.read(place, into)
+                    row.copy_(into)
                 yield Stack(run, start, rows)
-                released = self._release(released, run, start + width)
-        for kept in self._kept:
-            kept.block.release(released)
 
     def close(self) -> None:
         """Drops all updates and the space that they take."""
         while self._kept:
-            self._kept.pop().block.close()
+            self._kept.pop().file.close()
 
-    def _release(self, released: int, run: Run, stop: int) -> int:
-        place = run.byte_offset + stop * run.torch_dtype.itemsize
-        if (place - released) * len(self._kept) < TRAIL:
-            return released
-        for kept in self._kept:
-            kept.block.release(released, place)
-        return place
-
-    def _write(self, piece: Piece, scale: float, block: Block) -> None:
+    def _write(self, piece: Piece, scale: float, file: SpillFile) -> None:
         dtype = self._manifest[tensor_at(self._manifest, piece.byte_offset)].torch_dtype
-        stop = piece.byte_offset + piece.values.numel() * dtype.itemsize
-        block.prefault(piece.byte_offset, stop)
-        written = block.tensor[piece.byte_offset : stop].view(dtype)
-        if scale < 1 and dtype.is_floating_point:
-            written.copy_(torch.mul(piece.values, scale))
-        else:
-            written.copy_(piece.values)
+        clipped = scale < 1 and dtype.is_floating_point
+        written = (torch.mul(piece.values, scale) if clipped else piece.values).to(dtype)
+        file.write(piece.byte_offset, written.contiguous())
         if dtype is not piece.values.dtype:
             # A narrower dtype than the codec's may not hold the value.
             self._check(first_not_finite(written), piece)

@@ -189,7 +189,11 @@ def test_what_is_kept_is_on_disk_and_goes_with_the_round(tmp_path: Path) -> None
     for index in range(3):
         rule.add(f"c{index}", Block.of(flat(index, index)), 1, PLAIN)
     assert memory.in_use == 0
+    links = [link for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+    kept = [link for link in links if str(link.readlink()).startswith(str(tmp_path))]
+    assert len(kept) == 3
     rule.close()
+    assert not any(link.is_symlink() for link in kept)
     rule.close()
     with pytest.raises(ValueError, match="no update"):
         rule.applied_to(Block.of(flat(0, 0)))
