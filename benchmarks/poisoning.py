@@ -76,7 +76,10 @@ RULES: Final = {
     "median": Aggregation(RuleName.MEDIAN),
     "trimmed-mean": Aggregation(RuleName.TRIMMED_MEAN),
     "multi-krum": Aggregation(RuleName.MULTI_KRUM),
+    "trimmed-mean for 2": Aggregation(RuleName.TRIMMED_MEAN, byzantine=2),
+    "multi-krum for 2": Aggregation(RuleName.MULTI_KRUM, byzantine=2),
 }
+"""Those without a number are set to withstand one hostile client."""
 
 
 class PoisonedDigits(DigitsTask):
