@@ -41,6 +41,8 @@ from server.verification.server_data import ServerData
 
 log = logging.getLogger("server")
 
+_TRAINING, _RECOVERY = RoundPhase.TRAINING, RoundPhase.RECOVERY
+
 
 @dataclass(frozen=True)
 class Defaults:
@@ -76,6 +78,12 @@ class Defaults:
         if phase is RoundPhase.TRAINING or self.recovery_aggregation is None:
             return self.aggregation
         return self.recovery_aggregation
+
+    @property
+    def rules(self) -> str:
+        """The names of the rules of aggregation, for people."""
+        usual, recovery = (self.aggregation_of(p).rule for p in (_TRAINING, _RECOVERY))
+        return usual if usual is recovery else f"{usual}, {recovery} in recovery"
 
 
 @dataclass

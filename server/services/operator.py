@@ -120,7 +120,7 @@ class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
             deletion=deletion_message(shown, waiting) if shown else None,
             open_deletions=standing.open_deletions,
             now=timestamp(time.time()),
-            aggregation=str(self._federation.defaults.aggregation.rule),
+            aggregation=self._federation.defaults.rules,
         )
 
     async def ListClients(

@@ -113,6 +113,9 @@ def test_recovery_rounds_have_the_rule_of_the_others_unless_they_have_their_own(
     assert rules() == ["mean"] * 3
     assert rules("--aggregation=median") == ["median"] * 3
     assert rules("--recovery-aggregation=multi-krum") == ["mean", "multi-krum", "multi-krum"]
+    assert read(*SOUND, enough, "--aggregation=median").defaults().rules == "median"
+    differ = read(*SOUND, enough, "--recovery-aggregation=multi-krum").defaults()
+    assert differ.rules == "mean, multi-krum in recovery"
     clipped = read(*SOUND, enough, "--clip-norm=2", "--recovery-aggregation=median").defaults()
     assert [clipped.aggregation_of(phase).clip_norm for phase in rounds] == [2.0] * 3
     assert read(*SOUND).defaults().aggregation.clip_norm == math.inf
