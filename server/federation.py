@@ -35,6 +35,7 @@ from server.records import (
     WaitKind,
 )
 from server.room import Room
+from server.secure_aggregation.attempt import Attempts, MaskingPolicy
 from server.state import client_rows, forget_rows, scope_rows
 from server.state.database import Database
 from server.verification.server_data import ServerData
@@ -98,7 +99,7 @@ class Activity:
 
 @dataclass
 class Federation:
-    """Everything that the coordinator works with."""
+    """Everything that the coordinator works with; with `masking` updates are seen as sums alone."""
 
     database: Database
     model: GlobalModel
@@ -118,6 +119,8 @@ class Federation:
     forgettings: Forgettings = field(default_factory=NoForgettings)
     receipts: Receipts = field(default_factory=NoReceipts)
     anomalies: Anomalies = field(default_factory=Anomalies)
+    attempts: Attempts = field(default_factory=Attempts)
+    masking: MaskingPolicy | None = None
 
     def eligible(self) -> tuple[str, ...]:
         """Connected clients that may train and have something to train on, by name.

@@ -16,7 +16,7 @@ from server.blocks import Block
 from server.cohorts.cohort import Answer, Update, WorkPlan
 from server.evaluation import WeightedMeans
 from server.federation import Federation
-from server.records import RoundProgress, Scores
+from server.records import RoundPhase, RoundProgress, Scores
 
 log = logging.getLogger("server.rounds")
 
@@ -37,6 +37,12 @@ class Summing:
 
     def __init__(self, federation: Federation) -> None:
         self._federation = federation
+
+    @property
+    def fewest(self) -> int:
+        """The number of clients without which there can be no round."""
+        defaults = self._federation.defaults
+        return max(defaults.aggregation_of(phase).fewest for phase in RoundPhase)
 
     async def sum(self, plan: WorkPlan, given: Block, quorum: float) -> Sum:
         """What the phase's rule makes of the updates, applied to a model, if a share `quorum` of
