@@ -16,7 +16,7 @@ from prometheus_client import (
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from server.client_states import ClientState
-from server.records import JobPhase, RoundOutcome, RoundPhase, Verdict, Version, WaitKind
+from server.records import Anomaly, JobPhase, RoundOutcome, RoundPhase, Verdict, Version, WaitKind
 
 UPDATE_OUTCOMES: Final = ("accepted", "refused", "missing", "dropped")
 """Dropped: accepted, and then lost with the round that a deletion aborted."""
@@ -54,6 +54,12 @@ class Metrics:
         self.clients = Gauge("fednot_clients", "Clients by state", ["state"], registry=registry)
         self.updates = Counter(
             "fednot_updates_total", "Updates by outcome", ["outcome"], registry=registry
+        )
+        self.anomalies = Counter(
+            "fednot_update_anomalies_total",
+            "Odd things about updates by kind",
+            ["kind"],
+            registry=registry,
         )
         self.refusals = Counter(
             "fednot_refusals_total", "Refused calls by reason", ["reason"], registry=registry
@@ -161,6 +167,8 @@ class Metrics:
                     self.rounds.labels(phase, outcome)
         for update_outcome in UPDATE_OUTCOMES:
             self.updates.labels(update_outcome)
+        for anomaly in Anomaly:
+            self.anomalies.labels(anomaly)
         for direction in DIRECTIONS:
             self.transfer.labels(direction)
             self.data_transfer.labels(direction)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Final, Literal
 
@@ -13,6 +14,7 @@ from fednot.codecs import NAMES, codec_of
 from fednot.codecs.topk import DEFAULT_FRACTION
 from fednot.errors import FednotError
 from fednot.settings import Settings
+from server.aggregation import Aggregation, RuleName
 from server.federation import Defaults
 from server.ladder import rung_of
 from server.limits.callers import CallLimits
@@ -300,7 +302,28 @@ class ServerSettings(StateSettings):
                 f"--approval-expiry ({self.approval_expiry:g} s) must be below --job-deadline "
                 f"({self.job_deadline:g} s), the longest that a deletion waits for its approval"
             )
+        self._check_rules()
         return self
+
+    def _check_rules(self) -> None:
+        for flag, text in (
+            ("--aggregation", self.aggregation),
+            ("--recovery-aggregation", self.recovery_aggregation),
+        ):
+            fewest = self._aggregation(text).fewest if text else 0
+            if self.min_clients < fewest:
+                told = f" with --byzantine-clients {self.byzantine_clients}"
+                raise ValueError(
+                    f"{flag} {text}{'' if text == 'median' else told} needs the updates of "
+                    f"{fewest} clients; give --min-clients {fewest} or more, or another rule"
+                )
+
+    def _aggregation(self, rule: str) -> Aggregation:
+        return Aggregation(
+            rule=RuleName(rule),
+            byzantine=self.byzantine_clients,
+            clip_norm=self.clip_norm or math.inf,
+        )
 
     def _check_insecure(self) -> None:
         names = ("identity", "revocations", "authority", "require_approval", "enrolment_address")
@@ -369,6 +392,10 @@ class ServerSettings(StateSettings):
             keep_versions=self.keep_versions,
             destruction_wait=self.destruction_wait,
             accumulator=_PRECISIONS[self.accumulator],
+            aggregation=self._aggregation(self.aggregation),
+            recovery_aggregation=(
+                self._aggregation(self.recovery_aggregation) if self.recovery_aggregation else None
+            ),
             seed=self.seed,
             require_approval=self.require_approval,
             approval_expiry=self.approval_expiry,

@@ -41,6 +41,12 @@ def client_state(value: int) -> str:
     return word(operator_pb2.ClientState.Name, "CLIENT_STATE_", value)
 
 
+def anomalies(counts: Mapping[str, int]) -> str:
+    """What was odd about a client's updates, most frequent first; "" if nothing was."""
+    often = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{kind.replace('_', ' ')} {count}" for kind, count in often)
+
+
 def round_outcome(value: int) -> str:
     """The word for a round's outcome."""
     return word(operator_pb2.RoundOutcome.Name, "ROUND_OUTCOME_", value)

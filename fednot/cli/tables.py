@@ -46,7 +46,15 @@ def _alarm(text: str) -> Text:
 def clients(found: Sequence[operator_pb2.ClientInfo], now: datetime | None = None) -> Table:
     """The clients by name."""
     table = _table(
-        "NAME", "STATE", "LAST SEEN", "TRAIN", "TEST", "DEVICE", "CERTIFICATE", "BARRED BY"
+        "NAME",
+        "STATE",
+        "LAST SEEN",
+        "TRAIN",
+        "TEST",
+        "DEVICE",
+        "CERTIFICATE",
+        "BARRED BY",
+        "ODD UPDATES",
     )
     for client in found:
         device = f"{client.device} (degraded)" if client.degraded else client.device
@@ -60,6 +68,7 @@ def clients(found: Sequence[operator_pb2.ClientInfo], now: datetime | None = Non
             device,
             _until(client.certificate_expires_at),
             client.barred_by,
+            sentences.anomalies(client.anomalies),
         )
     return table
 
@@ -172,6 +181,8 @@ def _status_rows(found: operator_pb2.GetStatusResponse) -> Iterable[tuple[str, s
     yield "clients", f"{found.clients_connected} connected, {found.clients_barred} barred"
     yield "current", _version(found.current) if found.HasField("current") else "no model"
     yield "released", _version(found.released) if found.HasField("released") else "none"
+    if found.aggregation:
+        yield "aggregation", found.aggregation
     yield "run", _run(found.run) if found.HasField("run") else "none so far"
     if found.HasField("round"):
         yield (

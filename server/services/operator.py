@@ -120,6 +120,7 @@ class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
             deletion=deletion_message(shown, waiting) if shown else None,
             open_deletions=standing.open_deletions,
             now=timestamp(time.time()),
+            aggregation=self._federation.defaults.rules,
         )
 
     async def ListClients(
@@ -231,6 +232,7 @@ class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
             degraded=session.degraded if session else False,
             barred_by=client.barred_by,
             certificate_expires_at=timestamp(session.certificate_expires_at if session else None),
+            anomalies=self._federation.anomalies.of(client.name),
         )
 
 
