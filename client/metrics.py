@@ -79,6 +79,9 @@ class ClientMetrics:
         )
         build = Gauge("fednot_client_build_info", "The version.", ["version"], registry=registry)
         build.labels(__version__).set(1)
+        self._start_at_zero()
+
+    def _start_at_zero(self) -> None:
         for phase in PHASES:
             for outcome in OUTCOMES:
                 self._rounds.labels(phase, outcome)

@@ -6,6 +6,7 @@ drawn here, from the operating system. Importing this needs the extra `privacy`.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,6 +19,9 @@ from fednot.privacy.costs import Noise, PrivacyError, Steps
 from fednot.privacy.randomness import gaussian, poisson_batch
 from fednot.task import SampleDataset, Task
 from fednot.training import Plan, TrainContext, TrainResult, batch_of
+
+# Opacus' hooks make torch say so of each first layer, whose input is data and wants no gradient.
+warnings.filterwarnings("ignore", "Full backward hook is firing", UserWarning)
 
 
 class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
