@@ -45,7 +45,7 @@ def test_digits_are_learnt_and_a_class_is_forgotten_within_epsilon_8(tmp_path: P
 
         scope = deletion_pb2.Scope(class_label=WITHDRAWN)
         ask = deletion_pb2.UnlearnRequest(request_id="no-sevens", scope=scope)
-        ask.recovery.max_rounds = 6
+        ask.recovery.max_rounds = 8
         local.deletions.Unlearn(ask, timeout=CALL)
         found = local.await_job("no-sevens", 200)
         assert found.job.phase == deletion_pb2.JOB_PHASE_COMPLETED, found.job.failure
