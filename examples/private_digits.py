@@ -4,8 +4,8 @@ fednot-server --insecure --task examples/private_digits.py:PrivateDigits
 fednot-client --insecure --task examples/private_digits.py:PrivateDigits --task-arg shard=0/5 \
     --dp-noise 1.3 --dp-clip 1 --dp-epsilon 8 --name a
 
-Few parameters (11,274), since each of them gets the same noise; a large learning rate, since clipped
-gradients are short.
+Few parameters (11,274), since each of them gets the same noise; a large learning rate, since
+clipped gradients are short.
 """
 
 import torch
