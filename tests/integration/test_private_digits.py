@@ -62,15 +62,49 @@ def test_digits_are_learnt_and_a_class_is_forgotten_within_epsilon_8(tmp_path: P
         assert not history["unprotected"]
 
 
+def test_a_deletion_waits_for_clients_that_have_something_left(tmp_path: Path) -> None:
+    """Two clients with 200 digits each: two rounds spend 4.94 of their 5, and recovery needs more.
+
+    Its job waits and says for what; with a larger limit the same job goes on.
+    """
+    flags = ("--task", TASK, "--min-clients", "2")
+    with LocalFederation(tmp_path, task=False, server_flags=flags) as local:
+        local.start_server()
+        for index in range(2):
+            start_client(local, index, 20, limit=5)
+        local.await_connected(2)
+        assert local.train(3).failure.count("PRIVACY_SPENT") == 2
+        assert local.status().run.rounds_done == 2
+
+        scope = deletion_pb2.Scope(class_label=WITHDRAWN)
+        ask = deletion_pb2.UnlearnRequest(request_id="no-sevens", scope=scope)
+        ask.recovery.max_rounds = 2
+        local.deletions.Unlearn(ask, timeout=CALL)
+        waits = "PRIVACY_SPENT: this client has spent epsilon"
+        eventually("it says why", lambda: waits in local.deletion("no-sevens").job.waiting_for)
+        assert not any(version.released for version in local.versions().values())
+        for index in range(2):
+            local.kill(f"c{index}")
+            start_client(local, index, 20, limit=20)
+        found = local.await_job("no-sevens")
+        assert found.job.phase == deletion_pb2.JOB_PHASE_COMPLETED, found.job.failure
+        assert 5 < local.status().privacy.epsilon <= 20
+
+
 def start(local: LocalFederation) -> None:
     local.start_server()
     for index in range(CLIENTS):
-        local.start_plain_client(
-            index,
-            *("--task", TASK, "--task-arg", f"shard={index}/{CLIENTS}"),
-            *("--dp-noise", "1.3", "--dp-epsilon", f"{LIMIT:g}"),
-        )
+        start_client(local, index, CLIENTS, limit=LIMIT)
     local.await_connected(CLIENTS)
+
+
+def start_client(local: LocalFederation, index: int, shards: int, *, limit: float) -> None:
+    """Starts a client with one of so many shards of the digits, and a limit of its epsilon."""
+    local.start_plain_client(
+        index,
+        *("--task", TASK, "--task-arg", f"shard={index}/{shards}"),
+        *("--dp-noise", "1.3", "--dp-epsilon", f"{limit:g}"),
+    )
 
 
 def told(local: LocalFederation, steps: int) -> operator_pb2.GetStatusResponse | None:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from opacus.accountants import RDPAccountant
@@ -10,6 +14,7 @@ from opacus.accountants import RDPAccountant
 from fednot.privacy.accounting import epsilon
 from fednot.privacy.costs import Noise, Steps
 
+ROOT = Path(__file__).parents[2]
 DELTA = 1e-5
 
 
@@ -69,3 +74,24 @@ def test_more_steps_spend_more_and_clipping_does_not() -> None:
 
     assert 0 < of(10) < of(20) < of(200)
     assert of(10, clip=7.0) == of(10)
+
+
+def test_opacus_is_imported_by_nobody_who_does_not_ask_for_it() -> None:
+    """The extra is optional: both daemons and the command line start without it."""
+    look = (
+        "import sys, client.__main__, client.exclusions, server.__main__, fednot.cli.main\n"
+        "assert 'opacus' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", look], check=True, timeout=60, cwd=ROOT)
+
+
+def test_only_the_package_of_privacy_knows_opacus() -> None:
+    """The types that Opacus' extra is about stay in one place."""
+    paths = [
+        path for name in ("fednot", "server", "client") for path in (ROOT / name).rglob("*.py")
+    ]
+    knowing = {
+        path for path in paths if re.search(r"^\s*(from|import) opacus", path.read_text(), re.M)
+    }
+    assert knowing
+    assert {path.parent for path in knowing} == {ROOT / "fednot" / "privacy"}
