@@ -168,6 +168,11 @@ class Privacy:
         or has lost it: what it has spent has no bound.
         """
         noise = Noise(settings.dp_noise, settings.dp_clip) if settings.dp_noise else None
+        if noise is not None and not settings.dp_epsilon:
+            _log.warning(
+                "without --dp-epsilon the server decides how much privacy is spent, by the number "
+                "of rounds and the length of each"
+            )
         path = state.path / HISTORY_FILE
         if not path.exists():
             History(unprotected=state.identity is not None).write(path)

@@ -162,10 +162,13 @@ def test_training_without_noise_is_noted_for_ever(tmp_path: Path) -> None:
     assert plain.privacy.spent is None
 
 
-def test_a_state_directory_that_lost_its_history_counts_as_unprotected(tmp_path: Path) -> None:
+def test_a_state_directory_that_lost_its_history_counts_as_unprotected(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     private = settings("--dp-noise", "1")
     state = StateDirectory.open(tmp_path / "s", "c1")
     assert not Privacy.of(private, state, lambda _: None).history.unprotected
+    assert "without --dp-epsilon the server decides" in caplog.text
     state.remember("c1")
     assert not Privacy.of(private, state, lambda _: None).history.unprotected
     (state.path / HISTORY_FILE).unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 import fednot
+from fednot import zoo
 from fednot.data import InMemoryDataset
 from fednot.privacy import randomness, sgd, suitability
 from fednot.privacy.costs import Noise, PrivacyError, Steps
@@ -56,6 +58,18 @@ class Counting(nn.Module):
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         self.largest = torch.maximum(self.largest, inputs.max()).detach()
         outputs: torch.Tensor = self.layer(inputs)
+        return outputs
+
+
+class Sequences(nn.Module):
+    """Takes the batch for a sequence: the second sample's output holds the first one's input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(1, 1)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        outputs: torch.Tensor = self.layer(inputs.cumsum(0))
         return outputs
 
 
@@ -188,11 +202,36 @@ def test_a_model_without_faults_is_taken() -> None:
         (nn.Sequential(nn.Linear(1, 2), nn.BatchNorm1d(2)), "BatchNorm"),
         (nn.Sequential(nn.Linear(1, 2), nn.Sequential(nn.BatchNorm1d(2))), "BatchNorm"),
         (Mixing(), "depends on the others"),
+        (nn.Sequential(nn.Dropout(0.5), Mixing()), "depends on the others"),
+        (Sequences(), "depends on the others"),
     ],
 )
 def test_a_model_that_mixes_samples_is_refused(model: nn.Module, fault: str) -> None:
     with pytest.raises(PrivacyError, match=fault):
         suitability.check(Line(), model, points(1, 2))
+
+
+def test_a_layer_that_sees_features_where_samples_should_be_is_refused() -> None:
+    """Opacus takes a layer's first dimension for the batch. With two samples of two features each
+    the gradients have the right shape, and are those of the features over both samples."""
+
+    class Transposed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(1, 1)
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            outputs: torch.Tensor = self.layer(inputs.t().unsqueeze(-1))
+            return outputs.squeeze(-1).t()
+
+    def of(features: int) -> InMemoryDataset:
+        inputs = torch.arange(2.0 * features).view(2, features)
+        return InMemoryDataset(inputs, torch.zeros(2, dtype=torch.int64), ["a", "b"])
+
+    with pytest.raises(PrivacyError, match=r"is not its own at layer\.weight"):
+        suitability.check(Line(), Transposed(), of(2))
+    with pytest.raises(PrivacyError, match=r"no gradient of single samples for layer\.weight"):
+        suitability.check(Line(), Transposed(), of(3))
 
 
 def test_a_parameter_without_gradients_of_samples_is_refused() -> None:
@@ -207,3 +246,21 @@ def test_a_parameter_without_gradients_of_samples_is_refused() -> None:
 
     with pytest.raises(PrivacyError, match=r"unused\.weight"):
         suitability.check(Line(), Unused(), points(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "taken"),
+    [
+        (zoo.Cnn(), (1, 28, 28), True),
+        (zoo.Mlp(), (1, 28, 28), True),
+        (zoo.ResNet18(), (3, 32, 32), False),
+        (zoo.VisionTransformer(), (3, 32, 32), False),
+    ],
+)
+def test_which_models_of_the_zoo_can_be_trained_so(
+    model: nn.Module, shape: tuple[int, ...], *, taken: bool
+) -> None:
+    targets = torch.zeros(2, dtype=torch.int64)
+    data = InMemoryDataset(torch.randn(2, *shape), targets, ["a", "b"])
+    with contextlib.nullcontext() if taken else pytest.raises(PrivacyError):
+        suitability.check(fednot.Task(), model, data)
