@@ -17,6 +17,7 @@ from fednot.settings import Settings
 PROGRAM: Final = "fednot-client"
 PREFIX: Final = "FEDNOT_CLIENT_"
 
+LEAST_NOISE: Final = 0.01
 _DEVICE: Final = re.compile(r"auto|cpu|cuda(:\d{1,3})?")
 
 
@@ -121,7 +122,9 @@ class ClientSettings(Settings):
         return server
 
     @model_validator(mode="after")
-    def _limit_of_what(self) -> Self:
+    def _noise_and_its_limit(self) -> Self:
+        if 0 < self.dp_noise < LEAST_NOISE:
+            raise ValueError(f"--dp-noise below {LEAST_NOISE} protects nobody; 0 turns it off")
         if self.dp_epsilon and not self.dp_noise:
             raise ValueError("--dp-epsilon limits training with noise; give --dp-noise, too")
         return self

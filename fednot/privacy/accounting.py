@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import warnings
 from collections.abc import Iterable
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fednot.privacy.costs import Steps
+
+# A best order at the end of the list gives a bound that is looser than need be, and still a bound.
+warnings.filterwarnings("ignore", "Optimal order is the", UserWarning)
 
 ORDERS: Final = (
     *(1 + x / 10 for x in range(1, 100)),
@@ -25,16 +33,17 @@ def epsilon(taken: Iterable[Steps], delta: float) -> float:
     """
     from opacus.accountants.analysis import rdp
 
-    total = None
-    for each in taken:
-        cost = rdp.compute_rdp(
-            q=each.rate,
-            noise_multiplier=each.noise.multiplier,
-            steps=each.count,
-            orders=list(ORDERS),
-        )
-        total = cost if total is None else total + cost
-    if total is None:
+    every = [each.count * _of_one(each.noise.multiplier, each.rate) for each in taken]
+    if not every:
         return 0.0
-    found, _ = rdp.get_privacy_spent(orders=list(ORDERS), rdp=total, delta=delta)
+    found, _ = rdp.get_privacy_spent(orders=list(ORDERS), rdp=sum(every), delta=delta)
     return max(0.0, float(found))
+
+
+@functools.lru_cache(maxsize=4096)
+def _of_one(multiplier: float, rate: float) -> NDArray[np.float64]:
+    """The divergence of one step at each order: 0.05 s to compute."""
+    from opacus.accountants.analysis import rdp
+
+    found = rdp.compute_rdp(q=rate, noise_multiplier=multiplier, steps=1, orders=list(ORDERS))
+    return np.asarray(found, dtype=np.float64)

@@ -248,6 +248,8 @@ def test_a_limit_without_noise_is_refused() -> None:
     assert settings("--dp-noise", "1", "--dp-epsilon", "8").dp_epsilon == 8
     with pytest.raises(SettingsError, match="--dp-noise, too"):
         settings("--dp-epsilon", "8")
+    with pytest.raises(SettingsError, match="protects nobody"):
+        settings("--dp-noise", "0.001")
     for wrong in ("inf", "nan", "-1"):
         with pytest.raises(SettingsError):
             settings("--dp-noise", wrong)
