@@ -82,6 +82,11 @@ class Metrics:
             registry=registry,
         )
         self._add_transfers(registry)
+        self.privacy = Gauge(
+            "fednot_privacy_epsilon_max",
+            "The most that a connected client's training under differential privacy has spent",
+            registry=registry,
+        )
         self._add_certificates(registry)
         self._start_at_zero()
 

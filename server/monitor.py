@@ -15,6 +15,7 @@ from server.client_states import state_of
 from server.cohorts.remote import RemoteCohort
 from server.federation import Federation
 from server.identity import ServerIdentity
+from server.privacy import most
 from server.records import ClientRecord, JobPhase, Version
 from server.state import (
     anomaly_rows,
@@ -92,6 +93,8 @@ class Monitor:
         metrics.show_jobs(seen.jobs, seen.oldest, overdue=seen.overdue)
         metrics.show_failed_verdicts(seen.failed_verdicts)
         metrics.free.set(self._federation.room.free)
+        spent = most(session.privacy for session in self._cohort.sessions().values())
+        metrics.privacy.set(spent.epsilon if spent else 0.0)
         self._show_certificates()
         await self._write_seen(connected)
         self.refreshed_at = time.monotonic()

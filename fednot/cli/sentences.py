@@ -57,6 +57,12 @@ def round_phase(value: int) -> str:
     return word(federation_pb2.RoundPhase.Name, "ROUND_PHASE_", value)
 
 
+def privacy(spent: federation_pb2.PrivacySpent) -> str:
+    """What training under differential privacy has spent, and of how much."""
+    of = f" of {spent.epsilon_limit:g}" if spent.epsilon_limit else ""
+    return f"epsilon {spent.epsilon:.3f}{of} (delta {spent.delta:g})"
+
+
 def job_phase(value: int) -> str:
     """The word for a job's phase."""
     return word(deletion_pb2.JobPhase.Name, "JOB_PHASE_", value)

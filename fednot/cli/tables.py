@@ -46,15 +46,8 @@ def _alarm(text: str) -> Text:
 def clients(found: Sequence[operator_pb2.ClientInfo], now: datetime | None = None) -> Table:
     """The clients by name."""
     table = _table(
-        "NAME",
-        "STATE",
-        "LAST SEEN",
-        "TRAIN",
-        "TEST",
-        "DEVICE",
-        "CERTIFICATE",
-        "BARRED BY",
-        "ODD UPDATES",
+        *("NAME", "STATE", "LAST SEEN", "TRAIN", "TEST", "DEVICE"),
+        *("CERTIFICATE", "BARRED BY", "PRIVACY", "ODD UPDATES"),
     )
     for client in found:
         device = f"{client.device} (degraded)" if client.degraded else client.device
@@ -68,6 +61,7 @@ def clients(found: Sequence[operator_pb2.ClientInfo], now: datetime | None = Non
             device,
             _until(client.certificate_expires_at),
             client.barred_by,
+            sentences.privacy(client.privacy) if client.HasField("privacy") else DASH,
             sentences.anomalies(client.anomalies),
         )
     return table
@@ -198,6 +192,8 @@ def _status_rows(found: operator_pb2.GetStatusResponse) -> Iterable[tuple[str, s
             + (f"; {job.waiting_for}" if job.phase == deletion_pb2.JOB_PHASE_AWAITING else ""),
         )
     yield "open deletions", str(found.open_deletions)
+    if found.HasField("privacy"):
+        yield "privacy", f"{sentences.privacy(found.privacy)}, spent by the client that spent most"
     if found.waiting_for:
         yield "waiting", found.waiting_for
 

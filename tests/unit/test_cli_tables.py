@@ -34,11 +34,19 @@ def test_clients(capsys: pytest.CaptureFixture[str]) -> None:
     client.last_seen_at.FromSeconds(1000)
     now = datetime.fromtimestamp(1041, UTC)
     assert printed(tables.clients([client], now), capsys) == [
-        "NAME STATE LAST SEEN TRAIN TEST DEVICE CERTIFICATE BARRED BY ODD UPDATES",
-        "[red]c7 barred 41 s ago 0 0 cpu (degraded) - r1 -",
+        "NAME STATE LAST SEEN TRAIN TEST DEVICE CERTIFICATE BARRED BY PRIVACY ODD UPDATES",
+        "[red]c7 barred 41 s ago 0 0 cpu (degraded) - r1 - -",
     ]
     client.certificate_expires_at.FromSeconds(86_400)
     assert "until 1970-01-02 00:00:00Z r1" in printed(tables.clients([client], now), capsys)[1]
+    client.privacy.epsilon, client.privacy.delta, client.privacy.steps = 2.3456, 1e-5, 40
+    assert printed(tables.clients([client], now), capsys)[1].endswith(
+        "epsilon 2.346 (delta 1e-05) -"
+    )
+    client.privacy.epsilon_limit = 8
+    assert printed(tables.clients([client], now), capsys)[1].endswith(
+        "epsilon 2.346 of 8 (delta 1e-05) -"
+    )
     client.anomalies["clipped"], client.anomalies["outlier_norm"] = 1, 12
     assert printed(tables.clients([client], now), capsys)[1].endswith("outlier norm 12, clipped 1")
 
@@ -158,6 +166,9 @@ def test_status_of_a_new_and_of_a_busy_server(capsys: pytest.CaptureFixture[str]
     assert "run 0: unspecified, 0 of 0 rounds: no quorum" in text
     assert "deletion r1 of unknown scope: unspecified" in text
     assert text[-1] == "waiting waiting for c7"
+    found.privacy.epsilon, found.privacy.delta, found.privacy.epsilon_limit = 7.5, 1e-5, 8
+    text = printed(tables.status(found), capsys)
+    assert "privacy epsilon 7.500 of 8 (delta 1e-05), spent by the client that spent most" in text
 
 
 def test_a_document_has_every_field() -> None:
