@@ -13,9 +13,11 @@ from fednot.codecs import NAMES, codec_of
 from fednot.codecs.topk import DEFAULT_FRACTION
 from fednot.errors import FednotError
 from fednot.settings import Settings
+from server import exclusions
 from server.federation import Defaults
 from server.ladder import rung_of
 from server.records import RecoveryPolicy, RoundPolicy, Thresholds, VerificationPolicy
+from server.secure_aggregation.terms import Masking
 from server.state.connecting import url_of
 from server.state.stores import S3
 from server.uploads.desk import UploadLimits
@@ -283,6 +285,7 @@ class ServerSettings(StateSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> ServerSettings:
+        exclusions.check(self)
         if self.insecure:
             self._check_insecure()
         elif self.identity_folder is None:
@@ -369,4 +372,5 @@ class ServerSettings(StateSettings):
                 max_examples=self.verification_examples,
             ),
             ladder=self.ladder,
+            masking=Masking(self.mask_range, self.mask_wait) if self.secure_aggregation else None,
         )
