@@ -49,6 +49,9 @@ product in float64, at least 1 and at most n; v = 4 if n <= 2^31, else 8::
     p+k*4 0 or 4 bytes        padding to a multiple of 8
 
 All other elements are zero. A writer takes the k largest magnitudes.
+
+Updates of a masked round have the codec masked, which nobody chooses: fednot/secure_aggregation
+has its layout, and only a sum of such payloads can be read.
 """
 
 from __future__ import annotations
@@ -59,6 +62,7 @@ import torch
 
 from fednot.codecs.codec import Codec, Piece
 from fednot.codecs.int8 import Int8
+from fednot.codecs.masked import Masked
 from fednot.codecs.none import Plain
 from fednot.codecs.sixteen_bit import SixteenBit
 from fednot.codecs.topk import DEFAULT_FRACTION, TopK
@@ -70,6 +74,8 @@ NAMES: Final = ("none", "bf16", "fp16", "int8", "topk")
 
 def codec_of(name: str, top_k_fraction: float = DEFAULT_FRACTION) -> Codec:
     """The codec of a name; topk keeps that fraction of each tensor, the others do not look at it.
+
+    masked, which is not among NAMES, has one, too.
 
     Raises ValueError for another name (and lists them) and for a fraction that topk cannot keep.
     """
@@ -84,4 +90,6 @@ def codec_of(name: str, top_k_fraction: float = DEFAULT_FRACTION) -> Codec:
             return Int8()
         case "topk":
             return TopK(top_k_fraction)
+        case "masked":
+            return Masked()
     raise ValueError(f"there is no codec {name!r}; use one of {', '.join(NAMES)}")
