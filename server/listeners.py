@@ -32,6 +32,8 @@ from fednot.v1 import (
     operator_pb2_grpc,
     receipt_pb2,
     receipt_pb2_grpc,
+    secure_aggregation_pb2,
+    secure_aggregation_pb2_grpc,
 )
 from server.audit import RefusalLog
 from server.cohorts.remote import RemoteCohort
@@ -50,6 +52,7 @@ from server.services.offer import SessionOffer
 from server.services.operator import OperatorServicer
 from server.services.permissions import check_enrolment
 from server.services.receipts import ReceiptServicer
+from server.services.secure_aggregation import SecureAggregationServicer
 from server.services.signing import Signing
 from server.settings import ServerSettings
 from server.state.database import StateError
@@ -57,6 +60,7 @@ from server.uploads.desk import UploadDesk
 
 _FILES: Final[tuple[tuple[FileDescriptor, str], ...]] = (
     (federation_pb2.DESCRIPTOR, "FederationService"),
+    (secure_aggregation_pb2.DESCRIPTOR, "SecureAggregationService"),
     (deletion_pb2.DESCRIPTOR, "DeletionService"),
     (operator_pb2.DESCRIPTOR, "OperatorService"),
     (approval_pb2.DESCRIPTOR, "ApprovalService"),
@@ -155,6 +159,7 @@ class Listeners:
             codecs=frozenset(settings.codecs),
             top_k_fraction=settings.top_k_fraction,
             data_port=lambda: self.data.port,
+            masked=settings.secure_aggregation,
         )
 
     def _main_server(self) -> aio.Server:
@@ -170,6 +175,9 @@ class Listeners:
                 trust_digest=lambda: identity.trust_digest if identity else "",
             ),
             server,
+        )
+        secure_aggregation_pb2_grpc.add_SecureAggregationServiceServicer_to_server(
+            SecureAggregationServicer(federation, self._cohort, identity), server
         )
         deletion_pb2_grpc.add_DeletionServiceServicer_to_server(
             DeletionServicer(federation, coordinator), server

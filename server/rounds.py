@@ -31,6 +31,8 @@ from server.records import (
 )
 from server.resumption import seconds_left, take_over
 from server.room import is_full
+from server.secure_aggregation.summing import MaskedSumming
+from server.secure_aggregation.terms import LEAST_CLIENTS
 from server.state import client_rows, round_rows
 from server.state.commits import Commit
 from server.state.database import StateUnavailableError
@@ -89,10 +91,10 @@ def missing_text(ended: Round) -> str:
     return f"missing {found}" if found else ""
 
 
-def _drawn(clients: tuple[str, ...], policy: RoundPolicy, seed: str) -> tuple[str, ...]:
+def _drawn(clients: tuple[str, ...], policy: RoundPolicy, least: int, seed: str) -> tuple[str, ...]:
     if policy.fraction == 1:
         return clients
-    size = max(policy.min_clients, math.ceil(policy.fraction * len(clients)))
+    size = max(policy.min_clients, least, math.ceil(policy.fraction * len(clients)))
     draw = random.Random(seed)  # noqa: S311
     return tuple(sorted(draw.sample(clients, min(size, len(clients)))))
 
@@ -102,7 +104,9 @@ class Rounds:
 
     def __init__(self, federation: Federation) -> None:
         self._federation = federation
-        self._summing = Summing(federation)
+        masking = federation.defaults.masking
+        self._summing = MaskedSumming(federation, masking) if masking else Summing(federation)
+        self._least = LEAST_CLIENTS if masking else 1
 
     async def gather(self, minimum: int, wait: float, purpose: str) -> tuple[str, ...]:
         """Waits until enough clients are there, at most `wait` seconds, saying for whom.
@@ -192,6 +196,7 @@ class Rounds:
 
     async def _gather(self, minimum: int, wait: float, purpose: str) -> tuple[str, ...]:
         federation = self._federation
+        minimum = max(minimum, self._least)
         until = time.monotonic() + wait
         try:
             while len(clients := federation.eligible()) < minimum:
@@ -229,7 +234,9 @@ class Rounds:
             phase=order.phase,
             outcome=RoundOutcome.RUNNING,
             base_version=version.number,
-            cohort=_drawn(clients, order.policy, f"{federation.defaults.seed}/{upcoming}"),
+            cohort=_drawn(
+                clients, order.policy, self._least, f"{federation.defaults.seed}/{upcoming}"
+            ),
             started_at=time.time(),
             run_id=order.run_id,
             job_id=order.job_id,

@@ -211,7 +211,7 @@ class ServerSettings(StateSettings):
         False, description="see only the sum of a round's updates, which clients mask"
     )
     mask_range: float = Field(
-        16.0, gt=0, description="largest magnitude of an element of a masked update"
+        16.0, ge=1e-30, le=1e30, description="largest magnitude of an element of a masked update"
     )
     mask_wait: float = Field(
         30.0, gt=0, description="seconds that each step of masking waits for its clients"

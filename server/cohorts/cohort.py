@@ -19,6 +19,7 @@ from fednot.errors import FednotError
 from fednot.loss_profile import LossProfile
 from server.blocks import Block
 from server.records import RoundPhase, Scores, Version
+from server.secure_aggregation.round import MaskedRound
 
 
 class WorkKind(StrEnum):
@@ -65,7 +66,8 @@ class WorkPlan:
 
     `release` gives back the pages of a part of `flat` that was read, if they are on disk. A plan
     that is `resumed` was sent before the server started again: its clients may still be at it and
-    are given time to come back. `profile` says what to look at in PROFILE work.
+    are given time to come back. `profile` says what to look at in PROFILE work. Updates of a
+    `masked` round are masked.
     """
 
     kind: WorkKind
@@ -80,6 +82,7 @@ class WorkPlan:
     release: Callable[[int, int], None] = lambda _start, _stop: None
     resumed: bool = False
     profile: ProfileOrder | None = None
+    masked: MaskedRound | None = None
 
     def seed_of(self, client: str) -> int:
         """The seed of one client in this round (63 bits), the same in every process."""

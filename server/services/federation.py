@@ -290,6 +290,8 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
         if not work_id:
             return True
         try:
+            if self._federation.masked_rounds.stands(client, work_id):
+                return True
             self._cohort.assignment(client, work_id).check_open()
         except FednotError as refusal:
             return refusal.reason is Reason.SHUTTING_DOWN

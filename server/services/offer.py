@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fednot.codecs import Codec, codec_of
+from fednot.codecs.masked import Masked
 from fednot.codecs.none import Plain
 from fednot.codecs.topk import DEFAULT_FRACTION
+from fednot.errors import FednotError, Reason
 from fednot.v1 import federation_pb2, model_pb2
 from fednot.wire import codec_name, codec_value
 
@@ -16,20 +18,36 @@ def _no_port() -> int:
     return 0
 
 
+def _masked(wanted: Sequence[model_pb2.UpdateCodec.ValueType]) -> Codec:
+    if model_pb2.UPDATE_CODEC_MASKED not in wanted:
+        raise FednotError(
+            Reason.MASKING_REQUIRED,
+            "the server takes masked updates only, and the client says that it makes none",
+        )
+    return Masked()
+
+
 @dataclass(frozen=True)
 class SessionOffer:
     """The codecs that the server allows by name ("none" always is), seconds between heartbeats.
 
-    `data_port` gives the port of the data channel, 0 if there is none.
+    If the server takes `masked` updates, it takes no others. `data_port` gives the port of the data
+    channel, 0 if there is none.
     """
 
     heartbeat_interval: float
     codecs: frozenset[str] = frozenset()
     top_k_fraction: float = DEFAULT_FRACTION
     data_port: Callable[[], int] = _no_port
+    masked: bool = False
 
     def codec_for(self, wanted: Sequence[model_pb2.UpdateCodec.ValueType]) -> Codec:
-        """The first of the client's codecs that is allowed; "none" if none is."""
+        """The first of the client's codecs that is allowed; "none" if none is.
+
+        Raises FednotError (MASKING_REQUIRED) if only masked updates are taken and it makes none.
+        """
+        if self.masked:
+            return _masked(wanted)
         for value in wanted:
             name = codec_name(value)
             if name in self.codecs:

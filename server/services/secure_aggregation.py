@@ -72,7 +72,7 @@ class SecureAggregationServicer(secure_aggregation_pb2_grpc.SecureAggregationSer
         self,
         federation: Federation,
         cohort: RemoteCohort,
-        judge: Callable[[], Judge | None] = lambda: None,
+        judge: Judge | None = None,
     ) -> None:
         """Without a `judge`, over plaintext, there are no masked rounds."""
         self._federation = federation
@@ -164,7 +164,7 @@ class SecureAggregationServicer(secure_aggregation_pb2_grpc.SecureAggregationSer
         return session, masked.find(session.client, request.work_id, request.attempt)
 
     def _signing_key(self, keys: PublicKeys) -> ec.EllipticCurvePublicKey:
-        judge = self._judge()
+        judge = self._judge
         if judge is None:
             raise FednotError(Reason.MASKING_FAILED, "over plaintext nobody can sign keys")
         now = dt.datetime.now(dt.UTC)

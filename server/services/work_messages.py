@@ -8,6 +8,7 @@ from typing import Final
 from fednot.errors import FednotError, Reason
 from fednot.loss_profile import LossProfile
 from fednot.naming import one_line
+from fednot.secure_aggregation import Order
 from fednot.v1 import federation_pb2
 from server.cohorts.cohort import ForgottenData, SampleGroup
 from server.cohorts.remote import Assignment
@@ -34,7 +35,19 @@ def train_work(assignment: Assignment) -> federation_pb2.TrainWork:
         deadline=timestamp(assignment.deadline_at),
     )
     work.config.update(dict(plan.config))
+    if plan.masked is not None:
+        work.masked.CopyFrom(_masked_round(plan.masked.order))
     return work
+
+
+def _masked_round(order: Order) -> federation_pb2.MaskedRound:
+    return federation_pb2.MaskedRound(
+        attempt=order.attempt,
+        threshold=order.threshold,
+        cohort=order.cohort,
+        value_range=order.value_range,
+        most_examples=order.most_examples,
+    )
 
 
 def evaluate_work(assignment: Assignment) -> federation_pb2.EvaluateWork:
