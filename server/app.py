@@ -16,6 +16,7 @@ import torch
 import fednot
 from fednot.http_status import Health, StatusServer
 from fednot.locked_directory import DirectoryInUseError, LockedDirectory
+from fednot.secure_aggregation.signing import CertificateSigner
 from fednot.task_loading import calling, load_task
 from server import initial_model
 from server.blocks import Memory
@@ -34,6 +35,7 @@ from server.metrics import Metrics, new_registry
 from server.monitor import Monitor
 from server.receipts.desk import ReceiptDesk
 from server.room import Room
+from server.secure_aggregation.attempt import MaskingPolicy
 from server.settings import ServerSettings
 from server.state.database import Database, StateError
 from server.state.model_store import ModelStore
@@ -61,6 +63,7 @@ async def serve(settings: ServerSettings) -> None:
         identity = _identity(settings)
         stack.callback(_locked(settings.state_dir).close)
         federation, cohort = await _federation(settings, stack)
+        federation.masking = _masking(settings, identity)
         federation.receipts = await ReceiptDesk.open(federation.database, settings.state_dir)
         coordinator = Coordinator(federation)
         await coordinator.recover_state()
@@ -94,6 +97,16 @@ def _identity(settings: ServerSettings) -> ServerIdentity | None:
     identity = open_identity(settings.identity_folder, settings.revocations, settings.authority)
     log.info("this is %s of the trust domain %s", identity.subject, identity.domain)
     return identity
+
+
+def _masking(settings: ServerSettings, identity: ServerIdentity | None) -> MaskingPolicy | None:
+    if not settings.secure_aggregation or identity is None:
+        return None
+
+    def check(client: str, chain: bytes, message: bytes, signature: bytes) -> None:
+        CertificateSigner(identity.own).check(client, chain, message, signature)
+
+    return MaskingPolicy(settings.mask_range, settings.mask_wait, check)
 
 
 def _places(settings: ServerSettings) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from fednot.codecs import NAMES
-from server.secure_aggregation.terms import LEAST_CLIENTS
+from fednot.secure_aggregation.terms import FEWEST_CLIENTS
 
 if TYPE_CHECKING:
     from server.settings import ServerSettings
@@ -47,10 +47,10 @@ WITH_SECURE_AGGREGATION: Final = (
     ),
     Exclusion(
         _SECURE,
-        f"--min-clients below {LEAST_CLIENTS}",
+        f"--min-clients below {FEWEST_CLIENTS}",
         "the sum of two updates shows each of two clients the other's",
-        f"give --min-clients {LEAST_CLIENTS} or more",
-        lambda settings: settings.min_clients < LEAST_CLIENTS,
+        f"give --min-clients {FEWEST_CLIENTS} or more",
+        lambda settings: settings.min_clients < FEWEST_CLIENTS,
     ),
     Exclusion(
         _SECURE,

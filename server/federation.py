@@ -31,8 +31,7 @@ from server.records import (
     WaitKind,
 )
 from server.room import Room
-from server.secure_aggregation.rounds import MaskedRounds
-from server.secure_aggregation.terms import Masking
+from server.secure_aggregation.attempt import Attempts, MaskingPolicy
 from server.state import client_rows, forget_rows, scope_rows
 from server.state.database import Database
 from server.verification.server_data import ServerData
@@ -47,8 +46,7 @@ class Defaults:
     With `require_approval` a deletion or readmission waits for a second identity, at most
     `approval_expiry`. `accumulator` is the precision of a round's sum. A job waits at most
     `confirmation_wait` for a client to confirm what it forgets. `ladder` has the plans that a deep
-    assurance tries one after the other: SELECTOR, SELECTOR*ROUNDS, or retrain. With `masking` the
-    server sees only the sums of updates.
+    assurance tries one after the other: SELECTOR, SELECTOR*ROUNDS, or retrain.
     """
 
     rounds: RoundPolicy = field(default_factory=RoundPolicy)
@@ -66,7 +64,6 @@ class Defaults:
     confirmation_wait: float = 7 * 24 * 3600.0
     verification: VerificationPolicy = field(default_factory=VerificationPolicy)
     ladder: tuple[str, ...] = ("first", "all-but-last", "retrain")
-    masking: Masking | None = None
 
 
 @dataclass
@@ -81,7 +78,7 @@ class Activity:
 
 @dataclass
 class Federation:
-    """Everything that the coordinator works with."""
+    """Everything that the coordinator works with; with `masking` updates are seen as sums alone."""
 
     database: Database
     model: GlobalModel
@@ -100,7 +97,8 @@ class Federation:
     server_data: ServerData = field(default_factory=ServerData)
     forgettings: Forgettings = field(default_factory=NoForgettings)
     receipts: Receipts = field(default_factory=NoReceipts)
-    masked_rounds: MaskedRounds = field(default_factory=MaskedRounds)
+    attempts: Attempts = field(default_factory=Attempts)
+    masking: MaskingPolicy | None = None
 
     def eligible(self) -> tuple[str, ...]:
         """Connected clients that may train and have something to train on, by name.

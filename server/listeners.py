@@ -60,13 +60,13 @@ from server.uploads.desk import UploadDesk
 
 _FILES: Final[tuple[tuple[FileDescriptor, str], ...]] = (
     (federation_pb2.DESCRIPTOR, "FederationService"),
-    (secure_aggregation_pb2.DESCRIPTOR, "SecureAggregationService"),
     (deletion_pb2.DESCRIPTOR, "DeletionService"),
     (operator_pb2.DESCRIPTOR, "OperatorService"),
     (approval_pb2.DESCRIPTOR, "ApprovalService"),
     (audit_pb2.DESCRIPTOR, "AuditService"),
     (receipt_pb2.DESCRIPTOR, "ReceiptService"),
     (identity_pb2.DESCRIPTOR, "IdentityService"),
+    (secure_aggregation_pb2.DESCRIPTOR, "SecureAggregationService"),
 )
 SERVICE_NAMES: Final = tuple(
     descriptor.services_by_name[name].full_name for descriptor, name in _FILES
@@ -176,9 +176,6 @@ class Listeners:
             ),
             server,
         )
-        secure_aggregation_pb2_grpc.add_SecureAggregationServiceServicer_to_server(
-            SecureAggregationServicer(federation, self._cohort, identity), server
-        )
         deletion_pb2_grpc.add_DeletionServiceServicer_to_server(
             DeletionServicer(federation, coordinator), server
         )
@@ -192,6 +189,9 @@ class Listeners:
             AuditServicer(federation, self.refusals), server
         )
         receipt_pb2_grpc.add_ReceiptServiceServicer_to_server(ReceiptServicer(federation), server)
+        secure_aggregation_pb2_grpc.add_SecureAggregationServiceServicer_to_server(
+            SecureAggregationServicer(federation, self._cohort), server
+        )
         identity_pb2_grpc.add_IdentityServiceServicer_to_server(
             IdentityServicer(federation, identity, self._signing), server
         )

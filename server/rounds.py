@@ -32,7 +32,6 @@ from server.records import (
 from server.resumption import seconds_left, take_over
 from server.room import is_full
 from server.secure_aggregation.summing import MaskedSumming
-from server.secure_aggregation.terms import LEAST_CLIENTS
 from server.state import client_rows, round_rows
 from server.state.commits import Commit
 from server.state.database import StateUnavailableError
@@ -91,10 +90,12 @@ def missing_text(ended: Round) -> str:
     return f"missing {found}" if found else ""
 
 
-def _drawn(clients: tuple[str, ...], policy: RoundPolicy, least: int, seed: str) -> tuple[str, ...]:
+def _drawn(
+    clients: tuple[str, ...], policy: RoundPolicy, seed: str, *, fewest: int
+) -> tuple[str, ...]:
     if policy.fraction == 1:
         return clients
-    size = max(policy.min_clients, least, math.ceil(policy.fraction * len(clients)))
+    size = max(fewest, policy.min_clients, math.ceil(policy.fraction * len(clients)))
     draw = random.Random(seed)  # noqa: S311
     return tuple(sorted(draw.sample(clients, min(size, len(clients)))))
 
@@ -104,16 +105,16 @@ class Rounds:
 
     def __init__(self, federation: Federation) -> None:
         self._federation = federation
-        masking = federation.defaults.masking
+        masking = federation.masking
         self._summing = MaskedSumming(federation, masking) if masking else Summing(federation)
-        self._least = LEAST_CLIENTS if masking else 1
 
     async def gather(self, minimum: int, wait: float, purpose: str) -> tuple[str, ...]:
         """Waits until enough clients are there, at most `wait` seconds, saying for whom.
 
         Raises NotEnoughClientsError, or WorkInterruptedError.
         """
-        return await self._federation.work.run(self._gather(minimum, wait, purpose))
+        fewest = max(minimum, self._summing.fewest)
+        return await self._federation.work.run(self._gather(fewest, wait, purpose))
 
     async def play(self, order: RoundOrder, step: Step) -> Round:
         """Runs one round; `step` writes what belongs to a new version with the version itself.
@@ -149,7 +150,8 @@ class Rounds:
         Call it in interruptible work. Raises NotEnoughClientsError, or TrialFailedError.
         """
         federation, model = self._federation, trial.model
-        clients = await self._gather(trial.min_clients, trial.client_wait, "a verification round")
+        fewest = max(trial.min_clients, self._summing.fewest)
+        clients = await self._gather(fewest, trial.client_wait, "a verification round")
         current = federation.model.current
         plan = WorkPlan(
             kind=WorkKind.TRAIN,
@@ -196,7 +198,6 @@ class Rounds:
 
     async def _gather(self, minimum: int, wait: float, purpose: str) -> tuple[str, ...]:
         federation = self._federation
-        minimum = max(minimum, self._least)
         until = time.monotonic() + wait
         try:
             while len(clients := federation.eligible()) < minimum:
@@ -235,7 +236,10 @@ class Rounds:
             outcome=RoundOutcome.RUNNING,
             base_version=version.number,
             cohort=_drawn(
-                clients, order.policy, self._least, f"{federation.defaults.seed}/{upcoming}"
+                clients,
+                order.policy,
+                f"{federation.defaults.seed}/{upcoming}",
+                fewest=self._summing.fewest,
             ),
             started_at=time.time(),
             run_id=order.run_id,

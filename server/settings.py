@@ -17,7 +17,6 @@ from server import exclusions
 from server.federation import Defaults
 from server.ladder import rung_of
 from server.records import RecoveryPolicy, RoundPolicy, Thresholds, VerificationPolicy
-from server.secure_aggregation.terms import Masking
 from server.state.connecting import url_of
 from server.state.stores import S3
 from server.uploads.desk import UploadLimits
@@ -372,5 +371,4 @@ class ServerSettings(StateSettings):
                 max_examples=self.verification_examples,
             ),
             ladder=self.ladder,
-            masking=Masking(self.mask_range, self.mask_wait) if self.secure_aggregation else None,
         )

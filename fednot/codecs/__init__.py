@@ -1,6 +1,7 @@
 """Codecs: how an update's bytes are made smaller on their way to the server.
 
-The names are none, bf16, fp16, int8 and topk. An encoded update is a *payload*, and what is in it
+The names are none, bf16, fp16, int8 and topk; `masked`, which only secure aggregation takes, is
+`fednot.secure_aggregation.ring`'s. An encoded update is a *payload*, and what is in it
 stands here byte by byte, so that any language can write one. All numbers are little-endian, floats
 are IEEE 754, every section starts at a multiple of 8, every byte that is called padding is zero,
 and the size of a payload follows from the manifest and the codec's parameters alone.
@@ -49,9 +50,6 @@ product in float64, at least 1 and at most n; v = 4 if n <= 2^31, else 8::
     p+k*4 0 or 4 bytes        padding to a multiple of 8
 
 All other elements are zero. A writer takes the k largest magnitudes.
-
-Updates of a masked round have the codec masked, which nobody chooses: fednot/secure_aggregation
-has its layout, and only a sum of such payloads can be read.
 """
 
 from __future__ import annotations
@@ -62,7 +60,6 @@ import torch
 
 from fednot.codecs.codec import Codec, Piece
 from fednot.codecs.int8 import Int8
-from fednot.codecs.masked import Masked
 from fednot.codecs.none import Plain
 from fednot.codecs.sixteen_bit import SixteenBit
 from fednot.codecs.topk import DEFAULT_FRACTION, TopK
@@ -74,8 +71,6 @@ NAMES: Final = ("none", "bf16", "fp16", "int8", "topk")
 
 def codec_of(name: str, top_k_fraction: float = DEFAULT_FRACTION) -> Codec:
     """The codec of a name; topk keeps that fraction of each tensor, the others do not look at it.
-
-    masked, which is not among NAMES, has one, too.
 
     Raises ValueError for another name (and lists them) and for a fraction that topk cannot keep.
     """
@@ -91,5 +86,7 @@ def codec_of(name: str, top_k_fraction: float = DEFAULT_FRACTION) -> Codec:
         case "topk":
             return TopK(top_k_fraction)
         case "masked":
+            from fednot.secure_aggregation.ring import Masked
+
             return Masked()
     raise ValueError(f"there is no codec {name!r}; use one of {', '.join(NAMES)}")

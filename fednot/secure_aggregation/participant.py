@@ -1,252 +1,194 @@
-"""A client's side of one attempt: which secrets it makes, whom it tells what, and when no more."""
+"""A client's part in one attempt at a masked round: from its keys to the shares that it reveals.
+
+It knows no network and holds all that is secret. What must never happen cannot be asked of it: keys
+serve one attempt and one update, one list of survivors is signed, and of no client are shares of
+both secrets revealed (Bonawitz et al. 2017, figure 4).
+"""
 
 from __future__ import annotations
 
-import contextlib
-import datetime as dt
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import IntEnum, auto
+from typing import Final
 
 import torch
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from fednot.identity.certificates import read_key
-from fednot.identity.folder import Credentials
-from fednot.identity.subject import Role
-from fednot.identity.trust import Trust
-from fednot.manifest import Manifest
-from fednot.secure_aggregation import keys, masks, shamir
-from fednot.secure_aggregation.keys import PublicKeys, SharePair
-from fednot.secure_aggregation.order import Order, failed
-from fednot.secure_aggregation.ring import Quantised, quantised
-from fednot.secure_aggregation.roster import Roster
+from fednot.errors import FednotError, Reason
+from fednot.secure_aggregation import shamir
+from fednot.secure_aggregation.keys import (
+    KEY_BYTES,
+    KeyPair,
+    decrypted,
+    encrypted,
+    pair_key,
+    seed_key,
+)
+from fednot.secure_aggregation.masks import add_stream
+from fednot.secure_aggregation.signing import Signer
+from fednot.secure_aggregation.terms import FEWEST_CLIENTS, Terms, keys_text, survivors_text
 
 
-class Step(IntEnum):
-    """What a participant has done last."""
+@dataclass(frozen=True)
+class Advertised:
+    """A client's public keys of an attempt, signed by the key of its certificate."""
 
-    STARTED = auto()
-    ADVERTISED = auto()
-    SHARED = auto()
-    MASKED = auto()
-    SIGNED = auto()
-    CLOSED = auto()
+    client: str
+    cipher_key: bytes
+    mask_key: bytes
+    chain: bytes
+    signature: bytes
 
 
 @dataclass(frozen=True)
 class Revealed:
-    """A share of one secret of a client: of its seed, or of its mask key, never of both."""
+    """A share of one of a client's two secrets: of its seed, else of its mask key."""
 
     client: str
-    seed: bytes | None = None
-    mask_key: bytes | None = None
-
-    def __post_init__(self) -> None:
-        if (self.seed is None) == (self.mask_key is None):
-            raise ValueError(f"a share of exactly one secret of {self.client} is revealed")
+    seed: bytes = b""
+    mask_key: bytes = b""
 
 
 class Participant:
-    """One client in one attempt; its keys and its seed are made with it and end with it.
+    """One client in one attempt; its methods are called in their order.
 
-    The steps are taken once each, in this order: advertise, shares_for, masked, signed, revealed.
-    A step out of order is a RuntimeError. A step that fails ends the attempt, as `close` does: from
-    then on nothing can be revealed. Nothing here knows a network; what the server and the others
-    say comes in as arguments and is trusted only as far as it was checked.
+    Each raises FednotError (MASKING_FAILED) if the server asks for what would let a single update
+    be read, or shows what does not hold together; the attempt is over then.
     """
 
-    def __init__(self, order: Order, credentials: Credentials, trust: Trust) -> None:
-        """Makes fresh keys. `trust` judges the others' certificates.
-
-        Raises FednotError (MASKING_FAILED) if the credentials are no client's of the cohort.
-        """
-        subject = credentials.subject
-        if subject.role is not Role.CLIENT or subject.name not in order.cohort:
-            raise failed(f"{subject} is not of the cohort")
-        self.order = order
-        self.name = subject.name
-        self.step = Step.STARTED
-        self._credentials = credentials
-        self._trust = trust
-        self._cipher_key: X25519PrivateKey | None = X25519PrivateKey.generate()
-        self._mask_key: X25519PrivateKey | None = X25519PrivateKey.generate()
-        self._seed = bytearray(os.urandom(shamir.SECRET_BYTES))
-        self._advertised: PublicKeys | None = None
-        self._roster: Roster | None = None
-        self._signing_keys: dict[str, ec.EllipticCurvePublicKey] = {}
-        self._held: dict[str, SharePair] = {}
+    def __init__(self, client: str, terms: Terms, signer: Signer) -> None:
+        if client not in terms.cohort:
+            raise _failed(f"{client} is not in the cohort of the round")
+        self.terms: Final = terms
+        self._client = client
+        self._signer = signer
+        self._cipher = KeyPair.fresh()
+        self._mask = KeyPair.fresh()
+        self._seed = os.urandom(KEY_BYTES)
+        self._roster: dict[str, Advertised] = {}
+        self._kept: dict[str, tuple[bytes, bytes]] = {}
+        self._given: dict[str, bytes] = {}
+        self._masked = False
         self._survivors: tuple[str, ...] = ()
+        self._own = self._advertised()
 
-    def advertise(self) -> PublicKeys:
-        """The client's public keys, signed: round 0 of the paper."""
-        with self._taking(Step.ADVERTISED):
-            cipher_key, mask_key = self._private_keys()
-            public = keys.public_bytes(cipher_key), keys.public_bytes(mask_key)
-            statement = keys.keys_statement(self.order, self.name, *public)
-            self._advertised = PublicKeys(
-                self.name, *public, self._credentials.chain, self._sign(statement)
+    def advertised(self) -> Advertised:
+        """The client's own keys; the same at each call."""
+        return self._own
+
+    def shares_for(self, roster: Sequence[Advertised]) -> Mapping[str, bytes]:
+        """An encrypted share of both secrets for each of the others; the same at each call.
+
+        Every key must be signed by its client, the client's own be unchanged, and at least 3
+        clients and as many as the threshold take part, all of the cohort.
+        """
+        found = {each.client: each for each in roster}
+        if self._roster:
+            if found != self._roster:
+                raise _failed("the server shows another roster than before")
+            return self._given
+        self._check_roster(roster, found)
+        names = sorted(found)
+        seeds = shamir.split(self._seed, self.terms.threshold, len(names))
+        keys = shamir.split(self._mask.private, self.terms.threshold, len(names))
+        shares = dict(zip(names, zip(seeds, keys, strict=True), strict=True))
+        self._kept[self._client] = shares.pop(self._client)
+        self._given = {
+            name: self._encrypted_to(found[name], seed + key)
+            for name, (seed, key) in shares.items()
+        }
+        self._roster = found
+        return self._given
+
+    def masked(self, payload: torch.Tensor, shares: Mapping[str, bytes]) -> torch.Tensor:
+        """Masks a payload of `ring.quantised`, in place, once.
+
+        `shares` is what each of the others gave. The masks are those of these clients alone.
+        """
+        if self._masked or not self._roster:
+            raise _failed("an attempt masks one update, after the shares were given")
+        if not set(shares) <= set(self._roster) - {self._client}:
+            raise _failed("somebody gave a share who is not in the roster")
+        if len(shares) + 1 < max(self.terms.threshold, FEWEST_CLIENTS):
+            raise _failed(
+                f"{len(shares) + 1} clients gave shares, and {self.terms.threshold} are needed"
             )
-            return self._advertised
-
-    def shares_for(self, members: Iterable[PublicKeys], at: dt.datetime) -> dict[str, bytes]:
-        """The encrypted shares for each of the others: round 1.
-
-        `members` are all who take part, this client included, in any order; `at` is now. Raises
-        FednotError (MASKING_FAILED) if they are too few, not of the cohort or not all different, if
-        a certificate or signature does not hold, or if this client's keys are not among them.
-        """
-        with self._taking(Step.SHARED):
-            roster = Roster.of(self.order, members)
-            if self.name not in roster or roster[self.name] != self._advertised:
-                raise failed("the client's own keys are not among those that take part")
-            domain = self._credentials.subject.domain
-            self._signing_keys = roster.signing_keys(self._trust, domain, at)
-            self._roster = roster
-            return self._encrypted_shares(roster)
-
-    def masked(
-        self,
-        update: torch.Tensor,
-        manifest: Manifest,
-        num_examples: int,
-        shares: Mapping[str, bytes],
-    ) -> Quantised:
-        """The masked update, and how many elements were clipped: round 2.
-
-        `shares` are what the others gave, by giver. Raises FednotError (MASKING_FAILED) if those
-        who gave some are, with this client, fewer than the threshold, or if one cannot be
-        decrypted, and as `quantised` does.
-        """
-        with self._taking(Step.MASKED):
-            roster = self._known_roster()
-            self._check_givers(roster, shares)
-            self._hold(roster, shares)
-            found = quantised(update, manifest, num_examples, self.order.scale)
-            self._mask(found.payload, roster)
-            return found
+        for name, sealed in shares.items():
+            self._kept[name] = self._decrypted_from(name, sealed)
+        self._masked = True
+        add_stream(payload, seed_key(self.terms, self._seed, self._client))
+        for name in sorted(shares):
+            key = pair_key(self.terms, self._mask, self._client, name, self._roster[name].mask_key)
+            add_stream(payload, key, 1 if self._client < name else -1)
+        return payload
 
     def signed(self, survivors: Iterable[str]) -> bytes:
-        """The signature of the list of those whose masked updates are in the sum: round 3.
-
-        Raises FednotError (MASKING_FAILED) if they are fewer than the threshold, if this client is
-        not among them, or if one of them gave no shares.
-        """
-        with self._taking(Step.SIGNED):
-            listed = list(survivors)
-            found = tuple(sorted(set(listed)))
-            if len(found) < len(listed):
-                raise failed("somebody stands twice among the survivors")
-            if not set(found) <= set(self._held):
-                raise failed("one of the survivors gave no shares")
-            if self.name not in found:
-                raise failed("the client's masked update was left out of the sum")
-            if len(found) < self.order.threshold:
-                raise failed(
-                    f"{len(found)} masked updates are in the sum, and {self.order.threshold} must"
-                )
-            self._survivors = found
-            return self._sign(self._statement())
+        """Signs whose updates arrived: one list, with this client in it and the threshold met."""
+        listed = tuple(sorted(survivors))
+        if self._survivors not in ((), listed):
+            raise _failed("the server shows another list of survivors than before")
+        if not self._masked or not set(listed) <= set(self._kept) or len(set(listed)) < len(listed):
+            raise _failed("the list of survivors has clients that gave no shares")
+        if len(listed) < max(self.terms.threshold, FEWEST_CLIENTS) or self._client not in listed:
+            raise _failed(
+                f"{len(listed)} updates arrived; {self.terms.threshold} are needed, and this one's"
+            )
+        self._survivors = listed
+        return self._signer.sign(survivors_text(self.terms, listed))
 
     def revealed(self, signatures: Mapping[str, bytes]) -> list[Revealed]:
-        """The shares that take the masks off the sum: round 4. It ends the attempt.
-
-        Of survivors it is the share of the seed, of those who dropped out after they had given
-        shares that of the mask key. `signatures` are those of the list that this client signed, by
-        signer. Raises FednotError (MASKING_FAILED) if they are fewer than the threshold, by others
-        than survivors, or if one does not fit.
-        """
-        with self._taking(Step.CLOSED):
-            if not set(signatures) <= set(self._survivors):
-                raise failed("the survivors were confirmed by one who is none of them")
-            if len(signatures) < self.order.threshold:
-                raise failed(
-                    f"{len(signatures)} confirmed the survivors, and {self.order.threshold} must"
-                )
-            statement = self._statement()
-            for client, signature in signatures.items():
-                keys.check_signature(signature, statement, self._signing_keys[client], client)
-            found = [self._share_of(client, pair) for client, pair in sorted(self._held.items())]
-        self.close()
-        return found
-
-    def close(self) -> None:
-        """Ends the attempt: what is secret is overwritten or, where Python cannot, dropped."""
-        self.step = Step.CLOSED
-        self._seed[:] = bytes(len(self._seed))
-        self._cipher_key = self._mask_key = None
-        self._held.clear()
-
-    @contextlib.contextmanager
-    def _taking(self, step: Step) -> Iterator[None]:
-        if self.step != step - 1:
-            raise RuntimeError(f"{step.name} does not follow {self.step.name}")
-        try:
-            yield
-        except BaseException:
-            self.close()
-            raise
-        self.step = step
-
-    def _private_keys(self) -> tuple[X25519PrivateKey, X25519PrivateKey]:
-        if self._cipher_key is None or self._mask_key is None:
-            raise RuntimeError("the attempt has ended")
-        return self._cipher_key, self._mask_key
-
-    def _known_roster(self) -> Roster:
-        if self._roster is None:
-            raise RuntimeError("the roster is not known yet")
-        return self._roster
-
-    def _sign(self, statement: bytes) -> bytes:
-        return keys.signed(statement, read_key(self._credentials.private_key))
-
-    def _statement(self) -> bytes:
-        return keys.survivors_statement(
-            self.order, self._known_roster().digest, tuple(self._held), self._survivors
-        )
-
-    def _encrypted_shares(self, roster: Roster) -> dict[str, bytes]:
-        cipher_key, mask_key = self._private_keys()
-        threshold = self.order.threshold
-        of_key = shamir.split(mask_key.private_bytes_raw(), threshold, len(roster))
-        of_seed = shamir.split(bytes(self._seed), threshold, len(roster))
-        pairs = {
-            member.client: SharePair(*pair)
-            for member, pair in zip(roster, zip(of_key, of_seed, strict=True), strict=True)
-        }
-        self._held[self.name] = pairs.pop(self.name)
-        return {
-            name: keys.encrypted(pair, cipher_key, roster[name], self.order, self.name)
-            for name, pair in pairs.items()
-        }
-
-    def _check_givers(self, roster: Roster, shares: Mapping[str, bytes]) -> None:
-        if self.name in shares or not all(name in roster for name in shares):
-            raise failed("shares came from one who takes no part")
-        if len(shares) + 1 < self.order.threshold:
-            raise failed(f"{len(shares) + 1} clients gave shares, and {self.order.threshold} must")
-
-    def _hold(self, roster: Roster, shares: Mapping[str, bytes]) -> None:
-        # The paper decrypts when it reveals. Who cannot takes no further part either way; here that
-        # comes before the upload, so that the sum does not need the client.
-        cipher_key, _ = self._private_keys()
-        for name, ciphertext in shares.items():
-            self._held[name] = keys.decrypted(
-                ciphertext, cipher_key, roster[name], self.order, self.name
+        """The shares that take the masks off, once enough survivors signed the same list."""
+        listed = self._survivors
+        if not listed:
+            raise _failed("no list of survivors was signed")
+        message = survivors_text(self.terms, listed)
+        if len(signatures) < self.terms.threshold or not set(signatures) <= set(listed):
+            raise _failed(
+                f"{len(signatures)} clients signed the list of survivors, and "
+                f"{self.terms.threshold} of them are needed"
             )
+        for name, signature in signatures.items():
+            self._signer.check(name, self._roster[name].chain, message, signature)
+        return [
+            Revealed(name, seed=seed) if name in listed else Revealed(name, mask_key=key)
+            for name, (seed, key) in sorted(self._kept.items())
+        ]
 
-    def _mask(self, payload: torch.Tensor, roster: Roster) -> None:
-        _, mask_key = self._private_keys()
-        masks.add(payload, keys.own_seed(bytes(self._seed), self.order, self.name))
-        for name in self._held:
-            if name != self.name:
-                seed = keys.pair_seed(mask_key, roster[name], self.order, self.name)
-                (masks.add if self.name < name else masks.subtract)(payload, seed)
+    def _advertised(self) -> Advertised:
+        cipher_key, mask_key = self._cipher.public, self._mask.public
+        signature = self._signer.sign(keys_text(self.terms, self._client, cipher_key, mask_key))
+        return Advertised(self._client, cipher_key, mask_key, self._signer.chain, signature)
 
-    def _share_of(self, client: str, pair: SharePair) -> Revealed:
-        if client in self._survivors:
-            return Revealed(client, seed=pair.seed)
-        return Revealed(client, mask_key=pair.mask_key)
+    def _check_roster(self, roster: Sequence[Advertised], found: Mapping[str, Advertised]) -> None:
+        if len(found) != len(roster) or not set(found) <= set(self.terms.cohort):
+            raise _failed("the roster names a client twice, or one that is not in the cohort")
+        if len(found) < max(self.terms.threshold, FEWEST_CLIENTS):
+            raise _failed(f"{len(found)} clients are in the roster, too few to mask one another")
+        if found.get(self._client) != self._own:
+            raise _failed("the roster has other keys of this client than it sent")
+        public = [key for each in roster for key in (each.cipher_key, each.mask_key)]
+        if len(set(public)) != len(public):
+            raise _failed("the roster has one key twice")
+        for name, each in found.items():
+            message = keys_text(self.terms, name, each.cipher_key, each.mask_key)
+            self._signer.check(name, each.chain, message, each.signature)
+
+    def _encrypted_to(self, other: Advertised, shares: bytes) -> bytes:
+        try:
+            return encrypted(
+                self.terms, self._cipher, self._client, other.client, other.cipher_key, shares
+            )
+        except ValueError as error:
+            raise _failed(f"the key of {other.client} is none: {error}") from error
+
+    def _decrypted_from(self, name: str, sealed: bytes) -> tuple[bytes, bytes]:
+        public = self._roster[name].cipher_key
+        try:
+            shares = decrypted(self.terms, self._cipher, name, self._client, public, sealed)
+        except ValueError as error:
+            raise _failed(str(error)) from error
+        return shares[: shamir.SHARE_BYTES], shares[shamir.SHARE_BYTES :]
+
+
+def _failed(message: str) -> FednotError:
+    return FednotError(Reason.MASKING_FAILED, message)

@@ -101,11 +101,6 @@ class Assignment:
         self.answered = True
         self._answers.put_nowait(answer)
 
-    def give_up(self, reason: str) -> None:
-        """Stops waiting for an answer, if none was given, for a reason."""
-        if not self.answered:
-            self.answer(NoAnswer(self.client, reason))
-
     async def submit(self, update: Update) -> None:
         """Hands an update to the round and waits for its verdict; then the update is settled, too.
 
@@ -215,7 +210,8 @@ class RemoteCohort:
         """Closes a session; a round that waits for the client stops waiting, and is told why."""
         self._sessions.pop(session.client, None)
         for assignment in self._of(session.client):
-            assignment.give_up(why)
+            if not assignment.answered:
+                assignment.answer(NoAnswer(session.client, why))
         self._pulse.beat()
 
     def close_unless(self, holds: Callable[[bytes], bool]) -> list[str]:
@@ -283,10 +279,9 @@ class RemoteCohort:
         answers: asyncio.Queue[Answer] = asyncio.Queue()
         broadcast = Broadcast(plan.flat, plan.release)
         batch = [Assignment(client, plan, broadcast, answers) for client in plan.clients]
-        if plan.masked is not None:
-            for assignment in batch:
-                plan.masked.assigned(assignment.client, assignment.id, assignment.give_up)
         self._assignments |= {assignment.id: assignment for assignment in batch}
+        if plan.masked is not None:
+            plan.masked.assigned({assignment.client: assignment for assignment in batch})
         self._pulse.beat()
         started = time.monotonic()
         until, back_by = started + plan.deadline, started
@@ -317,8 +312,9 @@ class RemoteCohort:
         for assignment in batch:
             if early and assignment.client not in self._sessions:
                 continue
-            if not self._is_live(assignment.client):
-                assignment.give_up(f"lost; {self._seen(assignment.client)}")
+            if not assignment.answered and not self._is_live(assignment.client):
+                reason = f"lost; {self._seen(assignment.client)}"
+                assignment.answer(NoAnswer(assignment.client, reason))
 
     def _of(self, client: str) -> list[Assignment]:
         return [a for a in self._assignments.values() if a.client == client]

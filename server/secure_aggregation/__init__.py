@@ -1,3 +1,1 @@
-"""The server's side of secure aggregation: it leads clients through the steps of a masked round and
-adds up what it cannot read. docs/secure-aggregation.md says what that is worth.
-"""
+"""The server's side of secure aggregation: it leads a masked round and sees its sum alone."""

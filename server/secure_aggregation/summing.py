@@ -1,143 +1,171 @@
-"""Adds up what the clients of a masked round send, and applies the mean once the masks are off."""
+"""Adds up masked updates, has the clients take the masks off the sum, and applies the mean."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
+import math
+from collections.abc import Collection, Mapping
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
-from fednot.codecs.masked import Masked
 from fednot.errors import FednotError, Reason
-from fednot.secure_aggregation import MaskedSum, Order
+from fednot.secure_aggregation.masked_sum import Unmasking, add_payload, unmask
+from fednot.secure_aggregation.ring import Masked, mean_of
+from fednot.secure_aggregation.terms import FEWEST_CLIENTS, Terms
 from server.aggregation import RunningAverage
 from server.blocks import Block
 from server.cohorts.cohort import Answer, Update, WorkPlan
 from server.federation import Federation
 from server.records import RoundProgress
-from server.secure_aggregation.round import MaskedRound
-from server.secure_aggregation.terms import LEAST_CLIENTS, Masking, threshold_of
+from server.secure_aggregation.attempt import Attempt, MaskingPolicy, new_attempt_name
 from server.state import client_rows
 from server.summing import Sum
 
-ATTEMPT_BYTES: Final = 16
+ROSTER_SHARE: Final = 0.8
+"""The part of a round's deadline in which keys may come; the rest is for the masked updates."""
 
 log = logging.getLogger("server.secure_aggregation")
 
 
 class MaskedSumming:
-    """As `server.summing.Summing`, of updates that the server cannot read."""
+    """As `server.summing.Summing`, but no update can be read here, only their sum."""
 
-    def __init__(self, federation: Federation, masking: Masking) -> None:
+    fewest: Final = FEWEST_CLIENTS
+
+    def __init__(self, federation: Federation, policy: MaskingPolicy) -> None:
         self._federation = federation
-        self._masking = masking
+        self._policy = policy
 
     async def sum(self, plan: WorkPlan, given: Block, quorum: float) -> Sum:
-        """The mean of the updates applied to a model, if enough of the cohort stayed to the end.
+        """The mean of the updates applied to a model, if a share `quorum` of the cohort, and as
+        many as the threshold, sent one and helped to take the masks off.
 
-        Enough is a share `quorum` of the cohort, and at least the threshold. Call it in
-        interruptible work: if that ends early, nothing of the round is unmasked. Raises OSError if
-        the disk has no room for the sum.
+        Call it in interruptible work: if that is interrupted, nothing of the sum was read. Raises
+        OSError if the disk has no room for the sum.
         """
         federation = self._federation
-        if len(plan.clients) < LEAST_CLIENTS:
-            why = f"a masked round takes {LEAST_CLIENTS} clients at the least"
-            return Sum(None, dict.fromkeys(plan.clients, why), {})
-        masked = MaskedRound(await self._order(plan), quorum=quorum, wait=self._masking.wait)
-        federation.masked_rounds.newest = masked
         try:
-            return await self._unmasked(replace(plan, masked=masked), masked, given)
+            attempt = Attempt(await self._terms(plan), self._policy.check)
+        except ValueError as error:
+            return Sum(None, dict.fromkeys(plan.clients, f"masking: {error}"), {})
+        federation.attempts.open(attempt)
+        try:
+            return await self._sum(attempt, replace(plan, masked=attempt), given, quorum)
         finally:
-            masked.end(self._over())
+            federation.attempts.close(attempt, self._why_over())
 
-    async def _unmasked(self, plan: WorkPlan, masked: MaskedRound, given: Block) -> Sum:
-        federation = self._federation
-        manifest = federation.model.manifest
-        block = await asyncio.to_thread(federation.memory.block, Masked().size(manifest))
-        total = MaskedSum(masked.order, manifest, block.tensor)
-        missing = await self._collected(plan, masked, total)
-        try:
-            found = await masked.unmasking()
-            log.info(
-                "round %d: the masks of %d updates come off, and those of %d clients that dropped "
-                "out",
-                plan.round,
-                len(found.seeds),
-                len(found.mask_keys),
-            )
-            await asyncio.to_thread(
-                total.unmask, found.roster, found.shared, found.seeds, found.mask_keys
-            )
-            masked.finish()
-            model = await asyncio.to_thread(self._applied, total, given)
-        except FednotError as fault:
-            return Sum(None, missing | dict.fromkeys(total.survivors, fault.message), {})
-        return Sum(model, missing, {})
+    def _why_over(self) -> FednotError | None:
+        """What clients are told of an attempt that is left: with the server, their work goes on."""
+        if not self._federation.activity.stopping:
+            return None
+        return FednotError(Reason.SHUTTING_DOWN, "the server is stopping", retry_after=1.0)
 
-    async def _collected(
-        self, plan: WorkPlan, masked: MaskedRound, total: MaskedSum
-    ) -> dict[str, str]:
-        """Adds the updates as they come; gives whose is missing, and why."""
-        federation = self._federation
-        progress = RoundProgress(plan.round, plan.phase, plan.clients)
-        missing: dict[str, str] = {}
-        federation.shows(progress)
-        masked.begin(plan.deadline)
-        async with aclosing(federation.cohort.work(plan)) as answers:
-            async for answer in answers:
-                refusal = await self._add(total, answer)
-                if refusal is None:
-                    masked.uploaded(answer.client)
-                    progress = replace(progress, accepted=(*progress.accepted, answer.client))
-                else:
-                    masked.lost(answer.client, refusal)
-                    progress = replace(progress, failed=(*progress.failed, answer.client))
-                    missing[answer.client] = refusal
-                federation.shows(progress)
-        return missing
-
-    async def _add(self, total: MaskedSum, answer: Answer) -> str | None:
-        updates = self._federation.metrics.updates
-        if not isinstance(answer, Update):
-            updates.labels("missing").inc()
-            return getattr(answer, "reason", "it evaluated instead of training")
-        try:
-            payload = answer.payload.tensor
-            await asyncio.to_thread(total.add, answer.client, payload, answer.num_examples)
-        except FednotError as refusal:
-            answer.settle(refusal)
-            return f"{refusal.reason}: {refusal.message}"
-        answer.settle(None)
-        updates.labels("accepted").inc()
-        return None
-
-    def _applied(self, total: MaskedSum, given: Block) -> Block:
-        """The model with the mean added to it, if that is finite."""
-        federation = self._federation
-        average = RunningAverage(
-            federation.model.manifest,
-            memory=federation.memory,
-            precision=federation.defaults.accumulator,
-        )
-        average.add(total.mean(), 1)
-        return average.applied_to(given)
-
-    async def _order(self, plan: WorkPlan) -> Order:
+    async def _terms(self, plan: WorkPlan) -> Terms:
         known = await self._federation.database.read(client_rows.list_clients)
-        most = max((c.num_train_examples for c in known if c.name in plan.clients), default=0)
-        return Order(
-            attempt=secrets.token_bytes(ATTEMPT_BYTES),
+        examples = {client.name: client.num_train_examples for client in known}
+        size = len(plan.clients)
+        return Terms(
+            attempt=new_attempt_name(),
             round=plan.round,
             version=plan.version.number,
-            threshold=threshold_of(len(plan.clients)),
+            generation=plan.version.generation,
+            threshold=threshold_of(size),
             cohort=tuple(sorted(plan.clients)),
-            value_range=self._masking.value_range,
-            most_examples=max(1, most),
+            value_range=self._policy.value_range,
+            most_examples=max([1, *(examples.get(name, 1) for name in plan.clients)]),
         )
 
-    def _over(self) -> FednotError:
-        if self._federation.activity.stopping:
-            return FednotError(Reason.SHUTTING_DOWN, "the server is stopping", retry_after=1.0)
-        return FednotError(Reason.ROUND_OVER, "the round has ended; nothing of it is unmasked")
+    async def _sum(self, attempt: Attempt, plan: WorkPlan, given: Block, quorum: float) -> Sum:
+        federation = self._federation
+        manifest = federation.model.manifest
+        total = await asyncio.to_thread(federation.memory.block, Masked().size(manifest))
+        guiding = asyncio.create_task(
+            attempt.gather(ROSTER_SHARE * plan.deadline, self._policy.wait)
+        )
+        try:
+            received = await self._receive(plan, total)
+        finally:
+            guiding.cancel()
+            await asyncio.gather(guiding, return_exceptions=True)
+        missing = dict(received.missing)
+        try:
+            _check_quorum(received.examples, plan.clients, quorum)
+            there = federation.cohort.connected
+            found = await attempt.unmasking(received.examples, there, self._policy.wait)
+            model = await asyncio.to_thread(self._applied, total, found, received.examples, given)
+        except FednotError as failure:
+            log.warning("the masked round has no result: %s", failure.message)
+            attempt.end(failure)
+            return Sum(None, missing | dict.fromkeys(received.examples, failure.message), {})
+        return Sum(model, missing, {})
+
+    async def _receive(self, plan: WorkPlan, total: Block) -> _Received:
+        federation = self._federation
+        progress = RoundProgress(plan.round, plan.phase, plan.clients)
+        examples: dict[str, int] = {}
+        missing: dict[str, str] = {}
+        federation.shows(progress)
+        async with aclosing(federation.cohort.work(plan)) as answers:
+            async for answer in answers:
+                if isinstance(answer, Update):
+                    await self._add(total, answer)
+                    examples[answer.client] = answer.num_examples
+                    progress = replace(progress, accepted=(*progress.accepted, answer.client))
+                else:
+                    federation.metrics.updates.labels("missing").inc()
+                    missing[answer.client] = _why(answer)
+                    progress = replace(progress, failed=(*progress.failed, answer.client))
+                federation.shows(progress)
+        return _Received(examples, missing)
+
+    async def _add(self, total: Block, update: Update) -> None:
+        await asyncio.to_thread(add_payload, total.tensor, update.payload.tensor)
+        update.settle(None)
+        self._federation.metrics.updates.labels("accepted").inc()
+
+    def _applied(
+        self, total: Block, found: Unmasking, examples: Mapping[str, int], given: Block
+    ) -> Block:
+        federation = self._federation
+        manifest = federation.model.manifest
+        unmask(total.tensor, found)
+        mean = mean_of(total.tensor, manifest, sum(examples.values()), found.terms.scale)
+        average = RunningAverage(
+            manifest, memory=federation.memory, precision=federation.defaults.accumulator
+        )
+        average.add(mean, 1)
+        return average.applied_to(given)
+
+
+@dataclass(frozen=True)
+class _Received:
+    examples: Mapping[str, int]
+    missing: Mapping[str, str]
+
+
+def threshold_of(size: int) -> int:
+    """How many of a cohort must reveal shares, while fewer learn nothing: floor(2n/3) + 1.
+
+    It is what Bonawitz et al. (CCS 2017, theorem 6.5) ask for against a server that lies and works
+    with up to ceil(n/3) - 1 of the clients.
+    """
+    return 2 * size // 3 + 1
+
+
+def _check_quorum(there: Collection[str], cohort: Collection[str], quorum: float) -> None:
+    """Raises FednotError (MASKING_FAILED) if fewer than a share `quorum` sent an update: then the
+    masks stay on.
+    """
+    wanted = math.ceil(quorum * len(cohort))
+    if len(there) < wanted:
+        raise FednotError(
+            Reason.MASKING_FAILED,
+            f"{len(there)} of {len(cohort)} clients sent a masked update, and the quorum is "
+            f"{wanted}",
+        )
+
+
+def _why(answer: Answer) -> str:
+    return getattr(answer, "reason", "it evaluated instead of training")

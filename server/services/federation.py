@@ -289,9 +289,9 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
     def _stands(self, client: str, work_id: str) -> bool:
         if not work_id:
             return True
+        if self._federation.attempts.works_on(client, work_id):
+            return True
         try:
-            if self._federation.masked_rounds.stands(client, work_id):
-                return True
             self._cohort.assignment(client, work_id).check_open()
         except FednotError as refusal:
             return refusal.reason is Reason.SHUTTING_DOWN

@@ -120,7 +120,7 @@ class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
             deletion=deletion_message(shown, waiting) if shown else None,
             open_deletions=standing.open_deletions,
             now=timestamp(time.time()),
-            secure_aggregation=self._federation.defaults.masking is not None,
+            secure_aggregation=self._federation.masking is not None,
         )
 
     async def ListClients(

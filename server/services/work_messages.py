@@ -8,7 +8,6 @@ from typing import Final
 from fednot.errors import FednotError, Reason
 from fednot.loss_profile import LossProfile
 from fednot.naming import one_line
-from fednot.secure_aggregation import Order
 from fednot.v1 import federation_pb2
 from server.cohorts.cohort import ForgottenData, SampleGroup
 from server.cohorts.remote import Assignment
@@ -36,18 +35,17 @@ def train_work(assignment: Assignment) -> federation_pb2.TrainWork:
     )
     work.config.update(dict(plan.config))
     if plan.masked is not None:
-        work.masked.CopyFrom(_masked_round(plan.masked.order))
+        terms = plan.masked.terms
+        work.masked.CopyFrom(
+            federation_pb2.MaskedRound(
+                attempt=terms.attempt,
+                threshold=terms.threshold,
+                cohort=terms.cohort,
+                value_range=terms.value_range,
+                most_examples=terms.most_examples,
+            )
+        )
     return work
-
-
-def _masked_round(order: Order) -> federation_pb2.MaskedRound:
-    return federation_pb2.MaskedRound(
-        attempt=order.attempt,
-        threshold=order.threshold,
-        cohort=order.cohort,
-        value_range=order.value_range,
-        most_examples=order.most_examples,
-    )
 
 
 def evaluate_work(assignment: Assignment) -> federation_pb2.EvaluateWork:

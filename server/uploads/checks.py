@@ -20,8 +20,6 @@ def check_header(
     """Raises FednotError with the reason why an update with this header cannot count."""
     assignment.check_open()
     plan = assignment.plan
-    if plan.masked is not None:
-        plan.masked.check_upload(session.client)
     if plan.kind is not WorkKind.TRAIN:
         raise FednotError(Reason.INVALID_REQUEST, "work_id: this work is evaluation")
     if header.manifest_digest != manifest.digest:
@@ -45,12 +43,8 @@ def check_header(
             f"the update counts {header.num_examples} examples; "
             f"{session.client} joined with {session.num_train_examples}",
         )
-    if plan.masked is not None and header.num_examples > plan.masked.order.most_examples:
-        raise FednotError(
-            Reason.WRONG_NUM_EXAMPLES,
-            f"the update counts {header.num_examples} examples; when the masked round began, "
-            f"nobody had more than {plan.masked.order.most_examples}",
-        )
+    if plan.masked is not None:
+        plan.masked.check_upload(session.client, header.num_examples)
     _check_bytes(header, session, manifest)
     check_metrics(header.metrics)
 

@@ -8,7 +8,7 @@ import pytest
 
 from fednot.settings import SettingsError, load
 from server.exclusions import WITH_SECURE_AGGREGATION, Exclusion
-from server.secure_aggregation.terms import Masking, threshold_of
+from server.secure_aggregation.summing import threshold_of
 from server.settings import ENVIRONMENT_PREFIX, ServerSettings
 
 DOCS = Path(__file__).parents[2] / "docs" / "secure-aggregation.md"
@@ -46,7 +46,7 @@ def test_each_row_is_refused_with_its_reason_and_what_to_do(row: Exclusion) -> N
 @pytest.mark.parametrize("flags", AGAINST.values(), ids=AGAINST)
 def test_each_is_taken_without_secure_aggregation(flags: tuple[str, ...]) -> None:
     identity = () if flags == ("--insecure",) else ("--authority", "a")
-    assert read("--task", "t.py:T", *identity, *flags).defaults().masking is None
+    assert not read("--task", "t.py:T", *identity, *flags).secure_aggregation
 
 
 def test_the_least_clients_of_a_server_that_says_nothing_are_too_few() -> None:
@@ -54,16 +54,16 @@ def test_the_least_clients_of_a_server_that_says_nothing_are_too_few() -> None:
         read("--secure-aggregation", "--task", "t.py:T", "--authority", "a")
 
 
-def test_sound_settings_say_how_rounds_are_masked() -> None:
+def test_sound_settings_are_taken() -> None:
     found = read(*SOUND, "--mask-range", "4", "--mask-wait", "7", "--recovery-aggregation", "mean")
-    assert found.defaults().masking == Masking(value_range=4.0, wait=7.0)
+    assert (found.secure_aggregation, found.mask_range, found.mask_wait) == (True, 4.0, 7.0)
 
 
 def test_the_documented_table_is_the_one_that_is_gone_by() -> None:
     """And the three exclusions that no setting shows stand below it, in prose."""
     rows = {f"| `{row.first}` | {row.second} | {row.reason} |" for row in WITH_SECURE_AGGREGATION}
     table = DOCS.read_text().split("| option | excludes | reason |")[1].strip().splitlines()[1:]
-    found = {line for line in table[: len(rows)]}
+    found = set(table[: len(rows)])
     assert found == rows
     assert not table[len(rows)].startswith("|"), "a row that nothing refuses"
 
@@ -72,5 +72,3 @@ def test_the_threshold_is_that_of_the_paper() -> None:
     """floor(2n/3) + 1 of n, and above half, so that no two lists can both be confirmed."""
     assert [threshold_of(n) for n in (3, 4, 5, 6, 7, 10, 100)] == [3, 3, 4, 5, 5, 7, 67]
     assert all(2 * threshold_of(n) > n for n in range(3, 200))
-    with pytest.raises(ValueError, match="takes 3 clients"):
-        threshold_of(2)

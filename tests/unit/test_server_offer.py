@@ -46,7 +46,7 @@ def test_without_codecs_updates_are_plain() -> None:
 def test_masked_updates_are_taken_alone_and_only_where_they_are_asked_for() -> None:
     masking = SessionOffer(5.0, codecs=frozenset(NAMES), masked=True)
     assert masking.codec_for([TOP_K, MASKED]).name == "masked"
-    with pytest.raises(FednotError, match="masked updates only") as caught:
+    with pytest.raises(FednotError, match="the client cannot mask its updates") as caught:
         masking.codec_for([TOP_K, BF16])
     assert caught.value.reason is Reason.MASKING_REQUIRED
     plain = SessionOffer(5.0, codecs=frozenset(NAMES))
