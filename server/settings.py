@@ -14,6 +14,7 @@ from fednot.codecs import NAMES, codec_of
 from fednot.codecs.topk import DEFAULT_FRACTION
 from fednot.errors import FednotError
 from fednot.settings import Settings
+from server import exclusions
 from server.aggregation import Aggregation, RuleName
 from server.federation import Defaults
 from server.ladder import rung_of
@@ -212,7 +213,7 @@ class ServerSettings(StateSettings):
         False, description="see only the sum of a round's updates, which clients mask"
     )
     mask_range: float = Field(
-        16.0, gt=0, description="largest magnitude of an element of a masked update"
+        16.0, ge=1e-30, le=1e30, description="largest magnitude of an element of a masked update"
     )
     mask_wait: float = Field(
         30.0, gt=0, description="seconds that each step of masking waits for its clients"
@@ -286,6 +287,7 @@ class ServerSettings(StateSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> ServerSettings:
+        exclusions.check(self)
         if self.insecure:
             self._check_insecure()
         elif self.identity_folder is None:

@@ -191,6 +191,8 @@ def _status_rows(found: operator_pb2.GetStatusResponse) -> Iterable[tuple[str, s
             f"{found.deletion.request_id} of {scope}: {sentences.job_phase(job.phase)}"
             + (f"; {job.waiting_for}" if job.phase == deletion_pb2.JOB_PHASE_AWAITING else ""),
         )
+    if found.secure_aggregation:
+        yield "updates", "masked by the clients; the server sees sums alone"
     yield "open deletions", str(found.open_deletions)
     if found.HasField("privacy"):
         yield "privacy", f"{sentences.privacy(found.privacy)}, spent by the client that spent most"

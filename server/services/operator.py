@@ -123,6 +123,7 @@ class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
             now=timestamp(time.time()),
             aggregation=self._federation.defaults.rules,
             privacy=self._most_spent(),
+            secure_aggregation=self._federation.masking is not None,
         )
 
     def _most_spent(self) -> federation_pb2.PrivacySpent | None:

@@ -129,7 +129,7 @@ class UploadDesk:
             num_examples=header.num_examples,
             payload=arrival.block,
             codec=upload.session.codec,
-            metrics=finite(dict(header.metrics)),
+            metrics={} if upload.assignment.plan.masked else finite(dict(header.metrics)),
             settle=lambda _refusal: self._drop(upload.assignment.id, arrival),
         )
         await upload.assignment.submit(update)
