@@ -45,9 +45,12 @@ SERVER_OPTIONS: Final[_Options] = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.so_reuseport", 0),
     ("grpc.server_handshake_timeout_ms", 10_000),
+    ("grpc.http2.settings_timeout", 5_000),
     _UNCOMPRESSED,
 ]
-"""Who does not finish the TLS handshake in time is cut off, since each costs a file handle."""
+"""Who does not finish the TLS handshake in time is cut off, since each costs a file handle; and so is
+who does not agree to the server's limits, which gRPC keeps to only then.
+"""
 
 
 def open_channel(address: str, credentials: Credentials | None) -> grpc.Channel:

@@ -72,6 +72,8 @@ class Latencies:
         return sorted(self.taken)[len(self.taken) // 2]
 
     def __str__(self) -> str:
+        if not self.taken:
+            return "no call served"
         count = len(self.taken)
         return f"{count} calls served, median {self.median:.3f} s, worst {self.worst:.3f} s"
 
