@@ -167,7 +167,7 @@ def test_endless_headers(stage: Stage) -> None:
     start = frame(Kind.HEADERS, request_headers(STATUS, stage.federation.address), stream=1)
     more = frame(Kind.CONTINUATION, literal("x", "y" * 4000), stream=1)
     with flooding(stage) as flood:
-        flood.connection.send(frame(Kind.SETTINGS, flags=1))
+        flood.connection.acknowledge()
         flood.connection.send(start)
         flood.send(more * BATCH for _ in range(10_000 // BATCH))
 
@@ -196,7 +196,7 @@ def test_hpack_bomb(stage: Stage, agrees: bool, memory: int) -> None:
     address = stage.federation.address
     with flooding(stage, memory) as flood:
         if agrees:
-            flood.connection.send(frame(Kind.SETTINGS, flags=1))
+            flood.connection.acknowledge()
             flood.connection.listen(0.2)
         flood.send(swollen(2 * n + 1, address, 160_000) for n in range(10))
         heard = flood.connection.listen(8.0 if not agrees else LISTEN)

@@ -132,6 +132,10 @@ class Http2:
             self.heard.closed = True
         return not self.heard.closed
 
+    def acknowledge(self) -> None:
+        """Agrees to the server's settings, after which gRPC keeps to its limits of metadata."""
+        self.send(frame(Kind.SETTINGS, flags=ACK))
+
     def listen(self, seconds: float = 0.0) -> Heard:
         """What has come, and what comes in so many seconds unless the server hangs up before."""
         until = time.monotonic() + seconds

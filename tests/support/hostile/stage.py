@@ -31,6 +31,8 @@ FORGET: Final = "forget"
 AUDITOR: Final = (Role.AUDITOR, "anna")
 MALLORY: Final = "mallory"
 """A client with a certificate that is right, and hostile."""
+REQUESTS, DELETIONS, JOINS = 2400, 240, 60
+"""What one identity may ask for in a minute; the last is the server's default."""
 PAGE: Final = 1000
 REFUSED: Final = "AUDIT_OUTCOME_REFUSED"
 _OUTCOMES: Final = audit_pb2.AuditOutcome.Name
@@ -84,6 +86,7 @@ class OpenRound:
 
     mallory: RawClient
     work: federation_pb2.TrainWork
+    others: list[tuple[RawClient, federation_pb2.TrainWork]] = field(default_factory=list)
 
 
 class Stage:
@@ -98,6 +101,7 @@ class Stage:
             *("--enrolment-address", f"127.0.0.1:{self.enrolment_port}"),
             *("--data-address", f"127.0.0.1:{self.data_port}"),
             *("--task-arg", "trace=no", "--heartbeat-interval", "5", "--destruction-wait", "1"),
+            *("--requests-per-minute", str(REQUESTS), "--deletions-per-minute", str(DELETIONS)),
         )
         self.federation = LocalFederation(folder, server_flags=(*more, *flags))
 
@@ -177,16 +181,18 @@ class Stage:
         assert grown <= memory, f"{grown} bytes more at the peak"
 
     @contextmanager
-    def open_round(self) -> Iterator[OpenRound]:
-        """A round that stays open, and ends well afterwards without Mallory."""
+    def open_round(self, *more: str) -> Iterator[OpenRound]:
+        """A round that stays open, and ends well afterwards without Mallory and the others."""
         federation = self.federation
         federation.hold.touch()
-        mallory = RawClient(federation, MALLORY)
+        hostile = [RawClient(federation, name) for name in (MALLORY, *more)]
         try:
             federation.start_training(1)
-            yield OpenRound(mallory, mallory.train_work())
+            mallory, *others = [(client, client.train_work()) for client in hostile]
+            yield OpenRound(*mallory, others)
         finally:
-            mallory.leave()
+            for client in hostile:
+                client.leave()
             federation.release()
             run = federation.await_run()
         assert run.rounds_done == 1, federation.log("server")
