@@ -28,6 +28,7 @@ from client.startup import Prepared, StartError, prepare
 from client.transfer import Transfer
 from client.worker import Worker
 from fednot.distributed import rank
+from fednot.secure_aggregation.signing import CertificateSigner
 from fednot.settings import USAGE_ERROR, load_or_exit
 
 REFUSED: Final = 3
@@ -84,7 +85,14 @@ async def run(prepared: Prepared, worker: Worker) -> int:
         prepared.connection.moved,
         data_channel=prepared.settings.data_channel == "auto",
     )
-    rounds = Rounds(prepared.connection, carrier, prepared.trainer, worker, prepared.metrics)
+    rounds = Rounds(
+        prepared.connection,
+        carrier,
+        prepared.trainer,
+        worker,
+        prepared.metrics,
+        signer=lambda: CertificateSigner(keeper.current) if keeper else None,
+    )
     told_trust = keeper.told_trust if keeper else _unheard
     runtime = Runtime(dialler, prepared, rounds, worker, told_trust)
     keeping = asyncio.create_task(keeper.run()) if keeper else None

@@ -44,7 +44,12 @@ _RETRIED: Final = {
     Reason.INTERNAL,
     Reason.WRONG_CHECKSUM,
 }
-_WAITED_FOR: Final = {Reason.SERVER_BUSY, Reason.CLIENT_CONNECTED}
+_WAITED_FOR: Final = {
+    Reason.SERVER_BUSY,
+    Reason.CLIENT_CONNECTED,
+    Reason.TOO_MANY_REQUESTS,
+    Reason.TOO_MANY_CONNECTIONS,
+}
 _FINAL: Final = {
     Reason.MANIFEST_MISMATCH,
     Reason.INVALID_CLIENT_NAME,

@@ -14,11 +14,13 @@ from fednot.v1 import deletion_pb2, federation_pb2
 from fednot.v1.deletion_pb2_grpc import DeletionServiceStub
 from fednot.v1.federation_pb2_grpc import FederationServiceStub
 from fednot.v1.identity_pb2_grpc import IdentityServiceStub
+from fednot.v1.secure_aggregation_pb2_grpc import SecureAggregationServiceStub
 
 if TYPE_CHECKING:
     from fednot.v1.deletion_pb2_grpc import DeletionServiceAsyncStub
     from fednot.v1.federation_pb2_grpc import FederationServiceAsyncStub
     from fednot.v1.identity_pb2_grpc import IdentityServiceAsyncStub
+    from fednot.v1.secure_aggregation_pb2_grpc import SecureAggregationServiceAsyncStub
 
 CLOSE_SECONDS: Final = 2.0
 UNLEARN_SECONDS: Final = 15.0
@@ -41,6 +43,9 @@ class Line:
         self.federation: FederationServiceAsyncStub = FederationServiceStub(self._channel)
         self.identity: IdentityServiceAsyncStub = IdentityServiceStub(self._channel)
         self.deletion: DeletionServiceAsyncStub = DeletionServiceStub(self._channel)
+        self.masking: SecureAggregationServiceAsyncStub = SecureAggregationServiceStub(
+            self._channel
+        )
         self.upload: Final = self._channel.stream_unary(
             chunk_messages.UPLOAD,
             request_serializer=chunk_messages.upload_bytes,
@@ -87,6 +92,11 @@ class Dialler:
         """Makes a call of the federation's service; its errors come through."""
         with self.line() as line:
             return await method(line.federation)
+
+    async def mask(self, method: Callable[[SecureAggregationServiceAsyncStub], Awaitable[T]]) -> T:
+        """Makes a call of secure aggregation's service; its errors come through."""
+        with self.line() as line:
+            return await method(line.masking)
 
     async def unlearn(self, request: deletion_pb2.UnlearnRequest) -> deletion_pb2.UnlearnResponse:
         """Asks for a deletion; its errors come through."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ from client.carrier import Carrier
 from client.connection import Connection
 from client.destroyed import Destroyed
 from client.encoder import Encoded, Encoder
+from client.masking import Masking
 from client.metrics import ClientMetrics
 from client.profiling import LookedAt
 from client.session import Session
@@ -26,6 +27,7 @@ from client.worker import Worker, WorkFailedError
 from fednot.data.retained import ForgottenMeanwhileError
 from fednot.errors import FednotError, Reason
 from fednot.loss_profile import LossProfile
+from fednot.secure_aggregation.signing import Signer
 from fednot.training import TrainContext, WorkCancelledError
 from fednot.v1 import federation_pb2
 from fednot.wire import Receiver, codec_value
@@ -68,7 +70,9 @@ class Rounds:
         trainer: Trainer,
         worker: Worker,
         metrics: ClientMetrics,
+        signer: Callable[[], Signer | None] = lambda: None,
     ) -> None:
+        """`signer` signs for this client as its identity is now; None in plaintext."""
         self.current: Work | None = None
         self._held: Training | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -80,6 +84,7 @@ class Rounds:
         self._trainer = trainer
         self._worker = worker
         self._metrics = metrics
+        self._signer = signer
 
     def joined(self, session: Session) -> None:
         """A session was opened, whose work is done from now on."""
@@ -278,7 +283,10 @@ class Rounds:
 
         update = await training.update(download, train)
         await self._check(update)
-        await self._upload(session, training, update)
+        if order.HasField("masked") or session.masks:
+            await self._upload_masked(session, training, update)
+        else:
+            await self._upload(session, training, update)
         self._metrics.contributed(update.num_examples)
         _log.info("%s done: %d examples in %.1f s", work.title, update.num_examples, update.seconds)
 
@@ -329,7 +337,7 @@ class Rounds:
         )
 
     async def _upload(self, session: Session, training: Training, update: Update) -> None:
-        order, work = training.order, training.work
+        order = training.order
 
         async def encode() -> Encoded:
             return await self._worker.run(
@@ -339,6 +347,29 @@ class Rounds:
             )
 
         encoded = await training.encoded(session.codec, encode)
+        await self._sent(session, training, update, encoded, update.metrics)
+        training.encoder.counted()
+
+    async def _upload_masked(self, session: Session, training: Training, update: Update) -> None:
+        """What training measured stays here: it is of this client's update alone."""
+        order, cancelled, signer = training.order, training.work.cancelled, self._signer()
+        if signer is None or not (session.masks and order.HasField("masked")):
+            raise FednotError(Reason.MASKING_FAILED, "the work and its session differ in masking")
+        manifest = self._trainer.manifest
+        masking = training.masking(order, lambda: Masking(order, session.client, signer, manifest))
+        encoded = await masking.masked(session, update, self._worker, cancelled)
+        await self._sent(session, training, update, encoded, {})
+        await masking.unmask(session, cancelled)
+
+    async def _sent(
+        self,
+        session: Session,
+        training: Training,
+        update: Update,
+        encoded: Encoded,
+        metrics: Mapping[str, float],
+    ) -> None:
+        order, work = training.order, training.work
         header = federation_pb2.UpdateHeader(
             session=session.message,
             work_id=work.id,
@@ -347,19 +378,14 @@ class Rounds:
             manifest_digest=self._trainer.manifest.digest,
             num_examples=update.num_examples,
             num_bytes=len(encoded.payload),
-            metrics=update.metrics,
+            metrics=metrics,
             codec=codec_value(session.codec.name),
             xxh3_128=encoded.checksum,
         )
-        await self._sent(header, encoded.payload, work, update)
-        training.encoder.counted()
 
-    async def _sent(
-        self, header: federation_pb2.UpdateHeader, payload: memoryview, work: Work, update: Update
-    ) -> None:
         async def attempt() -> federation_pb2.UploadUpdateResponse:
             await self._check(update)
-            return await self._carrier.upload(header, payload, work.cancelled)
+            return await self._carrier.upload(header, encoded.payload, work.cancelled)
 
         try:
             await self._connection.call(attempt, work.cancelled)

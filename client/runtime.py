@@ -14,7 +14,7 @@ from client import forgetting
 from client.asking import Asking
 from client.backoff import Backoff
 from client.barring import Barring
-from client.connection import SessionLostError
+from client.connection import FinalRefusalError, SessionLostError
 from client.destruction import obey
 from client.dialler import Dialler
 from client.rounds import Rounds
@@ -105,6 +105,12 @@ class Runtime:
         self._told_train = self._request.num_train_examples
         session = await Session.join(self._dialler, self._connection, self._request)
         self._session = session
+        if self._prepared.settings.secure_aggregation == "require" and not session.masks:
+            raise FinalRefusalError(
+                "the server asks for updates that it can read, and this client sends masked ones "
+                "only; start the server with --secure-aggregation, or this client without "
+                "--secure-aggregation require"
+            )
         self._rounds.joined(session)
         try:
             self._state.remember(self._request.client)

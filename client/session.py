@@ -22,6 +22,7 @@ from fednot.wire import codec_name
 
 if TYPE_CHECKING:
     from fednot.v1.federation_pb2_grpc import FederationServiceAsyncStub
+    from fednot.v1.secure_aggregation_pb2_grpc import SecureAggregationServiceAsyncStub
 
 JOIN_SECONDS: Final = 30.0
 CALL_SECONDS: Final = 15.0
@@ -33,7 +34,8 @@ T = TypeVar("T")
 
 
 class Session:
-    """An open session: `codec` is how updates are encoded, `data_port` the data channel's, or 0.
+    """An open session of `client`: `codec` is how updates are encoded, `data_port` the data
+    channel's, or 0.
 
     Calls are repeated over outages until the server answers.
 
@@ -53,8 +55,14 @@ class Session:
         self.heartbeat_seconds = max(given, SHORTEST_HEARTBEAT_SECONDS)
         self.codec = _agreed(opened)
         self.data_port = opened.data_port
+        self.client = opened.client or client
         self._dialler = dialler
         self._connection = connection
+
+    @property
+    def masks(self) -> bool:
+        """Whether updates are masked, so that the server sees only their sum."""
+        return self.codec.name == "masked"
 
     @classmethod
     async def join(
@@ -155,6 +163,14 @@ class Session:
         await self._called(
             lambda stub: stub.ReportProfile(request, timeout=CALL_SECONDS), cancelled
         )
+
+    async def mask(
+        self,
+        method: Callable[[SecureAggregationServiceAsyncStub], Awaitable[T]],
+        cancelled: threading.Event,
+    ) -> T:
+        """Takes a step of a masked round. Raises WorkCancelledError as above."""
+        return await self._connection.call(lambda: self._dialler.mask(method), cancelled)
 
     async def leave(self) -> None:
         """Closes the session, with one attempt. Raises AioRpcError if it did not get through."""

@@ -120,6 +120,11 @@ class ClientSettings(Settings):
                 "give --identity FOLDER, which `fednot certs enroll` makes, or --insecure for a "
                 "plaintext server on this machine"
             )
+        if self.insecure and self.secure_aggregation == "require":
+            raise ValueError(
+                "--secure-aggregation require needs --identity FOLDER: its key signs what the "
+                "masks are made of"
+            )
         if self.insecure and not is_loopback(self.server):
             raise ValueError(
                 f"--insecure dials in plaintext, and {self.server} is not on this machine; give "

@@ -27,7 +27,7 @@ from fednot.identity.subject import Role
 from fednot.manifest import Manifest
 from fednot.task_loading import TaskLoadError, calling, load_task
 from fednot.tombstones import Tombstones
-from fednot.v1 import federation_pb2
+from fednot.v1 import federation_pb2, model_pb2
 from fednot.wire import codec_value, manifest_message
 
 _log = logging.getLogger("client")
@@ -63,10 +63,15 @@ class Prepared:
             num_test_examples=num_test,
             device=str(self.trainer.device.current),
             software_version=__version__,
-            codecs=[codec_value(self.settings.codec)],
+            codecs=self._codecs(),
             instance=self.state.instance,
             unsupported_scopes=unsupported_scopes(self.trainer.task),
         )
+
+    def _codecs(self) -> list[model_pb2.UpdateCodec.ValueType]:
+        """Masked updates are signed by a certificate; without one there are none."""
+        names = [self.settings.codec] + (["masked"] if self.identity is not None else [])
+        return [codec_value(name) for name in names]
 
     def close(self) -> None:
         """Stops answering and gives the state directory back."""

@@ -12,6 +12,7 @@ import torch
 
 from client.destroyed import Destroyed, destroy
 from client.encoder import Encoded, Encoder
+from client.masking import Masking
 from client.trainer import Update
 from fednot.codecs import Codec
 from fednot.manifest import Manifest
@@ -42,6 +43,7 @@ class Training:
         self.order = order
         self.work = work
         self.encoder = encoder
+        self._masking: Masking | None = None
         self._receiver: Receiver | None = Receiver(manifest)
         self._update: asyncio.Task[Update] | None = None
         self._codec: Codec | None = None
@@ -73,11 +75,22 @@ class Training:
             self._codec, self._encoded = codec, _begun(encode())
         return await asyncio.shield(self._encoded)
 
+    def masking(self, order: federation_pb2.TrainWork, begin: Callable[[], Masking]) -> Masking:
+        """The attempt at masking that an order names: the one in hand, else one that is begun."""
+        if self._masking is None or self._masking.attempt != order.masked.attempt:
+            self._forget_masking()
+            self._masking = begin()
+        return self._masking
+
+    def _forget_masking(self) -> list[Destroyed]:
+        masking, self._masking = self._masking, None
+        return masking.destroy() if masking is not None else []
+
     def destroy(self) -> list[Destroyed]:
         """Overwrites all that is held. It blocks, and wants the work's thread to have stopped."""
         payload, update, receiver = _result(self._encoded), _result(self._update), self._receiver
         self._encoded = self._update = self._receiver = None
-        gone = []
+        gone = self._forget_masking()
         if payload is not None and payload.payload.nbytes:
             bytes_of_it = torch.frombuffer(payload.payload, dtype=torch.uint8)
             if update is None or bytes_of_it.data_ptr() != update.flat.data_ptr():

@@ -14,8 +14,11 @@ from typing import Final
 import torch
 
 import fednot
+from fednot.codecs import codec_of
 from fednot.http_status import Health, StatusServer
 from fednot.locked_directory import DirectoryInUseError, LockedDirectory
+from fednot.manifest import Manifest
+from fednot.secure_aggregation.signing import CertificateSigner
 from fednot.task_loading import calling, load_task
 from server import initial_model
 from server.blocks import Memory
@@ -34,6 +37,7 @@ from server.metrics import Metrics, new_registry
 from server.monitor import Monitor
 from server.receipts.desk import ReceiptDesk
 from server.room import Room
+from server.secure_aggregation.attempt import MaskingPolicy
 from server.settings import ServerSettings
 from server.state.database import Database, StateError
 from server.state.model_store import ModelStore
@@ -61,6 +65,7 @@ async def serve(settings: ServerSettings) -> None:
         identity = _identity(settings)
         stack.callback(_locked(settings.state_dir).close)
         federation, cohort = await _federation(settings, stack)
+        federation.masking = _masking(settings, identity)
         federation.receipts = await ReceiptDesk.open(federation.database, settings.state_dir)
         coordinator = Coordinator(federation)
         await coordinator.recover_state()
@@ -96,6 +101,16 @@ def _identity(settings: ServerSettings) -> ServerIdentity | None:
     return identity
 
 
+def _masking(settings: ServerSettings, identity: ServerIdentity | None) -> MaskingPolicy | None:
+    if not settings.secure_aggregation or identity is None:
+        return None
+
+    def check(client: str, chain: bytes, message: bytes, signature: bytes) -> None:
+        CertificateSigner(identity.own).check(client, chain, message, signature)
+
+    return MaskingPolicy(settings.mask_range, settings.mask_wait, check)
+
+
 def _places(settings: ServerSettings) -> str:
     how = "in plaintext" if settings.insecure else "over mutual TLS"
     beside = (("enrolment", settings.enrolment_address), ("data channel", settings.data_address))
@@ -118,6 +133,7 @@ async def _federation(
     ledger = await open_ledger(settings.ledger_path, database)
     last.callback(ledger.close)
     store = open_store(settings.versions_place)
+    _check_model(initial.manifest, settings)
     memory = Memory(settings.memory_budget, settings.state_dir / "spill")
     cohort = RemoteCohort(lapse=HEARTBEATS_TO_LAPSE * settings.heartbeat_interval)
     federation = Federation(
@@ -135,6 +151,20 @@ async def _federation(
     federation.forgettings = StoredForgettings(federation, cohort)
     federation.destructions = StoredDestructions(database, cohort, federation.changes)
     return federation, cohort
+
+
+def _check_model(manifest: Manifest, settings: ServerSettings) -> None:
+    if len(manifest.tensors) > settings.max_tensors:
+        raise StateError(
+            f"the model has {len(manifest.tensors)} tensors and --max-tensors allows "
+            f"{settings.max_tensors}"
+        )
+    smallest = min(codec_of(name).size(manifest) for name in ("none", *settings.codecs))
+    if settings.max_update is not None and smallest > settings.max_update:
+        raise StateError(
+            f"the smallest update of the model has {smallest} bytes and --max-update allows "
+            f"{int(settings.max_update)}: no client could take part"
+        )
 
 
 async def _opened(

@@ -31,6 +31,7 @@ from server.records import (
     WaitKind,
 )
 from server.room import Room
+from server.secure_aggregation.attempt import Attempts, MaskingPolicy
 from server.state import client_rows, forget_rows, scope_rows
 from server.state.database import Database
 from server.verification.server_data import ServerData
@@ -77,7 +78,7 @@ class Activity:
 
 @dataclass
 class Federation:
-    """Everything that the coordinator works with."""
+    """Everything that the coordinator works with; with `masking` updates are seen as sums alone."""
 
     database: Database
     model: GlobalModel
@@ -96,6 +97,8 @@ class Federation:
     server_data: ServerData = field(default_factory=ServerData)
     forgettings: Forgettings = field(default_factory=NoForgettings)
     receipts: Receipts = field(default_factory=NoReceipts)
+    attempts: Attempts = field(default_factory=Attempts)
+    masking: MaskingPolicy | None = None
 
     def eligible(self) -> tuple[str, ...]:
         """Connected clients that may train and have something to train on, by name.

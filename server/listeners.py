@@ -32,6 +32,8 @@ from fednot.v1 import (
     operator_pb2_grpc,
     receipt_pb2,
     receipt_pb2_grpc,
+    secure_aggregation_pb2,
+    secure_aggregation_pb2_grpc,
 )
 from server.audit import RefusalLog
 from server.cohorts.remote import RemoteCohort
@@ -39,6 +41,9 @@ from server.coordinator import Coordinator
 from server.data_channel.listener import DataChannel
 from server.federation import Federation
 from server.identity import ServerIdentity
+from server.limits.callers import CallerLimits
+from server.limits.file_handles import connections_within
+from server.limits.messages import MessageSizes
 from server.services.approval import ApprovalServicer
 from server.services.audit import AuditServicer
 from server.services.deletion import DeletionServicer
@@ -50,6 +55,7 @@ from server.services.offer import SessionOffer
 from server.services.operator import OperatorServicer
 from server.services.permissions import check_enrolment
 from server.services.receipts import ReceiptServicer
+from server.services.secure_aggregation import SecureAggregationServicer
 from server.services.signing import Signing
 from server.settings import ServerSettings
 from server.state.database import StateError
@@ -63,15 +69,28 @@ _FILES: Final[tuple[tuple[FileDescriptor, str], ...]] = (
     (audit_pb2.DESCRIPTOR, "AuditService"),
     (receipt_pb2.DESCRIPTOR, "ReceiptService"),
     (identity_pb2.DESCRIPTOR, "IdentityService"),
+    (secure_aggregation_pb2.DESCRIPTOR, "SecureAggregationService"),
 )
 SERVICE_NAMES: Final = tuple(
     descriptor.services_by_name[name].full_name for descriptor, name in _FILES
 )
 """What the main listener serves, beside health and reflection."""
 
+MESSAGE_LENGTH: Final = "grpc.max_receive_message_length"
+MOST_CONNECTIONS: Final = "grpc.max_allowed_incoming_connections"
+"""gRPC closes what comes beyond it at once; an unfinished handshake gives its place back."""
+IDLE_SECONDS: Final = 300
+"""A connection without a call is closed after so long; gRPC dials again at the next call."""
+
+
+def without(options: list[tuple[str, int]], name: str) -> list[tuple[str, int]]:
+    """Channel options but one."""
+    return [option for option in options if option[0] != name]
+
+
 ENROLMENT_OPTIONS: Final = [
-    *(option for option in SERVER_OPTIONS if option[0] != "grpc.max_receive_message_length"),
-    ("grpc.max_receive_message_length", 64 << 10),
+    *without(SERVER_OPTIONS, MESSAGE_LENGTH),
+    (MESSAGE_LENGTH, 64 << 10),
     ("grpc.max_connection_idle_ms", 10_000),
     ("grpc.max_connection_age_ms", 30_000),
     ("grpc.max_connection_age_grace_ms", 10_000),
@@ -106,7 +125,19 @@ class Listeners:
         self._servers: list[aio.Server] = []
         self.ports: Final[list[int]] = []
         self.refusals: Final = RefusalLog(federation.database)
-        self.data: Final = DataChannel(federation, cohort, self._uploads, identity, self.refusals)
+        self._limits = CallerLimits(settings.call_limits())
+        self._connections = connections_within(
+            settings.max_connections, 3 if settings.enrolment_address else 2
+        )
+        self.data: Final = DataChannel(
+            federation,
+            cohort,
+            self._uploads,
+            identity,
+            self.refusals,
+            self._limits,
+            self._connections,
+        )
 
     async def start(self) -> None:
         """Serves on every address of the settings. Raises StateError if one is taken."""
@@ -155,12 +186,14 @@ class Listeners:
             codecs=frozenset(settings.codecs),
             top_k_fraction=settings.top_k_fraction,
             data_port=lambda: self.data.port,
+            masked=settings.secure_aggregation,
         )
 
     def _main_server(self) -> aio.Server:
         federation, coordinator, identity = self._federation, self._coordinator, self._identity
-        guard = Guard(federation.metrics, identity, self.refusals)
-        server = aio.server(interceptors=[guard], options=SERVER_OPTIONS)
+        sizes = MessageSizes(federation.model.manifest, self._settings.max_message)
+        guard = Guard(federation.metrics, identity, self.refusals, limits=self._limits, sizes=sizes)
+        server = aio.server(interceptors=[guard], options=self._main_options())
         federation_pb2_grpc.add_FederationServiceServicer_to_server(
             FederationServicer(
                 federation,
@@ -184,6 +217,9 @@ class Listeners:
             AuditServicer(federation, self.refusals), server
         )
         receipt_pb2_grpc.add_ReceiptServiceServicer_to_server(ReceiptServicer(federation), server)
+        secure_aggregation_pb2_grpc.add_SecureAggregationServiceServicer_to_server(
+            SecureAggregationServicer(federation, self._cohort), server
+        )
         identity_pb2_grpc.add_IdentityServiceServicer_to_server(
             IdentityServicer(federation, identity, self._signing), server
         )
@@ -193,9 +229,25 @@ class Listeners:
             reflection.enable_server_reflection(names, server)
         return server
 
+    def _main_options(self) -> list[tuple[str, int]]:
+        settings = self._settings
+        return [
+            *without(SERVER_OPTIONS, MESSAGE_LENGTH),
+            (MESSAGE_LENGTH, settings.max_message),
+            (MOST_CONNECTIONS, self._connections),
+            ("grpc.max_concurrent_streams", settings.streams_per_connection),
+            ("grpc.max_connection_idle_ms", IDLE_SECONDS * 1000),
+        ]
+
     def _enrolment_server(self) -> aio.Server:
-        guard = Guard(self._federation.metrics, refusals=self.refusals, may=check_enrolment)
-        server = aio.server(interceptors=[guard], options=ENROLMENT_OPTIONS)
+        guard = Guard(
+            self._federation.metrics,
+            refusals=self.refusals,
+            may=check_enrolment,
+            limits=self._limits,
+        )
+        options = [*ENROLMENT_OPTIONS, (MOST_CONNECTIONS, self._connections)]
+        server = aio.server(interceptors=[guard], options=options)
         identity_pb2_grpc.add_EnrolmentServiceServicer_to_server(
             EnrolmentServicer(self._federation, self._signing), server
         )

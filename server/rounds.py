@@ -31,6 +31,7 @@ from server.records import (
 )
 from server.resumption import seconds_left, take_over
 from server.room import is_full
+from server.secure_aggregation.summing import MaskedSumming
 from server.state import client_rows, round_rows
 from server.state.commits import Commit
 from server.state.database import StateUnavailableError
@@ -89,10 +90,12 @@ def missing_text(ended: Round) -> str:
     return f"missing {found}" if found else ""
 
 
-def _drawn(clients: tuple[str, ...], policy: RoundPolicy, seed: str) -> tuple[str, ...]:
+def _drawn(
+    clients: tuple[str, ...], policy: RoundPolicy, seed: str, *, fewest: int
+) -> tuple[str, ...]:
     if policy.fraction == 1:
         return clients
-    size = max(policy.min_clients, math.ceil(policy.fraction * len(clients)))
+    size = max(fewest, policy.min_clients, math.ceil(policy.fraction * len(clients)))
     draw = random.Random(seed)  # noqa: S311
     return tuple(sorted(draw.sample(clients, min(size, len(clients)))))
 
@@ -102,14 +105,16 @@ class Rounds:
 
     def __init__(self, federation: Federation) -> None:
         self._federation = federation
-        self._summing = Summing(federation)
+        masking = federation.masking
+        self._summing = MaskedSumming(federation, masking) if masking else Summing(federation)
 
     async def gather(self, minimum: int, wait: float, purpose: str) -> tuple[str, ...]:
         """Waits until enough clients are there, at most `wait` seconds, saying for whom.
 
         Raises NotEnoughClientsError, or WorkInterruptedError.
         """
-        return await self._federation.work.run(self._gather(minimum, wait, purpose))
+        fewest = max(minimum, self._summing.fewest)
+        return await self._federation.work.run(self._gather(fewest, wait, purpose))
 
     async def play(self, order: RoundOrder, step: Step) -> Round:
         """Runs one round; `step` writes what belongs to a new version with the version itself.
@@ -145,7 +150,8 @@ class Rounds:
         Call it in interruptible work. Raises NotEnoughClientsError, or TrialFailedError.
         """
         federation, model = self._federation, trial.model
-        clients = await self._gather(trial.min_clients, trial.client_wait, "a verification round")
+        fewest = max(trial.min_clients, self._summing.fewest)
+        clients = await self._gather(fewest, trial.client_wait, "a verification round")
         current = federation.model.current
         plan = WorkPlan(
             kind=WorkKind.TRAIN,
@@ -229,7 +235,12 @@ class Rounds:
             phase=order.phase,
             outcome=RoundOutcome.RUNNING,
             base_version=version.number,
-            cohort=_drawn(clients, order.policy, f"{federation.defaults.seed}/{upcoming}"),
+            cohort=_drawn(
+                clients,
+                order.policy,
+                f"{federation.defaults.seed}/{upcoming}",
+                fewest=self._summing.fewest,
+            ),
             started_at=time.time(),
             run_id=order.run_id,
             job_id=order.job_id,

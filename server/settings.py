@@ -15,6 +15,7 @@ from fednot.errors import FednotError
 from fednot.settings import Settings
 from server.federation import Defaults
 from server.ladder import rung_of
+from server.limits.callers import CallLimits
 from server.records import RecoveryPolicy, RoundPolicy, Thresholds, VerificationPolicy
 from server.state.connecting import url_of
 from server.state.stores import S3
@@ -329,6 +330,18 @@ class ServerSettings(StateSettings):
             wait=self.upload_wait,
             slowest=self.slow_upload,
             expiry=self.partial_expiry,
+            least=self.slowest_upload,
+            most_bytes=self.max_update,
+        )
+
+    def call_limits(self) -> CallLimits:
+        """What one caller may take."""
+        return CallLimits(
+            requests=self.requests_per_minute,
+            deletions=self.deletions_per_minute,
+            joins=self.joins_per_minute,
+            enrolments=self.enrolments_per_minute,
+            connections=self.connections_per_identity,
         )
 
     def defaults(self) -> Defaults:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from typing import Final
 
 from fednot.errors import FednotError
 from server.aggregation import RunningAverage
@@ -29,7 +30,12 @@ class Sum:
 
 
 class Summing:
-    """Sends a plan to its clients and adds up their updates as they come."""
+    """Sends a plan to its clients and adds up their updates as they come.
+
+    `fewest` is the number of clients without which there can be no round.
+    """
+
+    fewest: Final = 1
 
     def __init__(self, federation: Federation) -> None:
         self._federation = federation

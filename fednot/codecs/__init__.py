@@ -1,6 +1,7 @@
 """Codecs: how an update's bytes are made smaller on their way to the server.
 
-The names are none, bf16, fp16, int8 and topk. An encoded update is a *payload*, and what is in it
+The names are none, bf16, fp16, int8 and topk; `masked`, which only secure aggregation takes, is
+`fednot.secure_aggregation.ring`'s. An encoded update is a *payload*, and what is in it
 stands here byte by byte, so that any language can write one. All numbers are little-endian, floats
 are IEEE 754, every section starts at a multiple of 8, every byte that is called padding is zero,
 and the size of a payload follows from the manifest and the codec's parameters alone.
@@ -84,4 +85,8 @@ def codec_of(name: str, top_k_fraction: float = DEFAULT_FRACTION) -> Codec:
             return Int8()
         case "topk":
             return TopK(top_k_fraction)
+        case "masked":
+            from fednot.secure_aggregation.ring import Masked
+
+            return Masked()
     raise ValueError(f"there is no codec {name!r}; use one of {', '.join(NAMES)}")

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
@@ -19,6 +19,9 @@ from fednot.errors import FednotError
 from fednot.loss_profile import LossProfile
 from server.blocks import Block
 from server.records import RoundPhase, Scores, Version
+
+if TYPE_CHECKING:
+    from server.secure_aggregation.attempt import Attempt
 
 
 class WorkKind(StrEnum):
@@ -65,7 +68,8 @@ class WorkPlan:
 
     `release` gives back the pages of a part of `flat` that was read, if they are on disk. A plan
     that is `resumed` was sent before the server started again: its clients may still be at it and
-    are given time to come back. `profile` says what to look at in PROFILE work.
+    are given time to come back. `profile` says what to look at in PROFILE work, `masked` how the
+    updates of TRAIN work are masked.
     """
 
     kind: WorkKind
@@ -80,6 +84,7 @@ class WorkPlan:
     release: Callable[[int, int], None] = lambda _start, _stop: None
     resumed: bool = False
     profile: ProfileOrder | None = None
+    masked: Attempt | None = None
 
     def seed_of(self, client: str) -> int:
         """The seed of one client in this round (63 bits), the same in every process."""

@@ -280,6 +280,8 @@ class RemoteCohort:
         broadcast = Broadcast(plan.flat, plan.release)
         batch = [Assignment(client, plan, broadcast, answers) for client in plan.clients]
         self._assignments |= {assignment.id: assignment for assignment in batch}
+        if plan.masked is not None:
+            plan.masked.assigned({assignment.client: assignment for assignment in batch})
         self._pulse.beat()
         started = time.monotonic()
         until, back_by = started + plan.deadline, started

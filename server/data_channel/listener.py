@@ -22,6 +22,7 @@ from server.data_channel.event_loop import EventLoop
 from server.data_channel.transfers import Transfers
 from server.federation import Federation
 from server.identity import ServerIdentity
+from server.limits.callers import CallerLimits
 from server.services.door import Door, Refusals
 from server.services.downloads import DownloadDesk
 from server.state.database import StateError
@@ -41,8 +42,8 @@ log = logging.getLogger("server.data_channel")
 class DataChannel:
     """Serves from `start` to `stop`; in plaintext without an identity.
 
-    At most MOST_CONNECTIONS are open: the longest idle one makes room for a new one, and if none is
-    idle, the new one is told to come again.
+    At most `most` are open, if it is given, and never more than MOST_CONNECTIONS: the longest idle one makes room
+    for a new one, and if none is idle, the new one is told to come again.
     """
 
     def __init__(
@@ -52,10 +53,13 @@ class DataChannel:
         uploads: UploadDesk,
         identity: ServerIdentity | None = None,
         refusals: Refusals | None = None,
+        limits: CallerLimits | None = None,
+        most: int | None = None,
     ) -> None:
         self.port = 0
+        self._limit = most
         self._metrics = federation.metrics
-        self._door = Door(federation.metrics, identity, refusals)
+        self._door = Door(federation.metrics, identity, refusals, limits=limits)
         self._uploads = uploads
         self._downloads = DownloadDesk(federation, cohort)
         self._context = _Context(identity)
@@ -124,7 +128,7 @@ class DataChannel:
         elif len(self._turning_away) < MOST_TURNED_AWAY:
             refusal = FednotError(
                 Reason.SERVER_BUSY,
-                f"{MOST_CONNECTIONS} data connections are busy",
+                f"{self._most} data connections are busy",
                 retry_after=RETRY_AFTER,
             )
             away = self._turning_away
@@ -132,10 +136,14 @@ class DataChannel:
         else:
             connection.abandon()
 
+    @property
+    def _most(self) -> int:
+        return min(self._limit or MOST_CONNECTIONS, MOST_CONNECTIONS)
+
     def _has_room(self) -> bool:
         """Whether one more may come, for which the longest idle one goes."""
         open_now = [connection for connection in self._serving if not connection.is_cut]
-        if len(open_now) < MOST_CONNECTIONS:
+        if len(open_now) < self._most:
             return True
         idle = [(since, c) for c in open_now if (since := c.idle_since) is not None]
         if not idle:

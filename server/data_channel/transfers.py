@@ -15,6 +15,7 @@ from fednot.v1 import data_channel_pb2, federation_pb2, model_pb2
 from fednot.wire import MESSAGE_SECONDS, longest_transfer
 from server.data_channel.event_loop import EventLoop
 from server.metrics import Metrics
+from server.records import Caller
 from server.services import callers
 from server.services.door import Door
 from server.services.downloads import Download, DownloadDesk
@@ -67,7 +68,13 @@ class Transfers:
     def download(self, call: Call, request: federation_pb2.DownloadModelRequest) -> None:
         """Sends a version. Raises FednotError with the reason if it may not be sent."""
         call.in_step = True
-        found = self._loop.run(self._admitted(call, request), call.still_there)
+        with self._door.admitted(DOWNLOAD, call.pem, id(call.link)) as caller:
+            self._download(call, request, caller)
+
+    def _download(
+        self, call: Call, request: federation_pb2.DownloadModelRequest, caller: Caller
+    ) -> None:
+        found = self._loop.run(self._opened(call, request, caller), call.still_there)
         call.answer(data_channel_pb2.DataResponse(header=found.header))
         call.in_step = call.answerable = False
         self._send(call, found)
@@ -79,8 +86,10 @@ class Transfers:
 
     def upload(self, call: Call, header: federation_pb2.UpdateHeader) -> None:
         """Takes an update. Raises FednotError with the reason if it does not count."""
-        caller = self._door.admit(UPLOAD, call.pem)
+        with self._door.admitted(UPLOAD, call.pem, id(call.link)) as caller:
+            self._upload(call, header, caller)
 
+    def _upload(self, call: Call, header: federation_pb2.UpdateHeader, caller: Caller) -> None:
         async def opened() -> Upload:
             callers.begin(caller, call.pem)
             return await self._uploads.open(header)
@@ -98,8 +107,10 @@ class Transfers:
         counted = federation_pb2.UploadUpdateResponse(round=number)
         call.answer(data_channel_pb2.DataResponse(counted=counted))
 
-    async def _admitted(self, call: Call, request: federation_pb2.DownloadModelRequest) -> Download:
-        callers.begin(self._door.admit(DOWNLOAD, call.pem), call.pem)
+    async def _opened(
+        self, call: Call, request: federation_pb2.DownloadModelRequest, caller: Caller
+    ) -> Download:
+        callers.begin(caller, call.pem)
         return self._downloads.open(request)
 
     def _send(self, call: Call, found: Download) -> None:

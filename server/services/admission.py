@@ -20,6 +20,8 @@ LONGEST_DEVICE: Final = 32
 LONGEST_INSTANCE: Final = 64
 RATIOS: Final = ("accuracy", "chance")
 SHOWN_DIFFERENCES: Final = 5
+MOST_TIMES: Final = 4
+FEW_TENSORS: Final = 100
 SCOPE_KINDS: Final = ("samples", "class", "subject")
 LONGEST_REASON: Final = 300
 
@@ -27,7 +29,8 @@ LONGEST_REASON: Final = 300
 def check_join(client: str, request: federation_pb2.JoinRequest, ours: Manifest) -> None:
     """Checks what the client of a name says when it joins.
 
-    Raises FednotError (INVALID_CLIENT_NAME, INVALID_REQUEST, MANIFEST_MISMATCH).
+    Raises FednotError (INVALID_CLIENT_NAME, INVALID_REQUEST, MANIFEST_TOO_LARGE,
+    MANIFEST_MISMATCH).
     """
     check_client_name(client)
     for field in ("num_train_examples", "num_test_examples"):
@@ -86,6 +89,12 @@ def instance_name(text: str) -> str:
 
 
 def _check_manifest(message: model_pb2.Manifest, ours: Manifest) -> None:
+    if len(message.tensors) > MOST_TIMES * len(ours.tensors) + FEW_TENSORS:
+        raise FednotError(
+            Reason.MANIFEST_TOO_LARGE,
+            f"the client's model has {len(message.tensors)} tensors, the federation's "
+            f"{len(ours.tensors)}",
+        )
     try:
         theirs = manifest_of(message)
     except (ManifestError, KeyError) as error:

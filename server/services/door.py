@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from typing import Final, Protocol
 
 from fednot.errors import FednotError, Reason
+from server.limits.callers import CallerLimits
 from server.metrics import Metrics
 from server.records import Caller
 from server.refusals import CLIENT_KEY, JOB_KEY
@@ -65,7 +67,8 @@ class Door:
     """Stands before what one listener serves.
 
     `identities` is None where no certificates are shown: over plaintext and on the enrolment
-    listener. `may` raises FednotError if a caller may not call a method there.
+    listener. `may` raises FednotError if a caller may not call a method there; `limits` count what
+    a caller takes over all doors that share them.
     """
 
     def __init__(
@@ -74,7 +77,9 @@ class Door:
         identities: CallerSource | None = None,
         refusals: Refusals | None = None,
         may: Callable[[str, Caller], None] = check,
+        limits: CallerLimits | None = None,
     ) -> None:
+        self._limits = limits
         self._metrics = metrics
         self._identities = identities
         self._refusals = refusals
@@ -88,11 +93,20 @@ class Door:
             raise FednotError(Reason.NO_CERTIFICATE, "the call shows no certificate")
         return self._identities.caller_of(pem)
 
-    def admit(self, method: str, pem: bytes | None) -> Caller:
-        """Who calls a method. Raises FednotError if the caller may not."""
+    @contextmanager
+    def admitted(self, method: str, pem: bytes | None, connection: Hashable) -> Iterator[Caller]:
+        """Who calls a method over a connection, for the length of the call.
+
+        Raises FednotError if the caller may not, or not now.
+        """
         caller = self.caller(pem)
         self._may(method, caller)
-        return caller
+        if self._limits is None:
+            yield caller
+            return
+        self._limits.check(method, caller)
+        with self._limits.calling(caller, connection):
+            yield caller
 
     def judge_again(self, pem: bytes | None) -> None:
         """Before the answer: a caller that has a newer certificate by now may ask again; any other

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from typing import Any, Final, NoReturn
 
 import grpc
@@ -21,6 +21,8 @@ from grpc_status import rpc_status
 from fednot import chunk_messages
 from fednot.errors import FednotError, Reason
 from fednot.rpc_errors import to_status
+from server.limits.callers import CallerLimits
+from server.limits.messages import MessageSizes, Oversized
 from server.metrics import Metrics
 from server.records import Caller
 from server.services import callers
@@ -46,8 +48,11 @@ class Guard(aio.ServerInterceptor):
         identities: CallerSource | None = None,
         refusals: Refusals | None = None,
         may: Callable[[str, Caller], None] = check,
+        limits: CallerLimits | None = None,
+        sizes: MessageSizes | None = None,
     ) -> None:
-        self._door = Door(metrics, identities, refusals, may)
+        self._door = Door(metrics, identities, refusals, may, limits)
+        self._sizes = sizes
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
@@ -67,6 +72,8 @@ class Guard(aio.ServerInterceptor):
         wrap = self._streaming if handler.response_streaming else self._unary
         method = handler_call_details.method
         read = _READERS.get(method, handler.request_deserializer)
+        if self._sizes is not None:
+            read = self._sizes.reader(method, read)
         write = _WRITERS.get(method, handler.response_serializer)
         return make(wrap(method, serve), read, write)
 
@@ -80,9 +87,9 @@ class Guard(aio.ServerInterceptor):
     def _unary(self, method: str, serve: Serve) -> Serve:
         async def call(request: Any, context: Context) -> Any:
             try:
-                self._admit(method, context)
-                response = await serve(request, context)
-                self._door.judge_again(_certificate(context))
+                with self._admitted(method, context):
+                    response = await serve(_parsed(request), context)
+                    self._door.judge_again(_certificate(context))
             except Exception as error:
                 await self._abort(method, error, context)
             return response
@@ -92,24 +99,27 @@ class Guard(aio.ServerInterceptor):
     def _streaming(self, method: str, serve: Serve) -> Serve:
         async def call(request: Any, context: Context) -> AsyncIterator[Any]:
             try:
-                self._admit(method, context)
-                responses = serve(request, context)
-                if inspect.isawaitable(responses):  # it writes to the context by itself
-                    await responses
-                    return
-                judge = self._judge_of(context)
-                async with aclosing(responses):
-                    async for response in responses:
-                        judge()
-                        yield response
+                with self._admitted(method, context):
+                    responses = serve(_parsed(request), context)
+                    if inspect.isawaitable(responses):  # it writes to the context by itself
+                        await responses
+                        return
+                    judge = self._judge_of(context)
+                    async with aclosing(responses):
+                        async for response in responses:
+                            judge()
+                            yield response
             except Exception as error:
                 await self._abort(method, error, context)
 
         return call
 
-    def _admit(self, method: str, context: Context) -> None:
+    @contextmanager
+    def _admitted(self, method: str, context: Context) -> Iterator[None]:
         pem = _certificate(context)
-        callers.begin(self._door.admit(method, pem), pem)
+        with self._door.admitted(method, pem, context.peer()) as caller:
+            callers.begin(caller, pem)
+            yield
 
     def _judge_of(self, context: Context) -> Callable[[], object]:
         """Judges the certificate of a call anew; to ask gRPC for it costs more than that."""
@@ -158,7 +168,7 @@ class _Watched:
     async def __anext__(self) -> Any:
         message = await anext(self._messages)
         self._judge()
-        return message
+        return _parsed(message)
 
 
 _READERS: Final = {chunk_messages.UPLOAD: chunk_messages.upload_part}
@@ -171,6 +181,13 @@ _KINDS: Final = {
     (True, False): ("stream_unary", grpc.stream_unary_rpc_method_handler),
     (True, True): ("stream_stream", grpc.stream_stream_rpc_method_handler),
 }
+
+
+def _parsed(message: Any) -> Any:
+    """The message. Raises FednotError for one that was too large to be parsed."""
+    if isinstance(message, Oversized):
+        raise message.error
+    return message
 
 
 def _certificate(context: Context) -> bytes | None:

@@ -30,6 +30,13 @@ _ROWS: Final[Mapping[str, Mapping[str, frozenset[Role]]]] = {
         "Heartbeat": _CLIENT,
         "Leave": _CLIENT,
     },
+    "fednot.v1.SecureAggregationService": {
+        "AdvertiseKeys": _CLIENT,
+        "ShareKeys": _CLIENT,
+        "GetSurvivors": _CLIENT,
+        "ConfirmSurvivors": _CLIENT,
+        "Unmask": _CLIENT,
+    },
     "fednot.v1.DeletionService": {
         "Unlearn": _CLIENT | _OFFICER,
         "CancelDeletion": _CLIENT | _OFFICER,

@@ -34,6 +34,17 @@ def train_work(assignment: Assignment) -> federation_pb2.TrainWork:
         deadline=timestamp(assignment.deadline_at),
     )
     work.config.update(dict(plan.config))
+    if plan.masked is not None:
+        terms = plan.masked.terms
+        work.masked.CopyFrom(
+            federation_pb2.MaskedRound(
+                attempt=terms.attempt,
+                threshold=terms.threshold,
+                cohort=terms.cohort,
+                value_range=terms.value_range,
+                most_examples=terms.most_examples,
+            )
+        )
     return work
 
 

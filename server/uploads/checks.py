@@ -43,6 +43,8 @@ def check_header(
             f"the update counts {header.num_examples} examples; "
             f"{session.client} joined with {session.num_train_examples}",
         )
+    if plan.masked is not None:
+        plan.masked.check_upload(session.client, header.num_examples)
     _check_bytes(header, session, manifest)
     check_metrics(header.metrics)
 

@@ -39,13 +39,16 @@ log = logging.getLogger("server.uploads")
 @dataclass(frozen=True)
 class UploadLimits:
     """At most `slots` uploads in memory, each at `slowest` bytes a second or more while others
-    wait, which they do for at most `wait` seconds; a cut one is kept for `expiry` seconds.
+    wait, which they do for at most `wait` seconds; a cut one is kept for `expiry` seconds. One that
+    brings fewer than `least` bytes a second is cut off, one of more than `most_bytes` refused.
     """
 
     slots: int = 2
     wait: float = 20.0
     slowest: float = 8e6
     expiry: float = 300.0
+    least: float = 0.0
+    most_bytes: int | None = None
 
 
 class UploadDesk:
@@ -81,7 +84,8 @@ class UploadDesk:
         federation.fences.check(session.client)
         assignment = self._cohort.assignment(session.client, header.work_id)
         check_header(header, session, assignment, federation.model.manifest)
-        upload = Upload(header, session, assignment, federation.fences)
+        _check_size(header.num_bytes, self._limits.most_bytes)
+        upload = Upload(header, session, assignment, federation.fences, self._limits.least)
         if assignment.id not in self._newest:
             assignment.at_its_end(lambda: self._newest.pop(assignment.id))
         self._newest[assignment.id] = upload
@@ -233,3 +237,11 @@ class UploadDesk:
         if not arrivals:
             loop = asyncio.get_running_loop()
             self._idle = loop.call_later(IDLE_SECONDS, self._buffers.clear)
+
+
+def _check_size(num_bytes: int, most: int | None) -> None:
+    if most is not None and num_bytes > most:
+        raise FednotError(
+            Reason.UPDATE_TOO_LARGE,
+            f"the update has {num_bytes} bytes; this server takes {most} at most",
+        )

@@ -12,6 +12,9 @@ from server.cohorts.remote import Assignment, Session
 from server.fences import Fences
 from server.uploads.arrival import Arrival
 
+PACE_SECONDS: Final = 10.0
+SLOW_RETRY: Final = 30.0
+
 
 class Upload:
     """What a connection sends for a piece of work. A newer connection takes the arrival over."""
@@ -22,13 +25,17 @@ class Upload:
         session: Session,
         assignment: Assignment,
         fences: Fences,
+        least: float = 0.0,
     ) -> None:
+        """`least` is the fewest bytes a second, over PACE_SECONDS, at which it may come."""
         self.header: Final = header
         self.session: Final = session
         self.assignment: Final = assignment
         self.arrival: Arrival | None = None
         self._fences = fences
         self._until = time.monotonic() + longest_transfer(header.num_bytes)
+        self._least = least
+        self._mark = (0, time.monotonic())
 
     @property
     def offset(self) -> int:
@@ -40,6 +47,7 @@ class Upload:
         self.arrival = arrival
         arrival.pass_to(self)
         arrival.pace(time.monotonic())
+        self._mark = (arrival.received, time.monotonic())
 
     def held(self) -> Arrival:
         """The arrival. Raises FednotError (UPLOAD_REPLACED) if a newer connection has it."""
@@ -62,5 +70,20 @@ class Upload:
                 f"only {arrival.received} of {arrival.num_bytes} bytes came in the longest time "
                 "that an upload may take",
             )
+        self._check_pace(arrival.received, now)
         self.session.last_seen = now
         return arrival
+
+    def _check_pace(self, received: int, now: float) -> None:
+        before, since = self._mark
+        if now - since < PACE_SECONDS:
+            return
+        self._mark = (received, now)
+        pace = (received - before) / (now - since)
+        if pace < self._least:
+            raise FednotError(
+                Reason.SLOW_SENDER,
+                f"the update came at {pace:.0f} bytes/s for {now - since:.0f} s; the slowest that "
+                f"is taken is {self._least:g}",
+                retry_after=SLOW_RETRY,
+            )

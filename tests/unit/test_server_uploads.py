@@ -18,6 +18,7 @@ from fednot.v1 import federation_pb2, model_pb2
 from server.blocks import Memory
 from server.federation import Federation
 from server.services.uploads import Part, UploadStream
+from server.uploads import upload
 
 SPILLED = "fednot_spilled_uploads_total"
 
@@ -60,6 +61,40 @@ async def test_a_sender_that_falls_silent_is_cut(federation: Federation) -> None
         assert error.value.reason is Reason.SLOW_SENDER
         assert desk.metric('fednot_updates_total{outcome="refused"}') == before + 1
         assert await desk.whole("a", update) == 1, "the client may send again"
+
+
+async def test_a_sender_below_the_slowest_rate_is_cut_and_may_go_on(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A byte now and then is no silence; what came stays for the next connection."""
+    monkeypatch.setattr(upload, "PACE_SECONDS", SHORT)
+    update = update_of(federation, 0.5)
+    raw = as_bytes(update)
+
+    async def dripping(header: federation_pb2.UploadUpdateRequest) -> AsyncIterator[Part]:
+        yield header
+        for place in range(len(raw)):
+            yield raw[place : place + 1]
+            await asyncio.sleep(SHORT / 4)
+
+    async with counter(federation, "a", least=1000.0) as desk:
+        stream = UploadStream(desk.desk, federation.metrics)
+        header = federation_pb2.UploadUpdateRequest(header=desk.header("a", update))
+        with pytest.raises(FednotError, match="slowest that is taken is 1000") as error:
+            await stream.take(dripping(header), ignored)
+        assert error.value.reason is Reason.SLOW_SENDER
+        assert error.value.retry_after
+        assert await desk.whole("a", update) == 1
+
+
+async def test_an_update_beyond_the_servers_limit_is_refused_by_its_header(
+    federation: Federation,
+) -> None:
+    update = update_of(federation, 0.5)
+    async with counter(federation, "a", most_bytes=len(as_bytes(update)) - 1) as desk:
+        with pytest.raises(FednotError) as error:
+            await desk.open("a", update)
+        assert error.value.reason is Reason.UPDATE_TOO_LARGE
 
 
 async def test_the_stream_tells_where_to_begin_and_goes_on_there(federation: Federation) -> None:

@@ -1,0 +1,1 @@
+"""What one caller, and all of them together, may take of the server."""

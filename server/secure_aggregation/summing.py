@@ -1,0 +1,149 @@
+"""Adds up masked updates, has the clients take the masks off the sum, and applies the mean."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Final
+
+from fednot.errors import FednotError
+from fednot.secure_aggregation.masked_sum import Unmasking, add_payload, unmask
+from fednot.secure_aggregation.ring import Masked, mean_of
+from fednot.secure_aggregation.terms import FEWEST_CLIENTS, Terms
+from server.aggregation import RunningAverage
+from server.blocks import Block
+from server.cohorts.cohort import Answer, Update, WorkPlan
+from server.federation import Federation
+from server.records import RoundProgress
+from server.secure_aggregation.attempt import Attempt, MaskingPolicy, new_attempt_name
+from server.state import client_rows
+from server.summing import Sum
+
+ROSTER_SHARE: Final = 0.8
+"""The part of a round's deadline in which keys may come; the rest is for the masked updates."""
+
+log = logging.getLogger("server.secure_aggregation")
+
+
+class MaskedSumming:
+    """As `server.summing.Summing`, but no update can be read here, only their sum."""
+
+    fewest: Final = FEWEST_CLIENTS
+
+    def __init__(self, federation: Federation, policy: MaskingPolicy) -> None:
+        self._federation = federation
+        self._policy = policy
+
+    async def sum(self, plan: WorkPlan, given: Block, quorum: float) -> Sum:
+        """The mean of the updates applied to a model, if a share `quorum` of the cohort, and as
+        many as the threshold, sent one and helped to take the masks off.
+
+        Call it in interruptible work: if that is interrupted, nothing of the sum was read. Raises
+        OSError if the disk has no room for the sum.
+        """
+        federation = self._federation
+        try:
+            attempt = Attempt(await self._terms(plan, quorum), self._policy.check)
+        except ValueError as error:
+            return Sum(None, dict.fromkeys(plan.clients, f"masking: {error}"), {})
+        federation.attempts.open(attempt)
+        try:
+            return await self._sum(attempt, replace(plan, masked=attempt), given)
+        finally:
+            federation.attempts.close(attempt)
+
+    async def _terms(self, plan: WorkPlan, quorum: float) -> Terms:
+        known = await self._federation.database.read(client_rows.list_clients)
+        examples = {client.name: client.num_train_examples for client in known}
+        size = len(plan.clients)
+        return Terms(
+            attempt=new_attempt_name(),
+            round=plan.round,
+            version=plan.version.number,
+            generation=plan.version.generation,
+            threshold=threshold_of(size, quorum),
+            cohort=tuple(sorted(plan.clients)),
+            value_range=self._policy.value_range,
+            most_examples=max([1, *(examples.get(name, 1) for name in plan.clients)]),
+        )
+
+    async def _sum(self, attempt: Attempt, plan: WorkPlan, given: Block) -> Sum:
+        federation = self._federation
+        manifest = federation.model.manifest
+        total = await asyncio.to_thread(federation.memory.block, Masked().size(manifest))
+        guiding = asyncio.create_task(
+            attempt.gather(ROSTER_SHARE * plan.deadline, self._policy.wait)
+        )
+        try:
+            received = await self._receive(plan, total)
+        finally:
+            guiding.cancel()
+            await asyncio.gather(guiding, return_exceptions=True)
+        missing = dict(received.missing)
+        try:
+            there = federation.cohort.connected
+            found = await attempt.unmasking(received.examples, there, self._policy.wait)
+            model = await asyncio.to_thread(self._applied, total, found, received.examples, given)
+        except FednotError as failure:
+            log.warning("the masked round has no result: %s", failure.message)
+            attempt.end(failure)
+            return Sum(None, missing | dict.fromkeys(received.examples, failure.message), {})
+        return Sum(model, missing, {})
+
+    async def _receive(self, plan: WorkPlan, total: Block) -> _Received:
+        federation = self._federation
+        progress = RoundProgress(plan.round, plan.phase, plan.clients)
+        examples: dict[str, int] = {}
+        missing: dict[str, str] = {}
+        federation.shows(progress)
+        async with aclosing(federation.cohort.work(plan)) as answers:
+            async for answer in answers:
+                if isinstance(answer, Update):
+                    await self._add(total, answer)
+                    examples[answer.client] = answer.num_examples
+                    progress = replace(progress, accepted=(*progress.accepted, answer.client))
+                else:
+                    federation.metrics.updates.labels("missing").inc()
+                    missing[answer.client] = _why(answer)
+                    progress = replace(progress, failed=(*progress.failed, answer.client))
+                federation.shows(progress)
+        return _Received(examples, missing)
+
+    async def _add(self, total: Block, update: Update) -> None:
+        await asyncio.to_thread(add_payload, total.tensor, update.payload.tensor)
+        update.settle(None)
+        self._federation.metrics.updates.labels("accepted").inc()
+
+    def _applied(
+        self, total: Block, found: Unmasking, examples: Mapping[str, int], given: Block
+    ) -> Block:
+        federation = self._federation
+        manifest = federation.model.manifest
+        unmask(total.tensor, found)
+        mean = mean_of(total.tensor, manifest, sum(examples.values()), found.terms.scale)
+        average = RunningAverage(
+            manifest, memory=federation.memory, precision=federation.defaults.accumulator
+        )
+        average.add(mean, 1)
+        return average.applied_to(given)
+
+
+@dataclass(frozen=True)
+class _Received:
+    examples: Mapping[str, int]
+    missing: Mapping[str, str]
+
+
+def threshold_of(size: int, quorum: float) -> int:
+    """How many of a cohort must reveal shares: above half, so that two lists of survivors cannot
+    both find enough signatures of honest clients, and the round's quorum.
+    """
+    return min(size, max(size // 2 + 1, math.ceil(quorum * size)))
+
+
+def _why(answer: Answer) -> str:
+    return getattr(answer, "reason", "it evaluated instead of training")
