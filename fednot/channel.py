@@ -48,8 +48,8 @@ SERVER_OPTIONS: Final[_Options] = [
     ("grpc.http2.settings_timeout", 5_000),
     _UNCOMPRESSED,
 ]
-"""Who does not finish the TLS handshake in time is cut off, since each costs a file handle; and so is
-who does not agree to the server's limits, which gRPC keeps to only then.
+"""Who does not finish the TLS handshake in time is cut off, since each costs a file handle; and so
+is who does not agree to the server's limits, which gRPC keeps to only then.
 """
 
 

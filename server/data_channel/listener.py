@@ -42,8 +42,8 @@ log = logging.getLogger("server.data_channel")
 class DataChannel:
     """Serves from `start` to `stop`; in plaintext without an identity.
 
-    At most `most` are open, if it is given, and never more than MOST_CONNECTIONS: the longest idle one makes room
-    for a new one, and if none is idle, the new one is told to come again.
+    At most `most` are open, if it is given, and never more than MOST_CONNECTIONS: the longest idle
+    one makes room for a new one, and if none is idle, the new one is told to come again.
     """
 
     def __init__(

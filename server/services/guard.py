@@ -30,7 +30,7 @@ from server.services.door import CallerSource, Door, Refusals
 from server.services.permissions import check, method_name
 
 MOST_METADATA: Final = 16 << 10
-"""gRPC itself keeps to this only once the caller has agreed to it, which a hostile one never does."""
+"""gRPC itself keeps to it only once the caller has agreed to it, which a hostile one never does."""
 
 Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Any]]
 Context = aio.ServicerContext[Any, Any]

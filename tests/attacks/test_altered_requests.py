@@ -39,7 +39,7 @@ def upload_through(stage: Stage, port: int, opened: OpenRound) -> int:
 
 @attack(
     "one bit changed on the wire",
-    sent="an upload of which the network flips a bit: in the handshake, in the update, in the answer",
+    sent="an upload of which the network flips a bit: in the handshake, the update, the answer",
     outcome="the connection ends; nothing counts that was changed, and sent again it counts once",
 )
 @pytest.mark.parametrize(
@@ -95,7 +95,10 @@ ALTERED = {
     "other bytes": (other_bytes, Reason.WRONG_CHECKSUM),
     "another checksum": (other_checksum, Reason.WRONG_CHECKSUM),
     "more weight": (lambda opened: changed(opened, num_examples=10**9), Reason.WRONG_NUM_EXAMPLES),
-    "another model": (lambda opened: changed(opened, manifest_digest="0" * 64), "MANIFEST_MISMATCH"),
+    "another model": (
+        lambda opened: changed(opened, manifest_digest="0" * 64),
+        "MANIFEST_MISMATCH",
+    ),
 }
 
 

@@ -104,14 +104,14 @@ def hears_of_data_channel(stage: Stage, folder: Path) -> bytes:
     outcome="no connection is served",
 )
 def test_no_certificate(stage: Stage) -> None:
+    claimed = (("x-forwarded-client-cert", "URI=spiffe://fednot/operator/olga"),)
     with (
         stage.unmoved(),
         open_enrolment_channel(stage.federation.address, stage.trust) as channel,
-        pytest.raises(grpc.RpcError) as refused,
     ):
-        claimed = (("x-forwarded-client-cert", "URI=spiffe://fednot/operator/olga"),)
         stub = operator_pb2_grpc.OperatorServiceStub(channel)
-        stub.GetStatus(STATUS, metadata=claimed, timeout=CALL)
+        with pytest.raises(grpc.RpcError) as refused:
+            stub.GetStatus(STATUS, metadata=claimed, timeout=CALL)
 
     assert refused.value.code() is grpc.StatusCode.UNAVAILABLE  # type: ignore[attr-defined]
 

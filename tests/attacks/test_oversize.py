@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Callable
 from typing import Any, Final
@@ -143,8 +144,8 @@ SHAPES = {
 
 @attack(
     "a manifest that describes a monster",
-    sent="tensors of 2^80 elements, of 100,000 dimensions, with a name of 1 MiB, an offset of 2^63, "
-    "100,000 aliases",
+    sent="tensors of 2^80 elements, of 100,000 dimensions, with a name of 1 MiB, an offset of "
+    "2^63, 100,000 aliases",
     outcome="INVALID_REQUEST, MANIFEST_TOO_LARGE or MANIFEST_MISMATCH; nothing is made room for",
 )
 @pytest.mark.parametrize("what", SHAPES)
@@ -233,8 +234,6 @@ def test_an_http_request_over_the_limit(stage: Stage, what: str) -> None:
 
 def sent_and_heard(connected: socket.socket, raw: bytes) -> bytes:
     """The answer, which may be lost if the server closed before all was sent."""
-    try:
+    with contextlib.suppress(OSError):
         connected.sendall(raw)
-    except OSError:
-        pass
     return until_the_end(connected)

@@ -62,14 +62,16 @@ def told(begun: Stage) -> Iterator[Told]:
             time.sleep(1.0)
             scraped = scrape_again(begun)
             lorises.await_end(PATIENCE)
-    yield Told(lorises.fates, others, scraped)
+    return Told(lorises.fates, others, scraped)
 
 
 def of_anybody(stage: Stage) -> dict[str, Callable[[], object]]:
     """Those that have no work, by where they are slow."""
     port, data, enrolment = stage.federation.port, stage.data_port, stage.enrolment_port
     identity = stage.identity()
-    request = framed(data_channel_pb2.DataRequest(upload=federation_pb2.UpdateHeader(work_id="x" * 200)))
+    request = framed(
+        data_channel_pb2.DataRequest(upload=federation_pb2.UpdateHeader(work_id="x" * 200))
+    )
     return {
         "handshake": lambda: drip(plain(port), HELLO, PATIENCE),
         "handshake of enrolment": lambda: drip(plain(enrolment), HELLO, PATIENCE),

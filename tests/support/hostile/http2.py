@@ -6,6 +6,7 @@ are literals without an index (RFC 7541, 6.2.2), which take no state on either s
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 import struct
@@ -157,8 +158,6 @@ class Http2:
 
     def close(self) -> None:
         """Hangs up without a word."""
-        try:
+        with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
         self._socket.close()

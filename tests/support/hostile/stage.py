@@ -149,7 +149,9 @@ class Stage:
             versions=frozenset(federation.versions()),
             deletions=tuple((each.request_id, each.job.id, each.job.phase) for each in listed),
             clients=tuple((each.name, each.barred_by) for each in clients),
-            audit=tuple((each.sequence, each.action, _OUTCOMES(each.outcome)) for each in self.audit()),
+            audit=tuple(
+                (each.sequence, each.action, _OUTCOMES(each.outcome)) for each in self.audit()
+            ),
         )
 
     def audit(self) -> list[Any]:
