@@ -148,7 +148,10 @@ async def _refuse_metadata(requests: AsyncIterator[Any], context: Context) -> No
 
 def _size(metadata: Any) -> int:
     """As HTTP/2 counts it: 32 bytes for each field beside its name and value."""
-    return sum(len(name) + len(value) + 32 for name, value in metadata or ())
+    fields = metadata or ()
+    if 32 * len(fields) > MOST_METADATA:
+        return 32 * len(fields)
+    return sum(len(name) + len(value) + 32 for name, value in fields)
 
 
 class _Watched:

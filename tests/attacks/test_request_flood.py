@@ -14,15 +14,19 @@ from support.hostile.told import attack
 from support.raw_client import RawClient
 from support.replay import MANIFEST
 
+from fednot.channel import open_channel
 from fednot.errors import FednotError, Reason
+from fednot.identity.folder import read_credentials
 from fednot.identity.subject import Role
 from fednot.rpc_errors import from_rpc_error
-from fednot.v1 import deletion_pb2, federation_pb2, operator_pb2
+from fednot.v1 import deletion_pb2, federation_pb2, federation_pb2_grpc, operator_pb2
 from fednot.wire import manifest_message
 
 SERVED: Final = "served"
 THREADS: Final = 4
-IN_TIME: Final = 2.0
+IN_TIME: Final = 5.0
+CONNECTIONS: Final = 32
+"""What one identity may have, by the server's default."""
 
 
 def outcome(call: Callable[[], object]) -> FednotError | str:
@@ -121,3 +125,34 @@ def test_a_flood_of_joins(stage: Stage) -> None:
     assert len(live) == 1
     assert_turned_away(refused, JOINS // 2)
     assert set(came) == {SERVED, Reason.TOO_MANY_REQUESTS}
+
+
+@attack(
+    "many connections of one identity",
+    sent="40 connections of one client's certificate, each with a call under way",
+    outcome="TOO_MANY_CONNECTIONS with RetryInfo beyond 32; the client's own work goes on",
+)
+def test_many_connections_of_one_identity(stage: Stage) -> None:
+    client = RawClient(stage.federation, "hoarder")
+    request = federation_pb2.PollWorkRequest(session=client.session)
+    request.max_wait.FromSeconds(3)
+    identity = stage.identity(name="hoarder")
+    channels = [
+        open_channel(stage.federation.address, read_credentials(identity)) for _ in range(40)
+    ]
+
+    def poll(channel: grpc.Channel) -> FednotError | str:
+        stub = federation_pb2_grpc.FederationServiceStub(channel)
+        return outcome(lambda: stub.PollWork(request, timeout=CALL))
+
+    with stage.unmoved(), ThreadPoolExecutor(len(channels)) as pool:
+        found = list(pool.map(poll, channels))
+    for channel in channels:
+        channel.close()
+    client.leave()
+    refused = [each for each in found if isinstance(each, FednotError)]
+
+    stage.note(f"{len(refused)} of {len(found)} refused")
+    assert {each.reason for each in refused} == {Reason.TOO_MANY_CONNECTIONS}
+    assert len(refused) == len(found) - CONNECTIONS
+    assert all(each.retry_after for each in refused)

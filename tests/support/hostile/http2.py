@@ -18,7 +18,7 @@ from typing import Final
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 END_STREAM, END_HEADERS, ACK = 1, 4, 1
-ENHANCE_YOUR_CALM: Final = 11
+REFUSED_STREAM, ENHANCE_YOUR_CALM = 7, 11
 CANCEL: Final = 8
 _HEAD: Final = 9
 
