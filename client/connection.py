@@ -97,6 +97,8 @@ class Connection:
         look: Callable[[], FednotError | None] | None = None,
     ) -> None:
         self.address = address
+        self.privacy = ""
+        """What training under differential privacy has spent, in words; told with the health."""
         self.waiting_for = "the start"
         self._metrics = metrics
         self._clock = clock
@@ -183,7 +185,8 @@ class Connection:
             finding = self._finding
             if finding is not None:
                 waiting_for += f": {finding.message}"
-        return Health(up, {"server": self.address, "waiting_for": waiting_for})
+        detail = {"server": self.address, "waiting_for": waiting_for}
+        return Health(up, detail | ({"privacy": self.privacy} if self.privacy else {}))
 
     def _sorted(self, error: BaseException) -> Exception:
         refusal = refusal_of(error) if isinstance(error, aio.AioRpcError) else None

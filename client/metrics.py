@@ -72,8 +72,16 @@ class ClientMetrics:
             "When the certificate in use ends; 0 in plaintext.",
             registry=registry,
         )
+        self._privacy = Gauge(
+            "fednot_client_privacy_epsilon",
+            "The epsilon that training has spent; 0 without differential privacy.",
+            registry=registry,
+        )
         build = Gauge("fednot_client_build_info", "The version.", ["version"], registry=registry)
         build.labels(__version__).set(1)
+        self._start_at_zero()
+
+    def _start_at_zero(self) -> None:
         for phase in PHASES:
             for outcome in OUTCOMES:
                 self._rounds.labels(phase, outcome)
@@ -123,6 +131,10 @@ class ClientMetrics:
     def certificate_ends(self, at: float) -> None:
         """When the certificate in use ends, in seconds since the epoch."""
         self._certificate_ends.set(at)
+
+    def privacy(self, epsilon: float) -> None:
+        """What training under differential privacy has spent."""
+        self._privacy.set(epsilon)
 
     def render(self) -> tuple[bytes, str]:
         """All metrics in the text format, and its content type."""

@@ -23,7 +23,7 @@ from client.session import Session
 from client.trainer import Trainer, Update
 from client.training import Training, Work
 from client.transfer import Expected
-from client.worker import Worker, WorkFailedError
+from client.worker import Worker, WorkFailedError, sentence
 from fednot.data.retained import ForgottenMeanwhileError
 from fednot.errors import FednotError, Reason
 from fednot.loss_profile import LossProfile
@@ -267,15 +267,11 @@ class Rounds:
         async def download(receiver: Receiver) -> torch.Tensor:
             return await self._download(session, work, order.version, receiver)
 
+        context = _context(order, work)
+        if not training.begun:
+            await self._afford(context)
+
         async def train(given: torch.Tensor) -> Update:
-            context = TrainContext(
-                device=torch.device("cpu"),
-                seed=order.seed,
-                round=order.round,
-                phase=work.phase,
-                config=numbers(order.config),
-                cancelled=work.cancelled,
-            )
             _log.info("%s: training on version %d", work.title, order.version)
             update = await self._worker.run(lambda: self._trainer.train(given, context))
             self._metrics.trained(update.seconds)
@@ -289,6 +285,13 @@ class Rounds:
             await self._upload(session, training, update)
         self._metrics.contributed(update.num_examples)
         _log.info("%s done: %d examples in %.1f s", work.title, update.num_examples, update.seconds)
+
+    async def _afford(self, context: TrainContext) -> None:
+        """Raises FednotError (PRIVACY_SPENT), WorkFailedError if the data cannot be read."""
+        try:
+            await asyncio.to_thread(self._trainer.afford, context)
+        except (ValueError, TypeError, OSError) as error:
+            raise WorkFailedError(sentence(error)) from error
 
     async def _evaluate(self, session: Session, work: Work, version: int) -> None:
         receiver = Receiver(self._trainer.manifest)
@@ -399,6 +402,18 @@ class Rounds:
             await session.report_failure(work.id, message, work.cancelled)
         except (FednotError, WorkCancelledError) as refusal:
             _log.info("the failure of %s was not noted: %s", work.title, refusal)
+
+
+def _context(order: federation_pb2.TrainWork, work: Work) -> TrainContext:
+    """Raises WorkFailedError as `numbers` does."""
+    return TrainContext(
+        device=torch.device("cpu"),
+        seed=order.seed,
+        round=order.round,
+        phase=work.phase,
+        config=numbers(order.config),
+        cancelled=work.cancelled,
+    )
 
 
 def numbers(config: struct_pb2.Struct) -> dict[str, float]:

@@ -177,6 +177,7 @@ class Runtime:
                 work.id if work else "",
                 str(self._device.current),
                 degraded=self._device.degraded,
+                privacy=self._privacy_spent(),
             )
             if response is None:
                 continue
@@ -185,6 +186,11 @@ class Runtime:
                 work.cancelled.set()
             if response.HasField("barred"):
                 self._barring.told(response.barred)
+
+    def _privacy_spent(self) -> federation_pb2.PrivacySpent | None:
+        privacy = self._prepared.trainer.privacy
+        spent = privacy.spent if privacy is not None else None
+        return None if spent is None else spent.message()
 
     async def _ask(self, session: Session) -> None:
         while True:

@@ -93,11 +93,20 @@ class Session:
         return await self._called(lambda stub: stub.PollWork(request, timeout=timeout))
 
     async def heartbeat(
-        self, work_id: str, device: str, *, degraded: bool
+        self,
+        work_id: str,
+        device: str,
+        *,
+        degraded: bool,
+        privacy: federation_pb2.PrivacySpent | None = None,
     ) -> federation_pb2.HeartbeatResponse | None:
         """Says what the client does; None if the server could not be reached this time."""
         request = federation_pb2.HeartbeatRequest(
-            session=self.message, work_id=work_id, device=device, degraded=degraded
+            session=self.message,
+            work_id=work_id,
+            device=device,
+            degraded=degraded,
+            privacy=privacy,
         )
         return await self._connection.try_once(
             lambda: self._dialler.call(lambda stub: stub.Heartbeat(request, timeout=CALL_SECONDS))

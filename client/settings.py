@@ -17,6 +17,7 @@ from fednot.settings import Settings
 PROGRAM: Final = "fednot-client"
 PREFIX: Final = "FEDNOT_CLIENT_"
 
+LEAST_NOISE: Final = 0.01
 _DEVICE: Final = re.compile(r"auto|cpu|cuda(:\d{1,3})?")
 
 
@@ -57,16 +58,25 @@ class ClientSettings(Settings):
         description="auto: mask updates if the server asks for it; require: send no other",
     )
     dp_noise: float = Field(
-        default=0.0, ge=0, description="noise multiplier of DP-SGD; 0 trains without noise"
+        default=0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="noise multiplier of DP-SGD; 0 trains without noise",
     )
     dp_clip: float = Field(
-        default=1.0, gt=0, description="L2 norm to which DP-SGD clips each sample's gradient"
+        default=1.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="L2 norm to which DP-SGD clips each sample's gradient",
     )
     dp_delta: float = Field(
         default=1e-5, gt=0, lt=1, description="delta of the differential privacy that is reported"
     )
     dp_epsilon: float = Field(
-        default=0.0, ge=0, description="epsilon at which this client stops training; 0 for never"
+        default=0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="epsilon at which this client stops training; 0 for never",
     )
     data_channel: Literal["auto", "never"] = Field(
         default="auto", description="auto: the server's data channel if it has one; never: gRPC"
@@ -110,6 +120,14 @@ class ClientSettings(Settings):
         if not server:
             raise ValueError("write the server's HOST:PORT")
         return server
+
+    @model_validator(mode="after")
+    def _noise_and_its_limit(self) -> Self:
+        if 0 < self.dp_noise < LEAST_NOISE:
+            raise ValueError(f"--dp-noise below {LEAST_NOISE} protects nobody; 0 turns it off")
+        if self.dp_epsilon and not self.dp_noise:
+            raise ValueError("--dp-epsilon limits training with noise; give --dp-noise, too")
+        return self
 
     @model_validator(mode="after")
     def _who_dials(self) -> Self:

@@ -10,8 +10,10 @@ import torch
 
 from client.connection import Connection
 from client.device import Device, DeviceError, choose
+from client.exclusions import ExcludedError, Tried, check
 from client.forgetting import unsupported_scopes
 from client.metrics import ClientMetrics
+from client.privacy import HistoryError, Privacy, Spent
 from client.ranks import device_of_rank, shared
 from client.settings import ClientSettings
 from client.state_directory import StateDirectory, StateError
@@ -91,7 +93,10 @@ def prepare(settings: ClientSettings) -> Prepared:
         raise StartError(str(error)) from error
     try:
         return _prepared(settings, name, identity, state)
-    except (TaskLoadError, DeviceError, RankLostError, OSError) as error:
+    except (
+        *(TaskLoadError, DeviceError, RankLostError, OSError),
+        *(HistoryError, ExcludedError),
+    ) as error:
         state.close()
         raise StartError(str(error)) from error
     except BaseException:
@@ -136,8 +141,14 @@ def _prepared(
     settings: ClientSettings, name: str, identity: WatchedFolder | None, state: StateDirectory
 ) -> Prepared:
     metrics = ClientMetrics.fresh()
-    trainer = _trainer(settings, metrics, state.path)
     connection = Connection(settings.server, metrics, look=lambda: _look(settings, identity))
+
+    def on_spent(spent: Spent) -> None:
+        connection.privacy = str(spent)
+        metrics.privacy(spent.epsilon)
+
+    privacy = Privacy.of(settings, state, on_spent)
+    trainer = _trainer(settings, metrics, state.path, privacy)
     status = None
     if settings.http_address:
         status = StatusServer(settings.http_address, metrics.render, connection.health)
@@ -150,23 +161,28 @@ def _look(settings: ClientSettings, identity: WatchedFolder | None) -> FednotErr
     return diagnose(settings.server, identity.current if identity is not None else None)
 
 
-def _trainer(settings: ClientSettings, metrics: ClientMetrics, state_dir: Path) -> Trainer:
+def _trainer(
+    settings: ClientSettings, metrics: ClientMetrics, state_dir: Path, privacy: Privacy
+) -> Trainer:
     preferred = choose(device_of_rank(settings.device))
     metrics.device(str(preferred), degraded=False)
     device = Device(preferred, lambda now: metrics.device(str(now), degraded=True))
     with calling(settings.task):
         task = load_task(settings.task, settings.task_arg)
         train_data, test_data = task.train_data(), task.test_data()
-        manifest = Manifest.of(task.build_model())
+        model = task.build_model()
+        manifest = Manifest.of(model)
     if not len(train_data):
         raise StartError(f"train_data() of {settings.task} is empty; there is nothing to train on")
     if not manifest.tensors:
         raise StartError(f"the model of {settings.task} has no tensors")
+    check(Tried(task, model, train_data, privacy))
     task = shared(task, train_data, preferred)
     tombstones = Tombstones(state_dir)
     trainer = Trainer(
         *(task, manifest, train_data, test_data, device, tombstones),
         evaluate_forgotten=settings.evaluate_forgotten,
+        privacy=privacy,
     )
     with calling(settings.task):
         num_train, _ = trainer.own.counts()

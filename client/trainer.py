@@ -16,6 +16,7 @@ from torch import nn
 
 from client.device import Device
 from client.own_data import OwnData
+from client.privacy import Privacy
 from client.profiling import LookedAt, profiles
 from fednot.data.retained import Retained
 from fednot.loss_profile import LossProfile
@@ -24,6 +25,7 @@ from fednot.task import SampleDataset, Task
 from fednot.tensors import difference, first_not_finite, flatten_module, load_into
 from fednot.tombstones import Tombstones
 from fednot.training import TrainContext, TrainResult
+from fednot.v1.federation_pb2 import SAMPLE_GROUP_RETAINED
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class Trainer:
     tombstones: Tombstones
     evaluate_forgotten: bool = True
     place: Callable[[nn.Module, torch.device], nn.Module] = field(default=_placed)
+    privacy: Privacy | None = None
 
     @cached_property
     def own(self) -> OwnData:
@@ -88,6 +91,14 @@ class Trainer:
         """
         return self.device.run(lambda device: self._train(given, replace(context, device=device)))
 
+    def afford(self, context: TrainContext) -> None:
+        """Raises FednotError (PRIVACY_SPENT) if training would pass the limit of --dp-epsilon.
+
+        Raises as `train` does for data that may not be used.
+        """
+        if self.privacy is not None:
+            self.privacy.afford(self.task, self.own.retained_train(), context)
+
     def evaluate(self, given: torch.Tensor) -> Evaluation:
         """Scores a flat model on the test data that is retained. Raises ValueError if none is.
 
@@ -100,8 +111,8 @@ class Trainer:
 
     def profile(self, given: torch.Tensor, wanted: LookedAt) -> dict[int, LossProfile]:
         """How a flat model does on groups of this client's samples; one without samples is left
-        out."""
-        groups = self.own.groups(wanted)
+        out, and under differential privacy that of the samples which are trained on."""
+        groups = self._shown(self.own.groups(wanted))
         return self.device.run(
             lambda device: profiles(self.task, self._model(given, device), groups, device)
         )
@@ -111,7 +122,10 @@ class Trainer:
         started = time.monotonic()
         data = self.own.retained_train()
         model = self._model(given, context.device)
-        result = self.task.train(model, data, context)
+        if self.privacy is None:
+            result = self.task.train(model, data, context)
+        else:
+            result = self.privacy.train(self.task, model, data, context)
         context.check()
         data.check()
         _check(result, len(data))
@@ -131,6 +145,11 @@ class Trainer:
             metrics |= {f"forgotten_{name}": value for name, value in found.items()}
         data.check()
         return Evaluation(len(data), metrics)
+
+    def _shown(self, groups: Mapping[int, SampleDataset]) -> Mapping[int, SampleDataset]:
+        if self.privacy is None or self.privacy.noise is None:
+            return groups
+        return {key: data for key, data in groups.items() if key != SAMPLE_GROUP_RETAINED}
 
     def _model(self, given: torch.Tensor, device: torch.device) -> nn.Module:
         model = self.task.build_model()

@@ -49,6 +49,11 @@ class Training:
         self._codec: Codec | None = None
         self._encoded: asyncio.Task[Encoded] | None = None
 
+    @property
+    def begun(self) -> bool:
+        """Whether the model is there, so that it trains or has trained."""
+        return self._receiver is None
+
     def answers(self, order: federation_pb2.TrainWork) -> bool:
         """Whether an order asks for just this: the same work on the same version."""
         return not self.work.cancelled.is_set() and _essence(order) == _essence(self.order)

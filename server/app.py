@@ -21,6 +21,7 @@ from fednot.manifest import Manifest
 from fednot.secure_aggregation.signing import CertificateSigner
 from fednot.task_loading import calling, load_task
 from server import initial_model
+from server.anomalies import Anomalies
 from server.blocks import Memory
 from server.cohorts.remote import RemoteCohort
 from server.coordinator import Coordinator
@@ -39,6 +40,7 @@ from server.receipts.desk import ReceiptDesk
 from server.room import Room
 from server.secure_aggregation.attempt import MaskingPolicy
 from server.settings import ServerSettings
+from server.state import anomaly_rows
 from server.state.database import Database, StateError
 from server.state.model_store import ModelStore
 from server.state.stores import open_store
@@ -72,6 +74,7 @@ async def serve(settings: ServerSettings) -> None:
         monitor = Monitor(federation, cohort, identity)
         _start_status(settings, federation, monitor, identity, stack)
         listeners = Listeners(settings, federation, coordinator, cohort, identity)
+        stack.push_async_callback(monitor.finish)
         clock = LedgerClock(federation.database, federation.ledger)
         stack.push_async_callback(clock.finish)
         stack.push_async_callback(listeners.stop)
@@ -145,6 +148,7 @@ async def _federation(
         metrics=Metrics(new_registry(), fednot.__version__),
         memory=memory,
         ledger=ledger,
+        anomalies=Anomalies(await database.read(anomaly_rows.by_client)),
         room=Room(settings.local_folders, needed=initial.manifest.nbytes),
         server_data=server_data,
     )

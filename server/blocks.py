@@ -14,11 +14,12 @@ import threading
 import weakref
 from collections import deque
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 import torch
 
 from fednot.pages import anonymous, tensor_of
+from fednot.tensors import as_bytes
 
 TRAIL: Final = 16 << 20
 _POPULATE_WRITE: Final = 23
@@ -82,6 +83,38 @@ class Block:
     def close(self) -> None:
         """Drops the bytes; the memory or file lives on as long as a view of the tensor does."""
         self._tensor = self._spill = None
+
+
+class SpillFile:
+    """So many bytes in a file, written and read by copying, so that none of them is ever resident.
+
+    It suits what is passed over once, many files side by side: of a mapping the system makes some
+    megabytes resident at each touch, and there would be as many of those as files.
+    """
+
+    def __init__(self, file: IO[bytes], nbytes: int) -> None:
+        self._file = file
+        self.nbytes: Final = nbytes
+
+    def write(self, start: int, values: torch.Tensor) -> None:
+        """Writes a contiguous 1-D tensor from a byte on. Raises OSError."""
+        left = as_bytes(values.view(torch.uint8))
+        while left:
+            count = os.pwrite(self._file.fileno(), left, start)
+            left, start = left[count:], start + count
+
+    def read(self, start: int, into: torch.Tensor) -> None:
+        """Fills a contiguous 1-D tensor from a byte on. Raises OSError, also beyond the end."""
+        left = as_bytes(into.view(torch.uint8))
+        while left:
+            count = os.preadv(self._file.fileno(), [left], start)
+            if not count:
+                raise OSError(errno.EIO, f"the spill file ends before byte {start}")
+            left, start = left[count:], start + count
+
+    def close(self) -> None:
+        """Gives the space back; it can be called more than once."""
+        self._file.close()
 
 
 class Trail:
@@ -153,6 +186,17 @@ class Memory:
             else:
                 mapping = anonymous(nbytes)
         return Block(tensor_of(mapping, nbytes), mapping)
+
+    def spill_file(self, nbytes: int) -> SpillFile:
+        """A file of zeros. Raises OSError if the disk has no room for it."""
+        file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115
+        try:
+            if nbytes:
+                os.posix_fallocate(file.fileno(), 0, nbytes)
+        except BaseException:
+            file.close()
+            raise
+        return SpillFile(file, nbytes)
 
     def _counted(self) -> int:
         while self._returned:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 import torch
 from sqlalchemy import Connection
 
+from server.aggregation import Aggregation
+from server.anomalies import Anomalies
 from server.blocks import Memory
 from server.cohorts.cohort import Cohort
 from server.destruction import Destructions, NoDestructions
@@ -23,8 +25,10 @@ from server.metrics import Metrics
 from server.pulse import Pulse
 from server.receipts.desk import NoReceipts, Receipts
 from server.records import (
+    Anomaly,
     Bar,
     RecoveryPolicy,
+    RoundPhase,
     RoundPolicy,
     RoundProgress,
     VerificationPolicy,
@@ -38,13 +42,16 @@ from server.verification.server_data import ServerData
 
 log = logging.getLogger("server")
 
+_TRAINING, _RECOVERY = RoundPhase.TRAINING, RoundPhase.RECOVERY
+
 
 @dataclass(frozen=True)
 class Defaults:
     """What a request that leaves a field unset gets; times in seconds.
 
     With `require_approval` a deletion or readmission waits for a second identity, at most
-    `approval_expiry`. `accumulator` is the precision of a round's sum. A job waits at most
+    `approval_expiry`. `accumulator` is the precision of a round's sum. Recovery rounds and those of
+    verification have `recovery_aggregation`, if given. A job waits at most
     `confirmation_wait` for a client to confirm what it forgets. `ladder` has the plans that a deep
     assurance tries one after the other: SELECTOR, SELECTOR*ROUNDS, or retrain.
     """
@@ -58,12 +65,26 @@ class Defaults:
     keep_versions: int = 5
     destruction_wait: float = 10.0
     accumulator: torch.dtype = torch.float32
+    aggregation: Aggregation = field(default_factory=Aggregation)
+    recovery_aggregation: Aggregation | None = None
     seed: int = 0
     require_approval: bool = False
     approval_expiry: float = 7 * 24 * 3600.0
     confirmation_wait: float = 7 * 24 * 3600.0
     verification: VerificationPolicy = field(default_factory=VerificationPolicy)
     ladder: tuple[str, ...] = ("first", "all-but-last", "retrain")
+
+    def aggregation_of(self, phase: RoundPhase) -> Aggregation:
+        """How the updates of a round are aggregated."""
+        if phase is RoundPhase.TRAINING or self.recovery_aggregation is None:
+            return self.aggregation
+        return self.recovery_aggregation
+
+    @property
+    def rules(self) -> str:
+        """The names of the rules of aggregation, for people."""
+        usual, recovery = (self.aggregation_of(p).rule for p in (_TRAINING, _RECOVERY))
+        return usual if usual is recovery else f"{usual}, {recovery} in recovery"
 
 
 @dataclass
@@ -97,6 +118,7 @@ class Federation:
     server_data: ServerData = field(default_factory=ServerData)
     forgettings: Forgettings = field(default_factory=NoForgettings)
     receipts: Receipts = field(default_factory=NoReceipts)
+    anomalies: Anomalies = field(default_factory=Anomalies)
     attempts: Attempts = field(default_factory=Attempts)
     masking: MaskingPolicy | None = None
 
@@ -143,6 +165,11 @@ class Federation:
         """Says that the server stops, so that nobody who watches keeps it waiting."""
         self.activity.stopping = True
         self.changes.beat()
+
+    def notes(self, client: str, kind: Anomaly) -> None:
+        """Counts something odd about a client's update."""
+        self.anomalies.note(client, kind)
+        self.metrics.anomalies.labels(kind).inc()
 
     def shows(self, progress: RoundProgress | None) -> None:
         """Shows the round in flight; None when there is none."""

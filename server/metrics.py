@@ -16,7 +16,7 @@ from prometheus_client import (
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from server.client_states import ClientState
-from server.records import JobPhase, RoundOutcome, RoundPhase, Verdict, Version, WaitKind
+from server.records import Anomaly, JobPhase, RoundOutcome, RoundPhase, Verdict, Version, WaitKind
 
 UPDATE_OUTCOMES: Final = ("accepted", "refused", "missing", "dropped")
 """Dropped: accepted, and then lost with the round that a deletion aborted."""
@@ -55,6 +55,12 @@ class Metrics:
         self.updates = Counter(
             "fednot_updates_total", "Updates by outcome", ["outcome"], registry=registry
         )
+        self.anomalies = Counter(
+            "fednot_update_anomalies_total",
+            "Odd things about updates by kind",
+            ["kind"],
+            registry=registry,
+        )
         self.refusals = Counter(
             "fednot_refusals_total", "Refused calls by reason", ["reason"], registry=registry
         )
@@ -76,6 +82,11 @@ class Metrics:
             registry=registry,
         )
         self._add_transfers(registry)
+        self.privacy = Gauge(
+            "fednot_privacy_epsilon_max",
+            "The most that a connected client's training under differential privacy has spent",
+            registry=registry,
+        )
         self._add_certificates(registry)
         self._start_at_zero()
 
@@ -161,6 +172,8 @@ class Metrics:
                     self.rounds.labels(phase, outcome)
         for update_outcome in UPDATE_OUTCOMES:
             self.updates.labels(update_outcome)
+        for anomaly in Anomaly:
+            self.anomalies.labels(anomaly)
         for direction in DIRECTIONS:
             self.transfer.labels(direction)
             self.data_transfer.labels(direction)

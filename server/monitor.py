@@ -15,14 +15,23 @@ from server.client_states import state_of
 from server.cohorts.remote import RemoteCohort
 from server.federation import Federation
 from server.identity import ServerIdentity
+from server.privacy import most
 from server.records import ClientRecord, JobPhase, Version
-from server.state import client_rows, deadline_rows, deletion_rows, job_rows, version_rows
+from server.state import (
+    anomaly_rows,
+    client_rows,
+    deadline_rows,
+    deletion_rows,
+    job_rows,
+    version_rows,
+)
 from server.state.commits import Commit
 
 log = logging.getLogger("server.monitor")
 
 TICK: Final = 2.0
 SEEN_EVERY: Final = 10.0
+ODD_EVERY: Final = 1.0
 
 
 class Monitor:
@@ -56,6 +65,15 @@ class Monitor:
             await self._federation.changes.wait(TICK, mark)
             await asyncio.sleep(0.1)
 
+    async def finish(self) -> None:
+        """Writes the anomalies that were counted last; call it when all else has ended."""
+        if not self._federation.anomalies.unwritten:
+            return
+        try:
+            await self._write(frozenset())
+        except Exception:
+            log.exception("the newest anomalies could not be written")
+
     def _close_sessions(self) -> None:
         if self._identity is None:
             return
@@ -75,6 +93,8 @@ class Monitor:
         metrics.show_jobs(seen.jobs, seen.oldest, overdue=seen.overdue)
         metrics.show_failed_verdicts(seen.failed_verdicts)
         metrics.free.set(self._federation.room.free)
+        spent = most(session.privacy for session in self._cohort.sessions().values())
+        metrics.privacy.set(spent.epsilon if spent else 0.0)
         self._show_certificates()
         await self._write_seen(connected)
         self.refreshed_at = time.monotonic()
@@ -90,17 +110,24 @@ class Monitor:
         )
 
     async def _write_seen(self, connected: frozenset[str]) -> None:
-        if time.monotonic() - self._seen_written < SEEN_EVERY:
+        pause = ODD_EVERY if self._federation.anomalies.unwritten else SEEN_EVERY
+        if time.monotonic() - self._seen_written < pause:
             return
         self._seen_written = time.monotonic()
+        await self._write(connected)
+
+    async def _write(self, connected: frozenset[str]) -> None:
         seen = {name: self._cohort.last_seen(name) for name in connected}
+        anomalies, now = self._federation.anomalies, time.time()
 
         def command(connection: Connection) -> None:
             for name, at in seen.items():
                 if at is not None:
                     client_rows.record_seen(connection, name, at)
+            anomaly_rows.add(connection, odd, now)
 
-        await self._federation.database.write(Commit.CLIENTS_SEEN, command)
+        with anomalies.taken() as odd:
+            await self._federation.database.write(Commit.CLIENTS_SEEN, command)
 
 
 class _Snapshot(NamedTuple):

@@ -96,7 +96,7 @@ def _drawn(
     if policy.fraction == 1:
         return clients
     size = max(fewest, policy.min_clients, math.ceil(policy.fraction * len(clients)))
-    draw = random.Random(seed)  # noqa: S311
+    draw = random.Random(seed)  # noqa: S311  # nosec B311 - the same cohort from the same seed
     return tuple(sorted(draw.sample(clients, min(size, len(clients)))))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Final, Literal
 
@@ -13,6 +14,8 @@ from fednot.codecs import NAMES, codec_of
 from fednot.codecs.topk import DEFAULT_FRACTION
 from fednot.errors import FednotError
 from fednot.settings import Settings
+from server import exclusions
+from server.aggregation import Aggregation, RuleName
 from server.federation import Defaults
 from server.ladder import rung_of
 from server.limits.callers import CallLimits
@@ -210,7 +213,7 @@ class ServerSettings(StateSettings):
         False, description="see only the sum of a round's updates, which clients mask"
     )
     mask_range: float = Field(
-        16.0, gt=0, description="largest magnitude of an element of a masked update"
+        16.0, ge=1e-30, le=1e30, description="largest magnitude of an element of a masked update"
     )
     mask_wait: float = Field(
         30.0, gt=0, description="seconds that each step of masking waits for its clients"
@@ -284,6 +287,7 @@ class ServerSettings(StateSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> ServerSettings:
+        exclusions.check(self)
         if self.insecure:
             self._check_insecure()
         elif self.identity_folder is None:
@@ -300,7 +304,28 @@ class ServerSettings(StateSettings):
                 f"--approval-expiry ({self.approval_expiry:g} s) must be below --job-deadline "
                 f"({self.job_deadline:g} s), the longest that a deletion waits for its approval"
             )
+        self._check_rules()
         return self
+
+    def _check_rules(self) -> None:
+        for flag, text in (
+            ("--aggregation", self.aggregation),
+            ("--recovery-aggregation", self.recovery_aggregation),
+        ):
+            fewest = self._aggregation(text).fewest if text else 0
+            if self.min_clients < fewest:
+                told = f" with --byzantine-clients {self.byzantine_clients}"
+                raise ValueError(
+                    f"{flag} {text}{'' if text == 'median' else told} needs the updates of "
+                    f"{fewest} clients; give --min-clients {fewest} or more, or another rule"
+                )
+
+    def _aggregation(self, rule: str) -> Aggregation:
+        return Aggregation(
+            rule=RuleName(rule),
+            byzantine=self.byzantine_clients,
+            clip_norm=self.clip_norm or math.inf,
+        )
 
     def _check_insecure(self) -> None:
         names = ("identity", "revocations", "authority", "require_approval", "enrolment_address")
@@ -369,6 +394,10 @@ class ServerSettings(StateSettings):
             keep_versions=self.keep_versions,
             destruction_wait=self.destruction_wait,
             accumulator=_PRECISIONS[self.accumulator],
+            aggregation=self._aggregation(self.aggregation),
+            recovery_aggregation=(
+                self._aggregation(self.recovery_aggregation) if self.recovery_aggregation else None
+            ),
             seed=self.seed,
             require_approval=self.require_approval,
             approval_expiry=self.approval_expiry,

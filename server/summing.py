@@ -1,21 +1,24 @@
-"""Adds up what the clients of a round send, and applies the mean to the model."""
+"""Aggregates what the clients of a round send, and applies it to the model."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import Final
 
 from fednot.errors import FednotError
-from server.aggregation import RunningAverage
+from server.aggregation import Rule, TooFewUpdatesError
+from server.anomalies import kind_of
 from server.blocks import Block
 from server.cohorts.cohort import Answer, Update, WorkPlan
 from server.evaluation import WeightedMeans
 from server.federation import Federation
-from server.records import RoundProgress, Scores
+from server.records import RoundPhase, RoundProgress, Scores
+
+log = logging.getLogger("server.rounds")
 
 
 @dataclass(frozen=True)
@@ -30,35 +33,44 @@ class Sum:
 
 
 class Summing:
-    """Sends a plan to its clients and adds up their updates as they come.
-
-    `fewest` is the number of clients without which there can be no round.
-    """
-
-    fewest: Final = 1
+    """Sends a plan to its clients and aggregates their updates as they come."""
 
     def __init__(self, federation: Federation) -> None:
         self._federation = federation
 
-    async def sum(self, plan: WorkPlan, given: Block, quorum: float) -> Sum:
-        """The mean of the updates applied to a model, if a share `quorum` of the cohort sent one.
+    @property
+    def fewest(self) -> int:
+        """The number of clients without which there can be no round."""
+        defaults = self._federation.defaults
+        return max(defaults.aggregation_of(phase).fewest for phase in RoundPhase)
 
-        Call it in interruptible work. Raises OSError if the disk has no room for the sums.
+    async def sum(self, plan: WorkPlan, given: Block, quorum: float) -> Sum:
+        """What the phase's rule makes of the updates, applied to a model, if a share `quorum` of
+        the cohort sent one.
+
+        Call it in interruptible work. Raises OSError if the disk has no room for the updates.
         """
         federation = self._federation
-        average = await asyncio.to_thread(
-            RunningAverage,
+        rule = await asyncio.to_thread(
+            federation.defaults.aggregation_of(plan.phase).begun,
             federation.model.manifest,
-            memory=federation.memory,
-            precision=federation.defaults.accumulator,
+            federation.memory,
+            federation.defaults.accumulator,
         )
+        try:
+            return await self._summed(rule, plan, given, quorum)
+        finally:
+            rule.close()
+
+    async def _summed(self, rule: Rule, plan: WorkPlan, given: Block, quorum: float) -> Sum:
+        federation = self._federation
         trained = WeightedMeans()
         progress = RoundProgress(plan.round, plan.phase, plan.clients)
         missing: dict[str, str] = {}
         federation.shows(progress)
         async with aclosing(federation.cohort.work(plan)) as answers:
             async for answer in answers:
-                refusal = await self._add(average, answer)
+                refusal = await self._add(rule, answer)
                 if refusal is None:
                     trained.add(answer)
                     progress = replace(progress, accepted=(*progress.accepted, answer.client))
@@ -69,19 +81,34 @@ class Summing:
         if len(progress.accepted) < max(1, math.ceil(quorum * len(plan.clients))):
             return Sum(None, missing, {})
         try:
-            model = await asyncio.to_thread(average.applied_to, given)
+            model = await self._applied(rule, given)
         except FednotError as overflow:
             return Sum(None, missing | dict.fromkeys(progress.accepted, overflow.message), {})
+        except TooFewUpdatesError as error:
+            return Sum(None, missing | dict.fromkeys(progress.accepted, str(error)), {})
         return Sum(model, missing, {f"train_{key}": x for key, x in trained.means().items()})
 
-    async def _add(self, average: RunningAverage, answer: Answer) -> str | None:
+    async def _applied(self, rule: Rule, given: Block) -> Block:
+        found = await asyncio.to_thread(rule.applied_to, given)
+        for client, kinds in found.oddities.items():
+            log.info("the update of %s was odd: %s", client, ", ".join(kinds))
+            for kind in kinds:
+                self._federation.notes(client, kind)
+        return found.model
+
+    async def _add(self, rule: Rule, answer: Answer) -> str | None:
         updates = self._federation.metrics.updates
         if not isinstance(answer, Update):
             updates.labels("missing").inc()
             return getattr(answer, "reason", "it evaluated instead of training")
         try:
-            await asyncio.to_thread(average.add, answer.payload, answer.num_examples, answer.codec)
+            await asyncio.to_thread(
+                rule.add, answer.client, answer.payload, answer.num_examples, answer.codec
+            )
         except FednotError as refusal:
+            kind = kind_of(refusal)
+            if kind is not None:
+                self._federation.notes(answer.client, kind)
             answer.settle(refusal)
             return f"{refusal.reason}: {refusal.message}"
         answer.settle(None)

@@ -41,6 +41,12 @@ def client_state(value: int) -> str:
     return word(operator_pb2.ClientState.Name, "CLIENT_STATE_", value)
 
 
+def anomalies(counts: Mapping[str, int]) -> str:
+    """What was odd about a client's updates, most frequent first; "" if nothing was."""
+    often = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{kind.replace('_', ' ')} {count}" for kind, count in often)
+
+
 def round_outcome(value: int) -> str:
     """The word for a round's outcome."""
     return word(operator_pb2.RoundOutcome.Name, "ROUND_OUTCOME_", value)
@@ -49,6 +55,12 @@ def round_outcome(value: int) -> str:
 def round_phase(value: int) -> str:
     """The word for why a round is run."""
     return word(federation_pb2.RoundPhase.Name, "ROUND_PHASE_", value)
+
+
+def privacy(spent: federation_pb2.PrivacySpent) -> str:
+    """What training under differential privacy has spent, and of how much."""
+    of = f" of {spent.epsilon_limit:g}" if spent.epsilon_limit else ""
+    return f"epsilon {spent.epsilon:.3f}{of} (delta {spent.delta:g})"
 
 
 def job_phase(value: int) -> str:

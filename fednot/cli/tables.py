@@ -46,7 +46,8 @@ def _alarm(text: str) -> Text:
 def clients(found: Sequence[operator_pb2.ClientInfo], now: datetime | None = None) -> Table:
     """The clients by name."""
     table = _table(
-        "NAME", "STATE", "LAST SEEN", "TRAIN", "TEST", "DEVICE", "CERTIFICATE", "BARRED BY"
+        *("NAME", "STATE", "LAST SEEN", "TRAIN", "TEST", "DEVICE"),
+        *("CERTIFICATE", "BARRED BY", "PRIVACY", "ODD UPDATES"),
     )
     for client in found:
         device = f"{client.device} (degraded)" if client.degraded else client.device
@@ -60,6 +61,8 @@ def clients(found: Sequence[operator_pb2.ClientInfo], now: datetime | None = Non
             device,
             _until(client.certificate_expires_at),
             client.barred_by,
+            sentences.privacy(client.privacy) if client.HasField("privacy") else DASH,
+            sentences.anomalies(client.anomalies),
         )
     return table
 
@@ -172,6 +175,8 @@ def _status_rows(found: operator_pb2.GetStatusResponse) -> Iterable[tuple[str, s
     yield "clients", f"{found.clients_connected} connected, {found.clients_barred} barred"
     yield "current", _version(found.current) if found.HasField("current") else "no model"
     yield "released", _version(found.released) if found.HasField("released") else "none"
+    if found.aggregation:
+        yield "aggregation", found.aggregation
     yield "run", _run(found.run) if found.HasField("run") else "none so far"
     if found.HasField("round"):
         yield (
@@ -186,7 +191,11 @@ def _status_rows(found: operator_pb2.GetStatusResponse) -> Iterable[tuple[str, s
             f"{found.deletion.request_id} of {scope}: {sentences.job_phase(job.phase)}"
             + (f"; {job.waiting_for}" if job.phase == deletion_pb2.JOB_PHASE_AWAITING else ""),
         )
+    if found.secure_aggregation:
+        yield "updates", "masked by the clients; the server sees sums alone"
     yield "open deletions", str(found.open_deletions)
+    if found.HasField("privacy"):
+        yield "privacy", f"{sentences.privacy(found.privacy)}, spent by the client that spent most"
     if found.waiting_for:
         yield "waiting", found.waiting_for
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
+import subprocess  # nosec B404 - for this very program
 import sys
 from pathlib import Path
 from typing import Final
@@ -32,7 +32,7 @@ class Process:
     def __init__(self, arguments: list[str], log: Path) -> None:
         self._log = log
         with log.open("ab") as file:
-            self._child = subprocess.Popen(  # noqa: S603
+            self._child = subprocess.Popen(  # noqa: S603  # nosec B603 - a list, of our own words
                 [sys.executable, "-m", *arguments],
                 stdout=file,
                 stderr=subprocess.STDOUT,

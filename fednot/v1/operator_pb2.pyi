@@ -370,7 +370,9 @@ class GetStatusResponse(_message.Message):
     open_deletions: _builtins.int
     """Deletions whose job has not ended."""
     aggregation: _builtins.str
-    """How updates are aggregated: "mean", "median", "trimmed-mean" or "multi-krum"."""
+    """How updates are aggregated: "mean", "median", "trimmed-mean" or "multi-krum", and for example
+    "mean, median in recovery" if the two differ.
+    """
     secure_aggregation: _builtins.bool
     """True if the server sees only sums of updates."""
     @_builtins.property

@@ -14,6 +14,7 @@ from fednot.codecs.none import Plain
 from fednot.errors import FednotError, Reason
 from server.broadcast import Broadcast
 from server.cohorts.cohort import Answer, NoAnswer, Update, WorkPlan
+from server.privacy import PrivacySpent
 from server.pulse import Pulse
 
 LIVENESS_TICK = 0.5
@@ -28,7 +29,8 @@ class Session:
     `instance` names the state directory that it runs from; a client that names none has "".
     `certificate` is the one that it showed last, as PEM, and `certificate_expires_at` when that
     ends, in seconds since the epoch; both None over plaintext. `codec` is how it encodes updates.
-    `told_bar` is the request by which it was told in this session that it is barred.
+    `told_bar` is the request by which it was told in this session that it is barred. `privacy` is
+    what its training has spent, None as long as it says nothing of differential privacy.
     """
 
     client: str
@@ -42,6 +44,7 @@ class Session:
     instance: str = ""
     codec: Codec = field(default_factory=Plain)
     told_bar: str = ""
+    privacy: PrivacySpent | None = None
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 

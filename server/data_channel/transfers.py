@@ -98,8 +98,8 @@ class Transfers:
             upload = self._loop.run(opened(), call.still_there, lost=self._uploads.cut)
             try:
                 checksum = self._received(call, upload)
-            except BaseException:
-                self._cut(upload)
+            except BaseException as error:
+                self._cut(upload, error)
                 raise
             call.in_step = True
             number = self._loop.run(self._uploads.finish(upload, checksum), call.still_there)
@@ -177,8 +177,8 @@ class Transfers:
             until = time.monotonic() + MESSAGE_SECONDS
         upload.held()  # or a newer connection brought the rest
 
-    def _cut(self, upload: Upload) -> None:
+    def _cut(self, upload: Upload, why: BaseException) -> None:
         async def cut() -> None:
-            self._uploads.cut(upload)
+            self._uploads.cut(upload, why)
 
         self._loop.run(cut(), lambda: None, seconds=CUT_SECONDS)

@@ -1,5 +1,6 @@
 """The words of the federation as immutable records (DESIGN.md, section 1)."""
 
+from server.records.anomalies import Anomaly
 from server.records.approvals import Approval, ApprovalKind, ApprovalState
 from server.records.audit import AuditEvent, AuditOutcome
 from server.records.callers import NOBODY, Caller
@@ -41,6 +42,7 @@ from server.records.waits import WaitKind
 
 __all__ = [
     "NOBODY",
+    "Anomaly",
     "Approval",
     "ApprovalKind",
     "ApprovalState",

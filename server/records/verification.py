@@ -12,7 +12,7 @@ from fednot.loss_profile import LossProfile
 class Verdict(StrEnum):
     """What verification says."""
 
-    PASS = "pass"  # noqa: S105
+    PASS = "pass"  # noqa: S105  # nosec B105 - a verdict
     FAIL = "fail"
     NOT_POSSIBLE = "not-possible"
 

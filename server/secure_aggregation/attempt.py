@@ -295,9 +295,9 @@ class Attempts:
         """Lets clients find an attempt."""
         self._open[attempt.terms.attempt] = attempt
 
-    def close(self, attempt: Attempt) -> None:
-        """Ends an attempt."""
-        attempt.end()
+    def close(self, attempt: Attempt, why: FednotError | None = None) -> None:
+        """Ends an attempt; its clients are told why, or ROUND_OVER."""
+        attempt.end(why)
         self._open.pop(attempt.terms.attempt, None)
 
     def of(self, name: bytes, client: str, work_id: str) -> Attempt:

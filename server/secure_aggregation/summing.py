@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Final
 
-from fednot.errors import FednotError
+from fednot.errors import FednotError, Reason
 from fednot.secure_aggregation.masked_sum import Unmasking, add_payload, unmask
 from fednot.secure_aggregation.ring import Masked, mean_of
 from fednot.secure_aggregation.terms import FEWEST_CLIENTS, Terms
@@ -47,16 +47,22 @@ class MaskedSumming:
         """
         federation = self._federation
         try:
-            attempt = Attempt(await self._terms(plan, quorum), self._policy.check)
+            attempt = Attempt(await self._terms(plan), self._policy.check)
         except ValueError as error:
             return Sum(None, dict.fromkeys(plan.clients, f"masking: {error}"), {})
         federation.attempts.open(attempt)
         try:
-            return await self._sum(attempt, replace(plan, masked=attempt), given)
+            return await self._sum(attempt, replace(plan, masked=attempt), given, quorum)
         finally:
-            federation.attempts.close(attempt)
+            federation.attempts.close(attempt, self._why_over())
 
-    async def _terms(self, plan: WorkPlan, quorum: float) -> Terms:
+    def _why_over(self) -> FednotError | None:
+        """What clients are told of an attempt that is left: with the server, their work goes on."""
+        if not self._federation.activity.stopping:
+            return None
+        return FednotError(Reason.SHUTTING_DOWN, "the server is stopping", retry_after=1.0)
+
+    async def _terms(self, plan: WorkPlan) -> Terms:
         known = await self._federation.database.read(client_rows.list_clients)
         examples = {client.name: client.num_train_examples for client in known}
         size = len(plan.clients)
@@ -65,13 +71,13 @@ class MaskedSumming:
             round=plan.round,
             version=plan.version.number,
             generation=plan.version.generation,
-            threshold=threshold_of(size, quorum),
+            threshold=threshold_of(size),
             cohort=tuple(sorted(plan.clients)),
             value_range=self._policy.value_range,
             most_examples=max([1, *(examples.get(name, 1) for name in plan.clients)]),
         )
 
-    async def _sum(self, attempt: Attempt, plan: WorkPlan, given: Block) -> Sum:
+    async def _sum(self, attempt: Attempt, plan: WorkPlan, given: Block, quorum: float) -> Sum:
         federation = self._federation
         manifest = federation.model.manifest
         total = await asyncio.to_thread(federation.memory.block, Masked().size(manifest))
@@ -85,6 +91,7 @@ class MaskedSumming:
             await asyncio.gather(guiding, return_exceptions=True)
         missing = dict(received.missing)
         try:
+            _check_quorum(received.examples, plan.clients, quorum)
             there = federation.cohort.connected
             found = await attempt.unmasking(received.examples, there, self._policy.wait)
             model = await asyncio.to_thread(self._applied, total, found, received.examples, given)
@@ -138,11 +145,26 @@ class _Received:
     missing: Mapping[str, str]
 
 
-def threshold_of(size: int, quorum: float) -> int:
-    """How many of a cohort must reveal shares: above half, so that two lists of survivors cannot
-    both find enough signatures of honest clients, and the round's quorum.
+def threshold_of(size: int) -> int:
+    """How many of a cohort must reveal shares, while fewer learn nothing: floor(2n/3) + 1.
+
+    It is what Bonawitz et al. (CCS 2017, theorem 6.5) ask for against a server that lies and works
+    with up to ceil(n/3) - 1 of the clients.
     """
-    return min(size, max(size // 2 + 1, math.ceil(quorum * size)))
+    return 2 * size // 3 + 1
+
+
+def _check_quorum(there: Collection[str], cohort: Collection[str], quorum: float) -> None:
+    """Raises FednotError (MASKING_FAILED) if fewer than a share `quorum` sent an update: then the
+    masks stay on.
+    """
+    wanted = math.ceil(quorum * len(cohort))
+    if len(there) < wanted:
+        raise FednotError(
+            Reason.MASKING_FAILED,
+            f"{len(there)} of {len(cohort)} clients sent a masked update, and the quorum is "
+            f"{wanted}",
+        )
 
 
 def _why(answer: Answer) -> str:

@@ -19,6 +19,7 @@ from server.cohorts.cohort import Evaluation, NoAnswer, Profiles, WorkKind
 from server.cohorts.remote import RemoteCohort, Session
 from server.destruction import check_report
 from server.federation import Federation
+from server.privacy import PrivacySpent
 from server.records import ClientRecord
 from server.services import callers
 from server.services.admission import (
@@ -267,6 +268,8 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
         """Notes that the client is alive and says whether its work still counts."""
         session = session_of(self._cohort, request.session)
         session.degraded = request.degraded
+        if request.HasField("privacy"):
+            session.privacy = PrivacySpent.told(request.privacy)
         session.device = device_name(request.device) or session.device
         return federation_pb2.HeartbeatResponse(
             work_stands=self._stands(session.client, request.work_id),

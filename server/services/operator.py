@@ -15,12 +15,13 @@ from sqlalchemy import Connection
 import fednot
 from fednot.errors import FednotError, Reason
 from fednot.model_file import Source
-from fednot.v1 import model_pb2, operator_pb2, operator_pb2_grpc
+from fednot.v1 import federation_pb2, model_pb2, operator_pb2, operator_pb2_grpc
 from fednot.wire import CHUNK_BYTES
 from server.client_states import state_of
 from server.cohorts.remote import RemoteCohort, Session
 from server.coordinator import Coordinator, released
 from server.federation import Federation
+from server.privacy import most
 from server.records import AuditEvent, ClientRecord, Deletion, Run, RunState, Version
 from server.refusals import about
 from server.services import callers
@@ -120,7 +121,14 @@ class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
             deletion=deletion_message(shown, waiting) if shown else None,
             open_deletions=standing.open_deletions,
             now=timestamp(time.time()),
+            aggregation=self._federation.defaults.rules,
+            privacy=self._most_spent(),
+            secure_aggregation=self._federation.masking is not None,
         )
+
+    def _most_spent(self) -> federation_pb2.PrivacySpent | None:
+        spent = most(session.privacy for session in self._cohort.sessions().values())
+        return spent.message() if spent else None
 
     async def ListClients(
         self, request: operator_pb2.ListClientsRequest, context: Context
@@ -219,6 +227,7 @@ class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
         self, client: ClientRecord, sessions: Mapping[str, Session], working: Collection[str]
     ) -> operator_pb2.ClientInfo:
         session = sessions.get(client.name)
+        spent = session.privacy if session else None
         state = state_of(client, sessions, working)
         return operator_pb2.ClientInfo(
             name=client.name,
@@ -231,6 +240,8 @@ class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
             degraded=session.degraded if session else False,
             barred_by=client.barred_by,
             certificate_expires_at=timestamp(session.certificate_expires_at if session else None),
+            anomalies=self._federation.anomalies.of(client.name),
+            privacy=spent.message() if spent else None,
         )
 
 

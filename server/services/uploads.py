@@ -41,8 +41,8 @@ class UploadStream:
             try:
                 await announce(upload.offset)
                 checksum = await self._receive(stream, upload)
-            except BaseException:
-                self._desk.cut(upload)
+            except BaseException as error:
+                self._desk.cut(upload, error)
                 raise
             return await self._desk.finish(upload, checksum)
 

@@ -17,9 +17,10 @@ from typing import Final
 
 from fednot.errors import FednotError, Reason
 from fednot.v1 import federation_pb2
+from server.anomalies import kind_of
 from server.blocks import Block
 from server.cohorts.cohort import Update
-from server.cohorts.remote import RemoteCohort
+from server.cohorts.remote import RemoteCohort, Session
 from server.evaluation import finite
 from server.federation import Federation
 from server.services.admission import session_of
@@ -80,6 +81,24 @@ class UploadDesk:
         Raises FednotError with the reason if the update cannot count, or SERVER_BUSY.
         """
         session = session_of(self._cohort, header.session)
+        with self._noting(session.client):
+            return await self._admitted(header, session)
+
+    @contextmanager
+    def _noting(self, client: str) -> Iterator[None]:
+        """Counts what a refusal says about the client's update."""
+        try:
+            yield
+        except FednotError as error:
+            self._note(client, error)
+            raise
+
+    def _note(self, client: str, error: BaseException | None) -> None:
+        kind = kind_of(error)
+        if kind is not None:
+            self._federation.notes(client, kind)
+
+    async def _admitted(self, header: federation_pb2.UpdateHeader, session: Session) -> Upload:
         federation = self._federation
         federation.fences.check(session.client)
         assignment = self._cohort.assignment(session.client, header.work_id)
@@ -101,7 +120,8 @@ class UploadDesk:
         arrival, header = upload.check(), upload.header
         try:
             arrival.finish(checksum)
-        except FednotError:
+        except FednotError as error:
+            self._note(upload.session.client, error)
             self._drop(upload.assignment.id, arrival)
             raise
         update = Update(
@@ -109,14 +129,18 @@ class UploadDesk:
             num_examples=header.num_examples,
             payload=arrival.block,
             codec=upload.session.codec,
-            metrics=finite(dict(header.metrics)),
+            metrics={} if upload.assignment.plan.masked else finite(dict(header.metrics)),
             settle=lambda _refusal: self._drop(upload.assignment.id, arrival),
         )
         await upload.assignment.submit(update)
         return upload.assignment.plan.round
 
-    def cut(self, upload: Upload) -> None:
-        """The connection ended early: keeps what came for a while, if the sender can go on."""
+    def cut(self, upload: Upload, why: BaseException | None = None) -> None:
+        """The connection ended early: keeps what came for a while, if the sender can go on.
+
+        `why` is counted if it says something about the update.
+        """
+        self._note(upload.session.client, why)
         arrival = upload.arrival
         if arrival is None or arrival.holder is not upload or upload.assignment.answered:
             return

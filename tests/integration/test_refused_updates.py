@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -20,7 +21,8 @@ from support.raw_client import (
 from support.replay import MANIFEST, assert_close, mean_of_clients, stored
 
 from fednot.errors import Reason
-from fednot.v1 import deletion_pb2, federation_pb2, operator_pb2
+from fednot.v1 import deletion_pb2, federation_pb2, model_pb2, operator_pb2
+from server.anomalies import kind_of
 
 GOOD = constant_update(0.001)
 
@@ -37,6 +39,9 @@ class OpenRound:
 
     def counted(self, sample: str) -> float:
         return self.federation.metrics().get(sample, 0.0)
+
+    def anomalies(self) -> Counter[str]:
+        return Counter(dict(self.federation.client_info(self.bad.name).anomalies))
 
     def end(self) -> operator_pb2.Round:
         """Lets the real clients train, and gives the round once it has ended."""
@@ -134,6 +139,14 @@ REFUSED: dict[str, tuple[Callable[[OpenRound], list[Part]], Reason]] = {
         header_with(num_examples=201),
         Reason.WRONG_NUM_EXAMPLES,
     ),
+    "another encoding": (
+        header_with(codec=model_pb2.UPDATE_CODEC_INT8),
+        Reason.INVALID_REQUEST,
+    ),
+    "a score that is no ratio": (
+        header_with(metrics={"accuracy": 7.0}),
+        Reason.INVALID_REQUEST,
+    ),
     "a chunk before the header": (
         stream_of("chunks", "header", "trailer"),
         Reason.INVALID_STREAM,
@@ -148,11 +161,15 @@ REFUSED: dict[str, tuple[Callable[[OpenRound], list[Part]], Reason]] = {
 }
 
 
+FROM_NOBODY = {"a chunk before the header", "no parts"}
+"""Without a header nobody is known to whom it could be counted."""
+
+
 @pytest.mark.parametrize("what", REFUSED)
 def test_a_bad_upload_is_refused_with_its_reason_and_counted(opened: OpenRound, what: str) -> None:
     build, reason = REFUSED[what]
     sample = f'fednot_refusals_total{{reason="{reason}"}}'
-    before = opened.counted(sample)
+    before, odd = opened.counted(sample), opened.anomalies()
 
     refused = refusal(lambda: opened.bad.upload(build(opened)))
 
@@ -160,6 +177,8 @@ def test_a_bad_upload_is_refused_with_its_reason_and_counted(opened: OpenRound, 
     assert refused.message
     assert refused.metadata["remedy"]
     assert opened.counted(sample) == before + 1
+    kind = None if what in FROM_NOBODY else kind_of(refused)
+    assert opened.anomalies() == (odd + Counter([str(kind)]) if kind else odd)
     assert opened.federation.status().round.updates == 0
     assert "bad" in opened.federation.status().round.missing
     beat = federation_pb2.HeartbeatRequest(session=opened.bad.session, work_id=opened.work.work_id)
@@ -173,6 +192,7 @@ def test_one_value_that_is_not_finite_spoils_only_its_own_update(
 ) -> None:
     counts = 'fednot_updates_total{outcome="%s"}'
     before = {name: opened.counted(counts % name) for name in ("accepted", "refused", "missing")}
+    odd = opened.anomalies()
     opened.other.report_failure(opened.others_work.work_id, "no power")
 
     refused = refusal(
@@ -181,6 +201,7 @@ def test_one_value_that_is_not_finite_spoils_only_its_own_update(
     row = opened.end()
 
     assert refused.reason is Reason.NOT_FINITE
+    assert opened.anomalies() == odd + Counter(["not_finite"])
     assert "conv1.bias" in refused.message
     assert row.outcome == operator_pb2.ROUND_OUTCOME_DEGRADED
     missing = {entry.client: entry.reason for entry in row.missing}

@@ -28,6 +28,7 @@ from fednot.v1 import (
     identity_pb2,
     operator_pb2,
     receipt_pb2,
+    secure_aggregation_pb2,
 )
 
 CLIENT, OFFICER, OPERATOR, AUDITOR = Role.CLIENT, Role.OFFICER, Role.OPERATOR, Role.AUDITOR
@@ -47,6 +48,11 @@ MAY: dict[str, set[Role]] = {
     "fednot.v1.FederationService/ReportProfile": {CLIENT},
     "fednot.v1.FederationService/Heartbeat": {CLIENT},
     "fednot.v1.FederationService/Leave": {CLIENT},
+    "fednot.v1.SecureAggregationService/AdvertiseKeys": {CLIENT},
+    "fednot.v1.SecureAggregationService/ShareKeys": {CLIENT},
+    "fednot.v1.SecureAggregationService/GetSurvivors": {CLIENT},
+    "fednot.v1.SecureAggregationService/ConfirmSurvivors": {CLIENT},
+    "fednot.v1.SecureAggregationService/Unmask": {CLIENT},
     "fednot.v1.DeletionService/Unlearn": {CLIENT, OFFICER},
     "fednot.v1.DeletionService/CancelDeletion": {CLIENT, OFFICER},
     "fednot.v1.DeletionService/LiftHold": {OFFICER},
@@ -92,7 +98,7 @@ def methods() -> dict[str, MethodDescriptor]:
     """Every method of fednot's services by its name, and of the public ones those in the table."""
     files = (
         *(approval_pb2, audit_pb2, deletion_pb2, federation_pb2),
-        *(identity_pb2, operator_pb2, receipt_pb2),
+        *(identity_pb2, operator_pb2, receipt_pb2, secure_aggregation_pb2),
     )
     found = {
         f"{service.full_name}/{method.name}": method

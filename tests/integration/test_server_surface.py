@@ -189,6 +189,16 @@ def test_a_client_of_another_model_is_told_which_tensors_differ(
     for tensor in ("fc1.weight", "fc1.bias", "fc2.weight"):
         assert tensor in refused.message
     assert "conv1" not in refused.message
+    for field, value, word in (("dtype", "F64", "F64"), ("shape", [9, 9], "[9, 9]")):
+        wrong = manifest_message(MANIFEST)
+        tensor = wrong.tensors[-1]
+        if field == "dtype":
+            tensor.dtype = value
+        else:
+            tensor.shape[:] = value
+        refused = _join_with(federation, wrong)
+        assert refused.reason is Reason.MANIFEST_MISMATCH, refused.message
+        assert word in refused.message
     unset = manifest_message(MANIFEST)
     unset.tensors[0].kind = 0
     assert _join_with(federation, unset).reason is Reason.INVALID_REQUEST

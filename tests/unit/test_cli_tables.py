@@ -34,11 +34,21 @@ def test_clients(capsys: pytest.CaptureFixture[str]) -> None:
     client.last_seen_at.FromSeconds(1000)
     now = datetime.fromtimestamp(1041, UTC)
     assert printed(tables.clients([client], now), capsys) == [
-        "NAME STATE LAST SEEN TRAIN TEST DEVICE CERTIFICATE BARRED BY",
-        "[red]c7 barred 41 s ago 0 0 cpu (degraded) - r1",
+        "NAME STATE LAST SEEN TRAIN TEST DEVICE CERTIFICATE BARRED BY PRIVACY ODD UPDATES",
+        "[red]c7 barred 41 s ago 0 0 cpu (degraded) - r1 - -",
     ]
     client.certificate_expires_at.FromSeconds(86_400)
     assert "until 1970-01-02 00:00:00Z r1" in printed(tables.clients([client], now), capsys)[1]
+    client.privacy.epsilon, client.privacy.delta, client.privacy.steps = 2.3456, 1e-5, 40
+    assert printed(tables.clients([client], now), capsys)[1].endswith(
+        "epsilon 2.346 (delta 1e-05) -"
+    )
+    client.privacy.epsilon_limit = 8
+    assert printed(tables.clients([client], now), capsys)[1].endswith(
+        "epsilon 2.346 of 8 (delta 1e-05) -"
+    )
+    client.anomalies["clipped"], client.anomalies["outlier_norm"] = 1, 12
+    assert printed(tables.clients([client], now), capsys)[1].endswith("outlier norm 12, clipped 1")
 
 
 def test_a_long_row_is_not_cut_when_piped(capsys: pytest.CaptureFixture[str]) -> None:
@@ -147,13 +157,18 @@ def test_status_of_a_new_and_of_a_busy_server(capsys: pytest.CaptureFixture[str]
         "run none so far",
         "open deletions 0",
     ]
+    found.aggregation = "median"
     found.run.failure = "no quorum"
     found.deletion.request_id = "r1"
     found.waiting_for = "waiting for c7"
     text = printed(tables.status(found), capsys)
+    assert "aggregation median" in text
     assert "run 0: unspecified, 0 of 0 rounds: no quorum" in text
     assert "deletion r1 of unknown scope: unspecified" in text
     assert text[-1] == "waiting waiting for c7"
+    found.privacy.epsilon, found.privacy.delta, found.privacy.epsilon_limit = 7.5, 1e-5, 8
+    text = printed(tables.status(found), capsys)
+    assert "privacy epsilon 7.500 of 8 (delta 1e-05), spent by the client that spent most" in text
 
 
 def test_a_document_has_every_field() -> None:
@@ -169,6 +184,9 @@ def test_a_document_has_every_field() -> None:
         "deletion": None,
         "open_deletions": 0,
         "now": None,
+        "aggregation": "",
+        "secure_aggregation": False,
+        "privacy": None,
     }
 
 

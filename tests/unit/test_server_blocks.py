@@ -214,9 +214,30 @@ def test_a_full_disk_is_an_error_when_the_block_is_made(
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(OSError, match="No space left"):
         memory.block(11)
+    with pytest.raises(OSError, match="No space left"):
+        memory.spill_file(11)
     assert memory.in_use == 0
     assert set(os.listdir("/proc/self/fd")) == open_before  # noqa: PTH208
     assert not memory.block(10).spilled
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64])
+def test_a_spill_file_gives_what_was_written(folder: Path, dtype: torch.dtype) -> None:
+    """All else is zeros; nothing of it has a name, and no byte is read beyond its end."""
+    file = Memory(None, folder).spill_file(1000)
+    values = torch.arange(20).to(dtype)
+    file.write(400, values)
+    found = torch.ones(20, dtype=dtype)
+    file.read(400, found)
+    assert torch.equal(found, values)
+    file.read(0, found)
+    assert not found.any()
+    with pytest.raises(OSError, match="ends before byte 1000"):
+        file.read(1000 - 8, torch.empty(2, dtype=torch.int64))
+    assert list(folder.iterdir()) == []
+    assert Memory(None, folder).spill_file(0).nbytes == 0
+    file.close()
+    file.close()
 
 
 def test_a_spill_files_space_is_taken_at_once(folder: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from fednot.codecs import NAMES
+from fednot.errors import FednotError, Reason
 from fednot.v1 import federation_pb2, model_pb2
 from fednot.wire import codec_name, codec_value
 from server.services.offer import SessionOffer
@@ -14,6 +15,7 @@ from server.services.offer import SessionOffer
 BF16 = model_pb2.UPDATE_CODEC_BF16
 INT8 = model_pb2.UPDATE_CODEC_INT8
 TOP_K = model_pb2.UPDATE_CODEC_TOP_K
+MASKED = model_pb2.UPDATE_CODEC_MASKED
 NEWER = 99
 
 
@@ -41,6 +43,16 @@ def test_without_codecs_updates_are_plain() -> None:
     assert SessionOffer(5.0).codec_for([BF16, INT8, TOP_K]).name == "none"
 
 
+def test_masked_updates_are_taken_alone_and_only_where_they_are_asked_for() -> None:
+    masking = SessionOffer(5.0, codecs=frozenset(NAMES), masked=True)
+    assert masking.codec_for([TOP_K, MASKED]).name == "masked"
+    with pytest.raises(FednotError, match="the client cannot mask its updates") as caught:
+        masking.codec_for([TOP_K, BF16])
+    assert caught.value.reason is Reason.MASKING_REQUIRED
+    plain = SessionOffer(5.0, codecs=frozenset(NAMES))
+    assert plain.codec_for([MASKED, BF16]).name == "bf16"
+
+
 def test_the_answer_names_codec_fraction_heartbeat_and_port() -> None:
     offer = SessionOffer(2.5, codecs=frozenset(NAMES), top_k_fraction=0.25, data_port=lambda: 50053)
     response = federation_pb2.JoinResponse()
@@ -51,6 +63,7 @@ def test_the_answer_names_codec_fraction_heartbeat_and_port() -> None:
 
 def test_every_codec_has_its_value_in_the_protocol() -> None:
     values = set(model_pb2.UpdateCodec.values()) - {model_pb2.UPDATE_CODEC_UNSPECIFIED}
-    assert {codec_value(name) for name in NAMES} == values
-    assert [codec_name(codec_value(name)) for name in NAMES] == list(NAMES)
+    names = [*NAMES, "masked"]
+    assert {codec_value(name) for name in names} == values
+    assert [codec_name(codec_value(name)) for name in names] == names
     assert codec_name(NEWER) == ""  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from fednot.settings import SettingsError, load
 from server.federation import Defaults
-from server.records import RecoveryPolicy, RoundPolicy
+from server.records import RecoveryPolicy, RoundPhase, RoundPolicy
 from server.settings import ENVIRONMENT_PREFIX, ServerSettings
 from server.state.database import Database, StateError
 
@@ -83,6 +84,41 @@ def test_what_needs_identities_goes_not_with_insecure(flag: str) -> None:
     name = flag.partition("=")[0]
     with pytest.raises(SettingsError, match=rf"without identities and {name} needs them"):
         read(*SOUND, flag)
+
+
+@pytest.mark.parametrize(
+    ("flags", "needed"),
+    [
+        (("--aggregation=median",), 3),
+        (("--aggregation=trimmed-mean", "--byzantine-clients=2"), 5),
+        (("--aggregation=multi-krum",), 5),
+        (("--recovery-aggregation=multi-krum", "--byzantine-clients=2"), 7),
+    ],
+)
+def test_a_rule_needs_the_clients_that_it_counts_on(flags: tuple[str, ...], needed: int) -> None:
+    name = flags[0].replace("=", " ")
+    with pytest.raises(SettingsError, match=rf"{name}.* needs the updates of {needed} clients"):
+        read(*SOUND, *flags, f"--min-clients={needed - 1}")
+    assert read(*SOUND, *flags, f"--min-clients={needed}")
+
+
+def test_recovery_rounds_have_the_rule_of_the_others_unless_they_have_their_own() -> None:
+    rounds = (RoundPhase.TRAINING, RoundPhase.RECOVERY, RoundPhase.VERIFICATION)
+    enough = "--min-clients=5"
+
+    def rules(*flags: str) -> list[str]:
+        defaults = read(*SOUND, enough, *flags).defaults()
+        return [str(defaults.aggregation_of(phase).rule) for phase in rounds]
+
+    assert rules() == ["mean"] * 3
+    assert rules("--aggregation=median") == ["median"] * 3
+    assert rules("--recovery-aggregation=multi-krum") == ["mean", "multi-krum", "multi-krum"]
+    assert read(*SOUND, enough, "--aggregation=median").defaults().rules == "median"
+    differ = read(*SOUND, enough, "--recovery-aggregation=multi-krum").defaults()
+    assert differ.rules == "mean, multi-krum in recovery"
+    clipped = read(*SOUND, enough, "--clip-norm=2", "--recovery-aggregation=median").defaults()
+    assert [clipped.aggregation_of(phase).clip_norm for phase in rounds] == [2.0] * 3
+    assert read(*SOUND).defaults().aggregation.clip_norm == math.inf
 
 
 def test_the_flag_that_served_plaintext_to_everybody_is_gone() -> None:

@@ -9,7 +9,6 @@ rounding, which the cast to the model's dtype hides in practice (docs/decisions/
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +21,8 @@ from fednot.codecs.none import Plain
 from fednot.errors import FednotError, Reason
 from fednot.manifest import ALIGNMENT, Manifest
 from fednot.runs import PIECE_ELEMENTS, Run, runs, tensor_at
+from server.aggregation.clipping import UNLIMITED, Norm, scale_to
+from server.aggregation.finite import first_not_finite
 from server.blocks import Block, Memory, Trail
 
 PLAIN: Final = Plain()
@@ -51,32 +52,41 @@ class RunningAverage:
         self._scratch = torch.empty(PIECE_ELEMENTS, dtype=torch.float64)
         self.num_examples = 0
 
-    def add(self, update: torch.Tensor | Block, num_examples: int, codec: Codec = PLAIN) -> None:
-        """Adds one update: a payload of the codec, uint8.
+    def add(
+        self,
+        update: torch.Tensor | Block,
+        num_examples: int,
+        codec: Codec = PLAIN,
+        *,
+        clip_norm: float = UNLIMITED,
+    ) -> float:
+        """Adds one update, a payload of the codec, uint8, and gives its L2 norm as it was sent.
 
-        Raises FednotError if it has no weight, holds NaN or Inf, or as `Codec.pieces` does; a
-        refused update leaves the sums bit for bit as they were. Raises ValueError after
-        `applied_to`.
+        One whose norm is above `clip_norm` is scaled down to it. Raises FednotError if it has no
+        weight, holds NaN or Inf, or as `Codec.pieces` does; a refused update leaves the sums bit
+        for bit as they were. Raises ValueError after `applied_to`.
         """
         if num_examples < 1:
             raise FednotError(
                 Reason.WRONG_NUM_EXAMPLES, f"an update of {num_examples} examples has no weight"
             )
         payload, sums = _block_of(update), self._kept_sums()
-        trail = Trail(payload, sums)
+        trail, norm = Trail(payload, sums), Norm()
         for piece in codec.pieces(payload.tensor, self._manifest):
-            self._check(piece)
+            self._check(piece, norm)
             trail.passed(piece.values.nbytes)
         trail.end()
-        flat_sums = sums.tensor
+        flat_sums, scale = sums.tensor, scale_to(clip_norm, norm.value)
         for piece in codec.pieces(payload.tensor, self._manifest):
             start, stop, dtype = self._layout.place_of(piece)
             sums.prefault(start, stop)
             total = flat_sums[start:stop].view(dtype)
-            total.add_(self._widened(piece.values, total.dtype), alpha=num_examples)
+            factor = scale if piece.values.is_floating_point() else 1.0
+            total.add_(self._widened(piece.values, total.dtype), alpha=num_examples * factor)
             trail.passed(piece.values.nbytes + total.nbytes)
         trail.end()
         self.num_examples += num_examples
+        return norm.value
 
     def applied_to(self, model: torch.Tensor | Block) -> Block:
         """A new flat model: the given one plus the mean update. The sums are used up by it.
@@ -129,14 +139,14 @@ class RunningAverage:
             return values
         return self._scratch.view(dtype)[: values.numel()].copy_(values)
 
-    def _check(self, piece: Piece) -> None:
-        place = _first_not_finite(piece.values)
+    def _check(self, piece: Piece, norm: Norm) -> None:
+        place = None if norm.take(piece.values) else first_not_finite(piece.values)
         if place is not None:
             name = self._layout.name_at(piece.byte_offset, place)
             raise FednotError(Reason.NOT_FINITE, f"the update of {name} holds NaN or Inf")
 
     def _check_result(self, values: torch.Tensor, run: Run, start: int) -> None:
-        place = _first_not_finite(values)
+        place = first_not_finite(values)
         if place is not None:
             name = self._layout.name_at(run.byte_offset, start + place)
             raise FednotError(Reason.NOT_FINITE, f"the mean of the updates makes {name} NaN or Inf")
@@ -209,15 +219,3 @@ def _stretches(found: list[tuple[Run, torch.dtype]], *, as_model: bool) -> Itera
 
 def _block_of(flat: torch.Tensor | Block) -> Block:
     return flat if isinstance(flat, Block) else Block.of(flat)
-
-
-def _first_not_finite(values: torch.Tensor) -> int | None:
-    """The first place of NaN or Inf in 1-D values, or None."""
-    if not values.is_floating_point():
-        return None
-    # The sum of finite 16 bit floats is often beyond their own range.
-    total = values.sum(dtype=torch.float32 if values.itemsize < 4 else values.dtype)
-    if math.isfinite(total):
-        return None
-    found = values.isfinite().logical_not_().nonzero()
-    return int(found[0]) if len(found) else None
