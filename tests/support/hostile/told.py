@@ -64,4 +64,6 @@ def table(rows: list[tuple[str, ...]], headings: tuple[str, ...] = HEADINGS) -> 
 
 
 if __name__ == "__main__":
-    print(table([found.cells for found in all_attacks()]))
+    from support.hostile import told  # the module of which the tests' attacks are
+
+    print(told.table([found.cells for found in told.all_attacks()]))
