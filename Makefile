@@ -11,9 +11,9 @@ ASSURANCE ?= behaviour
 WORKERS ?= 2
 SECONDS ?= 300
 DATABASE ?=
-QUICK := not compose and not faults and not soak and not long
+QUICK := not compose and not faults and not soak and not long and not attacks
 
-.PHONY: demo test faults soak lint protos bench clean
+.PHONY: demo test faults attacks soak lint protos bench clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -29,6 +29,9 @@ test: $(STAMP)
 
 faults: $(STAMP)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist load -m faults tests/faults $(ARGS)
+
+attacks: $(STAMP)
+	$(BIN)/python -m pytest -m attacks tests/attacks $(ARGS)
 
 soak: $(STAMP)
 	PYTHONPATH=.:tests $(BIN)/python -m faults.soak --seconds $(SECONDS) --seed $(SEED) --database '$(DATABASE)'

@@ -17,6 +17,11 @@ DEFAULT_ADDRESS: Final = "127.0.0.1:50051"
 
 _Options = list[tuple[str, int]]
 
+_UNCOMPRESSED: Final = ("grpc.compression_enabled_algorithms_bitset", 1)
+"""gRPC inflates a message before it looks at its size: 1 MB of gzip would become 1 GB. Model bytes
+have encodings of their own, so that nothing is lost by refusing compressed messages.
+"""
+
 CLIENT_OPTIONS: Final[_Options] = [
     ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),
     ("grpc.keepalive_timeout_ms", 10_000),
@@ -27,6 +32,7 @@ CLIENT_OPTIONS: Final[_Options] = [
     ("grpc.min_reconnect_backoff_ms", CONNECT_SECONDS * 1000),
     ("grpc.max_reconnect_backoff_ms", 5_000),
     ("grpc.use_local_subchannel_pool", 1),
+    _UNCOMPRESSED,
 ]
 """Each channel has connections of its own, so that a new one shows the new certificate."""
 
@@ -39,8 +45,12 @@ SERVER_OPTIONS: Final[_Options] = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.so_reuseport", 0),
     ("grpc.server_handshake_timeout_ms", 10_000),
+    ("grpc.http2.settings_timeout", 5_000),
+    _UNCOMPRESSED,
 ]
-"""Who does not finish the TLS handshake in time is cut off, since each costs a file handle."""
+"""Who does not finish the TLS handshake in time is cut off, since each costs a file handle; and so
+is who does not agree to the server's limits, which gRPC keeps to only then.
+"""
 
 
 def open_channel(address: str, credentials: Credentials | None) -> grpc.Channel:

@@ -88,13 +88,17 @@ def without(options: list[tuple[str, int]], name: str) -> list[tuple[str, int]]:
     return [option for option in options if option[0] != name]
 
 
+ENROLMENT_CONNECTIONS: Final = 32
+"""Until a caller has acknowledged the settings of HTTP/2, gRPC takes 16 MiB of metadata from each
+call, which take over 100 MiB of memory; so that nobody without a certificate may have many calls.
+"""
 ENROLMENT_OPTIONS: Final = [
     *without(SERVER_OPTIONS, MESSAGE_LENGTH),
     (MESSAGE_LENGTH, 64 << 10),
     ("grpc.max_connection_idle_ms", 10_000),
     ("grpc.max_connection_age_ms", 30_000),
     ("grpc.max_connection_age_grace_ms", 10_000),
-    ("grpc.max_concurrent_streams", 4),
+    ("grpc.max_concurrent_streams", 1),
 ]
 """Anybody may dial the enrolment listener: what it takes is bounded in size, number and time. Age
 ends calls that never send their message, too; those are no enrolments yet and count as none."""
@@ -246,7 +250,8 @@ class Listeners:
             may=check_enrolment,
             limits=self._limits,
         )
-        options = [*ENROLMENT_OPTIONS, (MOST_CONNECTIONS, self._connections)]
+        most = min(self._connections, ENROLMENT_CONNECTIONS)
+        options = [*ENROLMENT_OPTIONS, (MOST_CONNECTIONS, most)]
         server = aio.server(interceptors=[guard], options=options)
         identity_pb2_grpc.add_EnrolmentServiceServicer_to_server(
             EnrolmentServicer(self._federation, self._signing), server

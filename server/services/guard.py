@@ -19,6 +19,7 @@ from grpc import aio
 from grpc_status import rpc_status
 
 from fednot import chunk_messages
+from fednot.errors import FednotError, Reason
 from fednot.rpc_errors import to_status
 from server.limits.callers import CallerLimits
 from server.limits.messages import MessageSizes, Oversized
@@ -27,6 +28,9 @@ from server.records import Caller
 from server.services import callers
 from server.services.door import CallerSource, Door, Refusals
 from server.services.permissions import check, method_name
+
+MOST_METADATA: Final = 16 << 10
+"""gRPC itself keeps to it only once the caller has agreed to it, which a hostile one never does."""
 
 Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Any]]
 Context = aio.ServicerContext[Any, Any]
@@ -54,6 +58,10 @@ class Guard(aio.ServerInterceptor):
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
     ) -> Any:
         """Wraps the handler of a call."""
+        if _size(handler_call_details.invocation_metadata) > MOST_METADATA:
+            return grpc.stream_stream_rpc_method_handler(
+                self._streaming(handler_call_details.method, _refuse_metadata)
+            )
         handler = await continuation(handler_call_details)
         if handler is None:
             return None
@@ -130,6 +138,20 @@ class Guard(aio.ServerInterceptor):
         status = rpc_status.to_status(to_status(told_why))
         context.set_trailing_metadata(status.trailing_metadata)
         await context.abort(status.code, status.details)
+
+
+async def _refuse_metadata(requests: AsyncIterator[Any], context: Context) -> None:
+    raise FednotError(
+        Reason.INVALID_REQUEST, f"the call's metadata have more than {MOST_METADATA} bytes"
+    )
+
+
+def _size(metadata: Any) -> int:
+    """As HTTP/2 counts it: 32 bytes for each field beside its name and value."""
+    fields = metadata or ()
+    if 32 * len(fields) > MOST_METADATA:
+        return 32 * len(fields)
+    return sum(len(name) + len(value) + 32 for name, value in fields)
 
 
 class _Watched:
