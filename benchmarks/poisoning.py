@@ -4,8 +4,9 @@
 hold the same backdoor in 80 % of their images. After 12 rounds of training client-0 is deleted: its
 first layer is negated and the other seven recover, client-1 among them, which attacks as told in
 ATTACKS. A table says what is left of the backdoor under each rule; the reference is a recovery in
-which client-1 is honest. `python -m benchmarks.poisoning` takes minutes; `--skew` gives each client
-mostly three classes, `--seed` another draw. What follows from it stands in docs/aggregation.md.
+which client-1 is honest. `python -m benchmarks.poisoning` takes half an hour; `--skew` gives each
+client mostly one or two classes, `--seed` another draw. What follows from it stands in
+docs/aggregation.md.
 """
 
 from __future__ import annotations
