@@ -9,11 +9,13 @@ CLIENTS ?= 5
 OUT ?= demo-out
 ASSURANCE ?= behaviour
 WORKERS ?= 2
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS ?= decoders upload_stream model_reader
 SECONDS ?= 300
 DATABASE ?=
 QUICK := not compose and not faults and not soak and not long and not attacks
 
-.PHONY: demo test faults attacks soak lint protos bench clean
+.PHONY: demo test faults attacks fuzz soak lint protos bench clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -32,6 +34,10 @@ faults: $(STAMP)
 
 attacks: $(STAMP)
 	$(BIN)/python -m pytest -m attacks tests/attacks $(ARGS)
+
+# Two targets side by side; one that finds something fails when all have ended.
+fuzz: $(STAMP)
+	echo $(FUZZ_TARGETS) | PYTHONPATH=.:tests OMP_NUM_THREADS=1 xargs -n 1 -P 2 $(BIN)/python -m fuzz.run --seconds $(FUZZ_SECONDS)
 
 soak: $(STAMP)
 	PYTHONPATH=.:tests $(BIN)/python -m faults.soak --seconds $(SECONDS) --seed $(SEED) --database '$(DATABASE)'
