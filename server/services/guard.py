@@ -91,8 +91,11 @@ class Guard(aio.ServerInterceptor):
                     response = await serve(_parsed(request), context)
                     self._door.judge_again(_certificate(context))
             except Exception as error:
-                await self._abort(method, error, context)
-            return response
+                aborting = self._abort(method, error, context)
+            else:
+                return response
+            del context
+            return await aborting
 
         return call
 
@@ -110,7 +113,11 @@ class Guard(aio.ServerInterceptor):
                             judge()
                             yield response
             except Exception as error:
-                await self._abort(method, error, context)
+                aborting = self._abort(method, error, context)
+            else:
+                return
+            del context
+            await aborting
 
         return call
 
@@ -127,6 +134,12 @@ class Guard(aio.ServerInterceptor):
         return lambda: self._door.caller(pem)
 
     async def _abort(self, method: str, error: Exception, context: Context) -> NoReturn:
+        """Ends a call.
+
+        gRPC keeps its AbortError with the call, and the error keeps every frame that it passed: one
+        that held the context would keep the call, and its place among those of its connection,
+        until the garbage collector comes by. So each lets go of the context before.
+        """
         if isinstance(error, aio.AbortError):
             raise error
         if isinstance(error, asyncio.InvalidStateError) and context.done():
@@ -137,7 +150,9 @@ class Guard(aio.ServerInterceptor):
         told_why = await self._door.refused(method, error, _certificate(context))
         status = rpc_status.to_status(to_status(told_why))
         context.set_trailing_metadata(status.trailing_metadata)
-        await context.abort(status.code, status.details)
+        aborting = context.abort(status.code, status.details)
+        del context, error, told_why
+        await aborting
 
 
 async def _refuse_metadata(requests: AsyncIterator[Any], context: Context) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from types import SimpleNamespace
 
 import grpc
 import pytest
@@ -25,6 +27,7 @@ DENIAL = FednotError(
     metadata={"client": "c2", "job_id": "job-2"},
 )
 SECRET = "password=hunter2"
+STREAMS = 8
 
 Context = aio.ServicerContext[bytes, bytes]
 
@@ -39,6 +42,8 @@ class Faults:
     async def _meet(self, request: bytes, context: Context) -> None:
         if request == b"refuse":
             raise REFUSAL
+        if request == b"refuse anew":  # an error that is kept would keep the call, too
+            raise FednotError(Reason.ROUND_OVER, "the round has ended")
         if request == b"deny":
             raise DENIAL
         if request == b"leave out":
@@ -136,7 +141,7 @@ async def rig() -> AsyncIterator[Rig]:
     metrics, faults = Metrics(new_registry(), "test"), Faults()
     refusals = NotedRefusals()
     guard = Guard(metrics, refusals=refusals, may=lambda method, caller: None)
-    server = aio.server(interceptors=[guard])
+    server = aio.server(interceptors=[guard], options=[("grpc.max_concurrent_streams", STREAMS)])
     serving = health.aio.HealthServicer()
     await serving.set("", health_pb2.HealthCheckResponse.SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(serving, server)
@@ -164,6 +169,35 @@ async def test_a_call_that_succeeds_passes_unchanged(rig: Rig, kind: str) -> Non
     }
     assert await rig.kind(kind)(b"a", b"b") == expected[kind]
     assert rig.refusals() == {}
+
+
+@every_kind
+async def test_a_call_that_was_refused_gives_its_place_back_at_once(rig: Rig, kind: str) -> None:
+    """Not when the garbage collector comes by: until then, the connection could make no call."""
+    gc.disable()
+    try:
+        for _ in range(4 * STREAMS):
+            with pytest.raises(aio.AioRpcError) as failure:
+                await rig.kind(kind)(b"refuse anew")
+            # A sender of a stream may be told INTERNAL by its own side, if it was still sending.
+            assert failure.value.code() is not grpc.StatusCode.UNAVAILABLE, failure.value.details()
+    finally:
+        gc.enable()
+
+
+async def test_metadata_beyond_the_limit_are_refused_before_a_message_is_awaited(rig: Rig) -> None:
+    """gRPC has a limit of its own, to which only callers keep who have agreed to it."""
+    details = SimpleNamespace(
+        method=f"/{SERVICE}/UnaryUnary", invocation_metadata=(("x", "y"),) * 1000
+    )
+
+    async def unreached(_: object) -> None:
+        raise AssertionError("no handler is looked for")
+
+    guard = Guard(rig.metrics)
+    handler = await guard.intercept_service(unreached, details)  # type: ignore[arg-type]
+
+    assert handler.request_streaming
 
 
 @every_kind
