@@ -42,7 +42,7 @@ Part = TypeVar("Part")
 
 
 class Masking:
-    """One attempt at masking the update of an order.
+    """One attempt at masking the update of an order; `revealed` once shares have left for it.
 
     Raises FednotError (MASKING_FAILED) if the server asks for what would show a single update.
     """
@@ -54,6 +54,7 @@ class Masking:
         self._work_id = order.work_id
         self._manifest = manifest
         self._participant = Participant(client, terms_of(order), signer)
+        self.revealed = False
         self._payload: torch.Tensor | None = None
         self._encoded: Encoded | None = None
 
@@ -85,6 +86,7 @@ class Masking:
             else pb.RevealedShare(client=each.client, mask_key=each.mask_key)
             for each in self._participant.revealed(signatures)
         ]
+        self.revealed = True
         request = pb.UnmaskRequest(**self._who(session), shares=shares)  # type: ignore[arg-type]
         await session.mask(lambda stub: stub.Unmask(request, timeout=CALL_SECONDS), cancelled)
 

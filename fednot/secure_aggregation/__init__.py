@@ -33,5 +33,5 @@ bytes, little-endian. Names and `info` are UTF-8, numbers are in decimal, lists 
   Its key is HKDF(seed, info text("seed", client)), or HKDF(X25519 of the mask keys, info
   text("pair", smaller name, larger name)); of a pair the smaller name adds it, the larger
   subtracts it.
-- *payload*: `ring.Masked`.
+- *payload*: `ring.Masked`; the masks go over all of it, the zeros at its end too.
 """

@@ -15,11 +15,14 @@ from typing import Final, NoReturn
 import torch
 
 from fednot.codecs.codec import Codec, Piece, aligned, invalid
+from fednot.errors import FednotError, Reason
 from fednot.manifest import Manifest
 from fednot.runs import PIECE_ELEMENTS, Run, runs
 from fednot.tensors import empty
 
 WORD: Final = 4
+ZEROS: Final = 8
+"""Bytes behind the elements that are zeros under the masks, and zeros again once they are off."""
 INTEGER_RANGE: Final = float(1 << 20)
 HALF_RING: Final = (1 << 31) - 1
 
@@ -27,14 +30,15 @@ HALF_RING: Final = (1 << 31) - 1
 @dataclass(frozen=True)
 class Masked(Codec):
     """The codec of masked updates: an uint32, little-endian, for each element of each averaged run
-    of the flat model, padding between its tensors included, and zeros up to a multiple of 8.
+    of the flat model, padding between its tensors included, and 8 to 12 bytes of zeros up to a
+    multiple of 8.
     """
 
     name: str = "masked"
 
     def size(self, manifest: Manifest) -> int:
         """The bytes of every payload of a model."""
-        return aligned(WORD * sum(run.numel for run in _averaged(manifest)))
+        return aligned(WORD * _elements(manifest)) + ZEROS
 
     def encode(self, update: torch.Tensor, manifest: Manifest) -> NoReturn:
         """Raises TypeError: only a participant of a masked round makes such a payload."""
@@ -102,17 +106,26 @@ def mean_of(
 ) -> torch.Tensor:
     """The weighted mean of the updates that a payload is the sum of, as a flat update.
 
-    `num_examples` is the sum of their weights. Raises ValueError for a payload of another size.
+    `num_examples` is the sum of their weights. Raises ValueError for a payload of another size, and
+    FednotError (MASKING_FAILED) if masks are left on it: somebody revealed wrong shares.
     """
     if total.numel() != Masked().size(manifest):
         raise ValueError(f"the sum has {total.numel()} bytes, not {Masked().size(manifest)}")
     mean = empty(manifest)
     words = total.view(torch.int32)
+    if bool(words[_elements(manifest) :].any()):
+        raise FednotError(
+            Reason.MASKING_FAILED, "masks are left on the sum: somebody revealed wrong shares"
+        )
     for run, place, values in _stretches(mean, manifest):
         unit = scale.range_of(run) / scale.steps * scale.most_examples / num_examples
         numbers = words[place : place + values.numel()].to(torch.float64).mul_(unit)
         values.copy_(numbers if run.torch_dtype.is_floating_point else numbers.round_())
     return mean
+
+
+def _elements(manifest: Manifest) -> int:
+    return sum(run.numel for run in _averaged(manifest))
 
 
 def _averaged(manifest: Manifest) -> Iterator[Run]:

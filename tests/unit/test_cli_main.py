@@ -21,9 +21,11 @@ from typer.testing import CliRunner
 import fednot
 from fednot import model_file
 from fednot.cli import options
+from fednot.cli.demonstration import FEWEST_CLIENTS
 from fednot.cli.exit_codes import MEANINGS, ExitCode
 from fednot.cli.main import app
 from fednot.layers import LayerMap
+from fednot.secure_aggregation import terms
 
 PAGE = Path(__file__).parents[2] / "docs" / "cli.md"
 TASK = """

@@ -193,6 +193,25 @@ def test_a_share_of_another_key_is_found_out() -> None:
         unmask(attempt.total, replace(found, revealed=rows))
 
 
+def test_a_wrong_share_of_a_seed_is_found_out_in_the_sum() -> None:
+    """With just as many as the threshold nothing else shows it; the sum would be noise."""
+    attempt = Attempt()
+    attempt.share(NAMES)
+    attempt.upload(NAMES, dict.fromkeys(NAMES, 10))
+    found = attempt.reveal(NAMES[:4])
+    rows = {name: dict(row) for name, row in found.revealed.items()}
+    rows["a"]["e"] = Revealed("e", seed=bytes([found.revealed["a"]["e"].seed[0] ^ 1]) + bytes(32))
+    total = attempt.total
+
+    def mean() -> None:
+        unmask(total, replace(found, revealed=rows))
+        mean_of(total, MANIFEST, 50, attempt.terms.scale)
+
+    with pytest.raises(FednotError, match=r"cannot be rebuilt|masks are left") as caught:
+        mean()
+    assert caught.value.reason is Reason.MASKING_FAILED
+
+
 class TestAServerThatCheats:
     def ready(self) -> Attempt:
         attempt = Attempt()
