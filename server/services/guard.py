@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from typing import Any, Final, NoReturn
 
 import grpc
@@ -94,7 +94,8 @@ class Guard(aio.ServerInterceptor):
                 aborting = self._abort(method, error, context)
             else:
                 return response
-            del context
+            await _read_no_further(request)
+            del request, context
             return await aborting
 
         return call
@@ -116,7 +117,8 @@ class Guard(aio.ServerInterceptor):
                 aborting = self._abort(method, error, context)
             else:
                 return
-            del context
+            await _read_no_further(request)
+            del request, context
             await aborting
 
         return call
@@ -153,6 +155,14 @@ class Guard(aio.ServerInterceptor):
         aborting = context.abort(status.code, status.details)
         del context, error, told_why
         await aborting
+
+
+async def _read_no_further(request: Any) -> None:
+    """Ends the iterator of a caller's messages, which holds on to its call as long as it is."""
+    if isinstance(request, AsyncIterator):
+        with suppress(RuntimeError):  # it is being read just now, or has ended
+            iterator: Any = aiter(request)
+            await iterator.aclose()
 
 
 async def _refuse_metadata(requests: AsyncIterator[Any], context: Context) -> None:
