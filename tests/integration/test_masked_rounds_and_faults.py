@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors import safe_open
 from support.federation import LocalFederation, eventually
@@ -65,6 +66,7 @@ def test_a_masked_round_is_the_plain_one_within_the_resolution(tmp_path: Path) -
         torch.testing.assert_close(masked[name].double(), tensor.double(), atol=5e-7, rtol=0)
 
 
+@pytest.mark.long
 def test_a_client_that_dies_in_training_is_left_out(tmp_path: Path) -> None:
     with clients(tmp_path, 5, *MASKED, held=(4,)) as federation:
         federation.start_training(1)
@@ -76,6 +78,7 @@ def test_a_client_that_dies_in_training_is_left_out(tmp_path: Path) -> None:
         assert [row.client for row in ended.missing] == ["c4"]
 
 
+@pytest.mark.long
 def test_below_the_threshold_a_round_has_no_result(tmp_path: Path) -> None:
     """Of four clients three must stay; two die."""
     with clients(tmp_path, 4, *MASKED, "--round-retries", "0", held=(2, 3)) as federation:
