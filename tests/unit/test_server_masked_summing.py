@@ -13,6 +13,7 @@ import pytest
 import torch
 from support.identities import Identities
 from support.masked_clients import Dies, MaskedClient, all_work
+from support.served import eventually
 from support.upload_desk import small_federation
 
 from fednot.errors import FednotError, Reason
@@ -21,7 +22,7 @@ from fednot.identity.subject import Role
 from fednot.secure_aggregation.ring import Masked, Scale, mean_of
 from fednot.secure_aggregation.signing import CertificateSigner
 from fednot.tensors import empty, views
-from server.cohorts.cohort import WorkKind, WorkPlan
+from server.cohorts.cohort import NoAnswer, WorkKind, WorkPlan
 from server.cohorts.remote import RemoteCohort, Session
 from server.federation import Federation
 from server.records import ClientRecord, RoundPhase
@@ -48,9 +49,8 @@ class Stage:
         model, names = self.federation.model, tuple(client.name for client in self.clients)
         version, training = model.current, RoundPhase.TRAINING
         plan = WorkPlan(WorkKind.TRAIN, 1, training, version, model.flat, names, deadline)
-        summing = MaskedSumming(
-            self.federation, MaskingPolicy(RANGE, self.wait, self.clients[0].signer.check)
-        )
+        policy = MaskingPolicy(RANGE, self.wait, self.clients[0].signer.check)
+        summing = MaskedSumming(self.federation, policy)
         return await summing.sum(plan, model.block, quorum)
 
     async def both(self, **changes: float) -> tuple[Sum, dict[str, FednotError | None]]:
@@ -58,6 +58,10 @@ class Stage:
         async with asyncio.timeout(30):
             found = await asyncio.gather(self.round(**changes), all_work(self.clients, self.cohort))
         return found[0], found[1]
+
+    def accepted(self) -> int:
+        progress = self.federation.activity.progress
+        return len(progress.accepted) if progress else 0
 
     def mean_of(self, names: list[str]) -> dict[str, torch.Tensor]:
         """The model after the plain weighted mean of these, in float64."""
@@ -127,6 +131,7 @@ async def test_who_drops_out_before_its_upload_is_not_in_the_mean(
 @pytest.mark.parametrize("dies", [Dies.UPLOADED, Dies.CONFIRMED])
 async def test_an_update_counts_whose_client_drops_out_after_it(tmp_path: Path, dies: Dies) -> None:
     async with stage(tmp_path, dies, *[Dies.NEVER] * 4) as made:
+        made.wait = 1.0
         summed, _ = await made.both()
         made.check_model(summed, ["c0", "c1", "c2", "c3", "c4"])
         assert summed.missing == {}
@@ -154,7 +159,7 @@ async def test_a_round_with_too_few_left_ends_at_once(tmp_path: Path) -> None:
         for name in ("c0", "c1"):
             assignment = await made.cohort.next_assignment(name, 5)
             assert assignment is not None
-            assignment.give_up("it failed: no memory")
+            assignment.answer(NoAnswer(name, "it failed: no memory"))
         async with asyncio.timeout(20):
             summed, became = await running, await others
         assert summed.model is None
@@ -206,11 +211,7 @@ async def test_a_round_that_is_cut_short_reveals_nothing(tmp_path: Path) -> None
     async with stage(tmp_path, *[Dies.NEVER] * 4, Dies.SHARED) as made:
         running = asyncio.create_task(made.round(deadline=1000.0))
         others = asyncio.create_task(all_work(made.clients, made.cohort))
-        async with asyncio.timeout(20):
-            while made.federation.activity.progress is None or (
-                len(made.federation.activity.progress.accepted) < 4
-            ):
-                await asyncio.sleep(0.01)
+        await eventually("four updates are in", lambda: made.accepted() == 4)
         (attempt,) = made.federation.attempts._open.values()
         running.cancel()
         became = await others
