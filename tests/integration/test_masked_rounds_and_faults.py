@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,6 +61,7 @@ def test_a_masked_round_is_the_plain_one_within_the_resolution(tmp_path: Path) -
         with clients(tmp_path / name, 4, *flags, *data) as federation:
             assert federation.train(1).rounds_done == 1
             assert federation.status().secure_aggregation is (name == "masked")
+            assert "data channel" not in federation.whole_log("c0"), "it could not be used"
             found.append(model(federation))
     plain, masked = found
     for name, tensor in plain.items():
@@ -91,12 +93,15 @@ def test_below_the_threshold_a_round_has_no_result(tmp_path: Path) -> None:
         assert federation.status().current.number == 1
 
 
-def test_a_masked_round_goes_on_after_a_restart_of_the_server(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_masked_round_goes_on_after_a_restart_of_the_server(
+    tmp_path: Path, how: signal.Signals
+) -> None:
     """Under a new attempt; nobody trains twice."""
     with clients(tmp_path, 4, *MASKED, held=(3,)) as federation:
         federation.start_training(1)
         await_trainings(federation, "c0", "c1", "c2", "c3")
-        federation.kill("server")
+        federation.kill("server", how)
         federation.start_server()
         federation.await_connected(4)
         federation.release()
