@@ -241,7 +241,7 @@ class ServerSettings(StateSettings):
         32, ge=1, description="connections of one certificate's name at most"
     )
     streams_per_connection: int = Field(
-        16, ge=1, description="calls that one connection may have under way"
+        32, ge=1, description="calls that one connection may have under way"
     )
     requests_per_minute: int = Field(
         6000, ge=1, description="calls of one identity in a minute at most"
