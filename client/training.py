@@ -82,6 +82,11 @@ class Training:
             self._masking = begin()
         return self._masking
 
+    @property
+    def attempt(self) -> bytes | None:
+        """The attempt at masking in hand, if any."""
+        return self._masking.attempt if self._masking is not None else None
+
     def _forget_masking(self) -> list[Destroyed]:
         masking, self._masking = self._masking, None
         return masking.destroy() if masking is not None else []

@@ -20,6 +20,8 @@ from fednot.runs import PIECE_ELEMENTS, Run, runs
 from fednot.tensors import empty
 
 WORD: Final = 4
+ZEROS: Final = 8
+"""Bytes at a payload's end; masks taken off wrongly leave zeros there by a chance of 2^-64."""
 INTEGER_RANGE: Final = float(1 << 20)
 HALF_RING: Final = (1 << 31) - 1
 
@@ -27,14 +29,15 @@ HALF_RING: Final = (1 << 31) - 1
 @dataclass(frozen=True)
 class Masked(Codec):
     """The codec of masked updates: an uint32, little-endian, for each element of each averaged run
-    of the flat model, padding between its tensors included, and zeros up to a multiple of 8.
+    of the flat model, padding between its tensors included, zeros up to a multiple of 8, and 8
+    bytes of zeros, which are masked like the rest and must be zero in a sum without masks.
     """
 
     name: str = "masked"
 
     def size(self, manifest: Manifest) -> int:
         """The bytes of every payload of a model."""
-        return aligned(WORD * sum(run.numel for run in _averaged(manifest)))
+        return aligned(WORD * sum(run.numel for run in _averaged(manifest))) + ZEROS
 
     def encode(self, update: torch.Tensor, manifest: Manifest) -> NoReturn:
         """Raises TypeError: only a participant of a masked round makes such a payload."""
@@ -113,6 +116,11 @@ def mean_of(
         numbers = words[place : place + values.numel()].to(torch.float64).mul_(unit)
         values.copy_(numbers if run.torch_dtype.is_floating_point else numbers.round_())
     return mean
+
+
+def ends_in_zeros(total: torch.Tensor) -> bool:
+    """Whether a sum of payloads can be one: else masks are on it, or other numbers in it."""
+    return not bool(total[-ZEROS:].any())
 
 
 def _averaged(manifest: Manifest) -> Iterator[Run]:

@@ -25,7 +25,7 @@ from fednot.secure_aggregation.masks import add_stream
 from fednot.secure_aggregation.participant import Advertised, Participant, Revealed
 from fednot.secure_aggregation.ring import Masked, mean_of, quantised
 from fednot.secure_aggregation.signing import CertificateSigner
-from fednot.secure_aggregation.terms import Terms
+from fednot.secure_aggregation.terms import Terms, keys_text, threshold_of
 from fednot.tensors import empty, flatten_module, views
 
 NAMES = ("a", "b", "c", "d", "e")
@@ -121,7 +121,7 @@ class Attempt:
 def test_the_mean_comes_out_whoever_drops_out(data: st.DataObject) -> None:
     size = data.draw(st.integers(3, 6))
     names = tuple("abcdef"[:size])
-    threshold = data.draw(st.integers(size // 2 + 1, size))
+    threshold = data.draw(st.integers(threshold_of(size), size))
     fewest = max(threshold, 3)
     sharers = data.draw(st.permutations(names))[: data.draw(st.integers(fewest, size))]
     survivors = sharers[: data.draw(st.integers(fewest, len(sharers)))]
@@ -193,6 +193,63 @@ def test_a_share_of_another_key_is_found_out() -> None:
         unmask(attempt.total, replace(found, revealed=rows))
 
 
+def test_a_wrong_share_of_a_seed_is_found_out_by_the_zeros() -> None:
+    """Of 3 clients all 3 must reveal, so no share is left over that could tell a wrong one."""
+    names = NAMES[:3]
+    attempt = Attempt(terms(names, 3))
+    attempt.share(names)
+    attempt.upload(names, dict.fromkeys(names, 10))
+    found = attempt.reveal(names)
+    rows = {name: dict(row) for name, row in found.revealed.items()}
+    rows["a"]["b"] = Revealed("b", seed=(5).to_bytes(33, "little"))
+    with pytest.raises(FednotError) as caught:
+        unmask(attempt.total, replace(found, revealed=rows))
+    assert caught.value.reason is Reason.MASKING_FAILED
+
+
+def test_a_sum_with_a_foreign_payload_in_it_is_said_to_be_noise() -> None:
+    attempt = Attempt()
+    attempt.share(NAMES)
+    attempt.upload(NAMES, dict.fromkeys(NAMES, 10))
+    add_payload(attempt.total, torch.full_like(attempt.total, 7))
+    with pytest.raises(FednotError, match="noise"):
+        unmask(attempt.total, attempt.reveal(NAMES))
+
+
+def test_keys_of_small_order_are_found_before_anything_is_masked() -> None:
+    """With zeros every private key agrees on zeros, and X25519 raises."""
+    attempt = Attempt()
+    zeros = bytes(32)
+    e = attempt.clients["e"].advertised()
+    message = keys_text(attempt.terms, "e", e.cipher_key, zeros)
+    weak = replace(e, mask_key=zeros, signature=NameSigner("e").sign(message))
+    with pytest.raises(FednotError, match="key of e is none"):
+        attempt.clients["a"].shares_for([*attempt.rosters()[:4], weak])
+    roster = {each.client: each for each in (*attempt.rosters()[:4], weak)}
+    attempt.share(NAMES)
+    attempt.upload(NAMES[1:], dict.fromkeys(NAMES, 10))
+    found = replace(attempt.reveal(NAMES[1:]), roster=roster)
+    with pytest.raises(FednotError, match="mask key of e is none"):
+        unmask(attempt.total, found)
+
+
+def test_nothing_is_told_once_an_attempt_was_closed() -> None:
+    attempt = Attempt()
+    attempt.share(NAMES)
+    attempt.upload(NAMES, dict.fromkeys(NAMES, 10))
+    client = attempt.clients["a"]
+    signatures = {name: attempt.clients[name].signed(NAMES) for name in NAMES}
+    client.close()
+    for call in (
+        lambda: client.revealed(signatures),
+        lambda: client.signed(NAMES),
+        lambda: client.shares_for(attempt.rosters()),
+    ):
+        with pytest.raises(FednotError) as caught:
+            call()
+        assert caught.value.reason is Reason.MASKING_FAILED
+
+
 class TestAServerThatCheats:
     def ready(self) -> Attempt:
         attempt = Attempt()
@@ -231,7 +288,7 @@ class TestAServerThatCheats:
         attempt = Attempt()
         twice = [*attempt.rosters(), attempt.rosters()[1]]
         self.refused(lambda: attempt.clients["a"].shares_for(twice), "twice")
-        stranger = Attempt(terms((*NAMES, "f"))).rosters()[5]
+        stranger = Attempt(terms((*NAMES, "f"), 5)).rosters()[5]
         roster = [*attempt.rosters(), stranger]
         self.refused(lambda: attempt.clients["a"].shares_for(roster), "not in the cohort")
 
@@ -283,7 +340,9 @@ class TestAServerThatCheats:
         assert caught.value.reason is Reason.MASKING_FAILED
 
 
-@pytest.mark.parametrize(("cohort", "threshold"), [("ab", 2), ("abcd", 2), ("abc", 4), ("aab", 2)])
+@pytest.mark.parametrize(
+    ("cohort", "threshold"), [("ab", 2), ("abcdef", 4), ("abc", 4), ("aab", 2)]
+)
 def test_terms_under_which_one_could_be_read_are_refused(cohort: str, threshold: int) -> None:
     with pytest.raises(ValueError, match=r"clients|threshold|twice"):
         terms(tuple(cohort), threshold)
