@@ -8,6 +8,7 @@ ROUNDS ?= 12
 CLIENTS ?= 5
 OUT ?= demo-out
 ASSURANCE ?= behaviour
+SECURE ?=
 WORKERS ?= 2
 SECONDS ?= 300
 DATABASE ?=
@@ -22,7 +23,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)
 	$(BIN)/fednot demo --seed $(SEED) --rounds $(ROUNDS) --clients $(CLIENTS) \
-		--assurance $(ASSURANCE) --out $(OUT)
+		--assurance $(ASSURANCE) $(if $(SECURE),--secure-aggregation) --out $(OUT)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m '$(QUICK)' $(ARGS)

@@ -206,7 +206,7 @@ class Rounds:
         if self._held is not None and self._held.answers(order):
             _log.info("%s goes on in this session", self._held.work.title)
             self._stop_timer()
-            self._held.order = order
+            self._held.order = order  # a server that started again masks in another attempt
             return self._held
         self._drop("other work is asked for")
         phase = _PHASES.get(order.phase, "training")

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from contextlib import redirect_stdout
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Final
 
 import typer
 
 from fednot.cli.exit_codes import ExitCode
-from fednot.cli.failures import local
+from fednot.cli.failures import local, usage
 from fednot.cli.output import Output
 from fednot.cli.session import local_verb
 
 app = typer.Typer()
+
+FEWEST_CLIENTS: Final = 3
+"""A masked round takes so many; fednot.secure_aggregation, which needs torch, is not for a CLI."""
 
 
 class Assurance(StrEnum):
@@ -31,6 +35,12 @@ Clients = Annotated[int, typer.Option(min=2, help="Clients; one of them is to be
 AssuranceOption = Annotated[
     Assurance, typer.Option(help="How far the deletion by NoT is to be verified.")
 ]
+Secure = Annotated[
+    bool,
+    typer.Option(
+        "--secure-aggregation", help="Clients mask their updates; the server sees sums alone."
+    ),
+]
 Folder = Annotated[
     Path, typer.Option("--out", metavar="FOLDER", help="Where results go.", file_okay=False)
 ]
@@ -44,33 +54,36 @@ def demo(
     rounds: Rounds = 12,
     clients: Clients = 5,
     assurance: AssuranceOption = Assurance.BEHAVIOUR,
+    secure_aggregation: Secure = False,
     out: Folder = Path("demo-out"),
 ) -> ExitCode:
     """Train, forget a client and look, all on this machine."""
+    if secure_aggregation and clients <= FEWEST_CLIENTS:
+        raise usage(
+            f"{clients} clients are too few to mask updates: after the deletion "
+            f"{FEWEST_CLIENTS} must be left",
+            f"Give --clients {FEWEST_CLIENTS + 1} or more.",
+        )
+    options: dict[str, Any] = {
+        "seed": seed,
+        "rounds": rounds,
+        "clients": clients,
+        "assurance": assurance.value,
+        "secure_aggregation": secure_aggregation,
+    }
     if not output.json:
-        return _run(seed, rounds, clients, assurance, out)
+        return _run(options, out)
     with redirect_stdout(sys.stderr):
-        code = _run(seed, rounds, clients, assurance, out)
-    output.document(
-        {
-            "seed": seed,
-            "rounds": rounds,
-            "clients": clients,
-            "assurance": assurance.value,
-            "out": str(out),
-            "exit_code": int(code),
-        }
-    )
+        code = _run(options, out)
+    output.document({**options, "out": str(out), "exit_code": int(code)})
     return code
 
 
-def _run(seed: int, rounds: int, clients: int, assurance: Assurance, out: Path) -> ExitCode:
+def _run(options: Mapping[str, Any], out: Path) -> ExitCode:
     try:
         from fednot.demo.run import run_demo  # type: ignore[import-not-found, unused-ignore]
 
-        code = run_demo(
-            seed=seed, rounds=rounds, clients=clients, assurance=assurance.value, out=out
-        )
+        code = run_demo(**options, out=out)
     except ModuleNotFoundError as error:
         name = error.name or ""
         if name.startswith(("fednot", "server", "client")):

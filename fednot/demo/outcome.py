@@ -86,6 +86,7 @@ class Outcome:
     seed: int
     clients: int
     assurance: str
+    secure_aggregation: bool
     target: float
     original: Course
     unlearned: Course
@@ -106,6 +107,7 @@ class Outcome:
             "seed": self.seed,
             "clients": self.clients,
             "assurance": self.assurance,
+            "secure_aggregation": self.secure_aggregation,
             "target": self.target,
             "original": self.original.summary(),
             "unlearned": self.unlearned.summary(),

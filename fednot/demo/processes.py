@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from fednot.secure_aggregation.terms import FEWEST_CLIENTS
+
 TASK: Final = "fednot.demo.digits:DigitsTask"
 STOP_SECONDS: Final = 20.0
 
@@ -57,13 +59,25 @@ class Process:
 
 
 def start_server(
-    address: str, identity: Path, state: Path, log: Path, probes: Path, task_arguments: list[str]
+    address: str,
+    identity: Path,
+    state: Path,
+    log: Path,
+    probes: Path,
+    task_arguments: list[str],
+    *,
+    masked: bool = False,
 ) -> Process:
-    """Starts an aggregation server on a state directory, with a folder of sealed probes."""
+    """Starts an aggregation server on a state directory, with a folder of sealed probes.
+
+    If updates are `masked` it sees their sums alone.
+    """
     arguments = ["server", "--identity", str(identity), "--address", address, "--http-address", ""]
     arguments += ["--state-dir", str(state), "--task", TASK, "--heartbeat-interval", "2"]
     arguments += ["--probes", str(probes)]
     arguments += ["--accumulator", "float64"]  # the same figures whichever client answers first
+    if masked:
+        arguments += ["--secure-aggregation", "--min-clients", str(FEWEST_CLIENTS)]
     return Process([*arguments, *_task(task_arguments)], log)
 
 

@@ -40,15 +40,24 @@ PATIENCE: Final = 600.0
 START_SECONDS: Final = 120.0
 
 
-def run_demo(*, seed: int, rounds: int, clients: int, assurance: str, out: Path) -> int:
+def run_demo(
+    *,
+    seed: int,
+    rounds: int,
+    clients: int,
+    assurance: str,
+    out: Path,
+    secure_aggregation: bool = False,
+) -> int:
     """Runs the demonstration and writes its results into a folder; returns an exit code.
 
-    `assurance` is "behaviour" or "deep" and is asked for with the deletion by NoT.
+    `assurance` is "behaviour" or "deep" and is asked for with the deletion by NoT. With
+    `secure_aggregation` clients mask their updates in every round.
     """
     begun = time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="fednot-demo-") as folder, ExitStack() as stack:
-        stage = _Stage(seed, clients, Path(folder), out, stack)
+        stage = _Stage(seed, clients, Path(folder), out, stack, masked=secure_aggregation)
         try:
             original = stage.train(rounds)
             courses = {
@@ -63,6 +72,7 @@ def run_demo(*, seed: int, rounds: int, clients: int, assurance: str, out: Path)
         seed=seed,
         clients=clients,
         assurance=assurance,
+        secure_aggregation=secure_aggregation,
         target=target,
         original=original,
         unlearned=courses["not"][0],
@@ -89,7 +99,10 @@ class _Callers:
 class _Stage:
     """The processes, and what is asked of them."""
 
-    def __init__(self, seed: int, clients: int, folder: Path, out: Path, stack: ExitStack) -> None:
+    def __init__(
+        self, seed: int, clients: int, folder: Path, out: Path, stack: ExitStack, *, masked: bool
+    ) -> None:
+        self._masked = masked
         self.output = Output(Format.TABLE)
         self._seed = seed
         self._names = [f"client-{index}" for index in range(clients)]
@@ -116,7 +129,8 @@ class _Stage:
         """Trains the federation, backdoored client included."""
         with self._serving("trained") as callers:
             session = callers.operator
-            self.output.line(f"{len(self._names)} clients train; client-0 is backdoored")
+            masked = " on masked updates" if self._masked else ""
+            self.output.line(f"{len(self._names)} clients train{masked}; client-0 is backdoored")
             request = operator_pb2.StartTrainingRequest(rounds=rounds)
             request.policy.min_clients = len(self._names)
             run = session.call(session.operator.StartTraining, request).run
@@ -186,7 +200,9 @@ class _Stage:
         log = self._out / f"server-{name}.log"
         state = self._folder / name
         identity = self._identities.server
-        server = start_server(self._address, identity, state, log, self._probes, self._task)
+        server = start_server(
+            self._address, identity, state, log, self._probes, self._task, masked=self._masked
+        )
         try:
             with closing(self._call_as(Role.OPERATOR)) as operator:
                 self._await_clients(operator, server)

@@ -21,9 +21,11 @@ from typer.testing import CliRunner
 import fednot
 from fednot import model_file
 from fednot.cli import options
+from fednot.cli.demonstration import FEWEST_CLIENTS
 from fednot.cli.exit_codes import MEANINGS, ExitCode
 from fednot.cli.main import app
 from fednot.layers import LayerMap
+from fednot.secure_aggregation import terms
 
 PAGE = Path(__file__).parents[2] / "docs" / "cli.md"
 TASK = """
@@ -234,11 +236,21 @@ def test_demo_passes_its_options(demo: ModuleType, tmp_path: Path) -> None:
         "rounds": 3,
         "clients": 5,
         "assurance": "behaviour",
+        "secure_aggregation": False,
         "out": tmp_path,
     }
     assert json.loads(result.stdout)["exit_code"] == 0
     assert "accuracy 0.9" in result.stderr
     assert run("demo").stdout == "accuracy 0.9\n"
+    assert run("demo", "--secure-aggregation", "--clients", "4").exit_code == 0
+    assert (asked["secure_aggregation"], asked["clients"]) == (True, 4)
+
+
+def test_a_masked_demo_takes_three_clients_after_the_deletion(demo: ModuleType) -> None:
+    result = run("demo", "--secure-aggregation", "--clients", "3")
+    assert result.exit_code == 2
+    assert "Give --clients 4 or more." in result.stderr
+    assert FEWEST_CLIENTS == terms.FEWEST_CLIENTS
 
 
 def test_demo_names_the_extra_that_is_missing(demo: ModuleType) -> None:

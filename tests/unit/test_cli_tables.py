@@ -147,6 +147,10 @@ def test_status_of_a_new_and_of_a_busy_server(capsys: pytest.CaptureFixture[str]
         "run none so far",
         "open deletions 0",
     ]
+    found.secure_aggregation = True
+    shown = "updates masked by the clients; the server sees sums alone"
+    assert shown in printed(tables.status(found), capsys)
+    found.secure_aggregation = False
     found.run.failure = "no quorum"
     found.deletion.request_id = "r1"
     found.waiting_for = "waiting for c7"

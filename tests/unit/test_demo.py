@@ -28,6 +28,7 @@ def outcome() -> Outcome:
         seed=3,
         clients=5,
         assurance="behaviour",
+        secure_aggregation=False,
         target=0.9,
         original=course("before the deletion", 0.5, 0.95, stop=2),
         unlearned=replace(

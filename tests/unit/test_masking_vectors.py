@@ -26,37 +26,33 @@ def sha(data: bytes) -> str:
 
 
 def test_the_terms() -> None:
-    assert TERMS.digest.hex() == "bb54a11c7d6a401701fc752c142cfe4b7a5e9e8d0eaffefbcb9c8827464d065c"
+    assert TERMS.digest.hex() == (
+        "bb54a11c7d6a401701fc752c142cfe4b7a5e9e8d0eaffefbcb9c8827464d065c"
+    )
 
 
 def test_the_texts_that_are_signed_or_go_with_a_share() -> None:
-    assert (
-        sha(keys_text(TERMS, "a", b"C" * 32, b"M" * 32))
-        == "5afcface1662140ab01a3c54ced0c678378bd3f409b12f4904946ecdaef61f8c"
+    assert sha(keys_text(TERMS, "a", b"C" * 32, b"M" * 32)) == (
+        "5afcface1662140ab01a3c54ced0c678378bd3f409b12f4904946ecdaef61f8c"
     )
-    assert (
-        sha(survivors_text(TERMS, ["c", "a", "b"]))
-        == "e0301f66b29cb31cda0c47e5552e8b1bcb5e7a9a616ddbca1705a3ae4e93c70b"
+    assert sha(survivors_text(TERMS, ["c", "a", "b"])) == (
+        "e0301f66b29cb31cda0c47e5552e8b1bcb5e7a9a616ddbca1705a3ae4e93c70b"
     )
-    assert (
-        sha(share_text(TERMS, "a", "b"))
-        == "89a629ef799171c1440170a4c0c399c7711f45d45dbfbc4786df73ce9c669501"
+    assert sha(share_text(TERMS, "a", "b")) == (
+        "89a629ef799171c1440170a4c0c399c7711f45d45dbfbc4786df73ce9c669501"
     )
 
 
 def test_the_keys_of_streams() -> None:
-    assert A.public.hex() == "7a1a4e709bf085ac494aba0469b9b1eda0ab1f78b16aabb79ffeda90623e8522"
-    assert (
-        pair_key(TERMS, A, "a", "b", B.public).hex()
-        == "a6d41bb0be4aec7fb99cc94d6aa4cd2e4f18a46e976fb8faf498b88dbf99ef3e"
+    assert A.public.hex() == ("7a1a4e709bf085ac494aba0469b9b1eda0ab1f78b16aabb79ffeda90623e8522")
+    assert pair_key(TERMS, A, "a", "b", B.public).hex() == (
+        "a6d41bb0be4aec7fb99cc94d6aa4cd2e4f18a46e976fb8faf498b88dbf99ef3e"
     )
-    assert (
-        pair_key(TERMS, B, "b", "a", A.public).hex()
-        == "a6d41bb0be4aec7fb99cc94d6aa4cd2e4f18a46e976fb8faf498b88dbf99ef3e"
+    assert pair_key(TERMS, B, "b", "a", A.public).hex() == (
+        "a6d41bb0be4aec7fb99cc94d6aa4cd2e4f18a46e976fb8faf498b88dbf99ef3e"
     )
-    assert (
-        seed_key(TERMS, b"S" * 32, "a").hex()
-        == "629ddddb689920a386206697691a811671c095fc1599fe4ebc72ed0f5bcee2b6"
+    assert seed_key(TERMS, b"S" * 32, "a").hex() == (
+        "629ddddb689920a386206697691a811671c095fc1599fe4ebc72ed0f5bcee2b6"
     )
 
 
