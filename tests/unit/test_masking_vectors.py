@@ -70,3 +70,10 @@ def test_a_payload() -> None:
     payload, clipped = quantised(flatten_module(layer, manifest), manifest, 10, TERMS.scale)
     assert clipped == 1
     assert bytes(as_bytes(payload)).hex() == "44444400bcbbbbfbbcbbbbfb222222000000000000000000"
+
+
+def test_the_stream_is_that_of_the_standard() -> None:
+    """RFC 8439, appendix A.1, test vector 1: ChaCha20 of the key 0, nonce 0, counter 0."""
+    payload = torch.zeros(64, dtype=torch.uint8)
+    add_stream(payload, bytes(32))
+    assert payload.numpy().tobytes().hex().startswith("76b8e0ada0f13d90405d6ae55386bd28")
