@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from fednot.v1.secure_aggregation_pb2_grpc import SecureAggregationServiceAsyncStub
 
 ASK_SECONDS: Final = 5.0
+MOST_REVEALED: Final = 1024
 STEP_SECONDS: Final = 3600.0
 """The longest that one step waits for the others, whatever the server says."""
 
@@ -42,7 +43,7 @@ Part = TypeVar("Part")
 
 
 class Masking:
-    """One attempt at masking the update of an order; `revealed` once shares have left for it.
+    """One attempt at masking the update of an order.
 
     Raises FednotError (MASKING_FAILED) if the server asks for what would show a single update.
     """
@@ -54,7 +55,6 @@ class Masking:
         self._work_id = order.work_id
         self._manifest = manifest
         self._participant = Participant(client, terms_of(order), signer)
-        self.revealed = False
         self._payload: torch.Tensor | None = None
         self._encoded: Encoded | None = None
 
@@ -70,32 +70,41 @@ class Masking:
             roster = await self._roster(session, cancelled)
             given = await worker.run(lambda: self._participant.shares_for(roster))
             shares = await self._shares(session, given, cancelled)
-            self._encoded = await worker.run(lambda: self._mask(update, shares))
+            return await worker.run(lambda: self._mask(update, shares))
         return self._encoded
 
-    async def unmask(self, session: Session, cancelled: threading.Event) -> None:
-        """Helps to take the masks off the sum, once it is said whose updates are in it. Raises as
-        `masked` does.
+    async def unmask(
+        self,
+        session: Session,
+        cancelled: threading.Event,
+        before: Callable[[], Awaitable[None]],
+    ) -> None:
+        """Helps to take the masks off the sum, once it is said whose updates are in it.
+
+        `before` is awaited before anything is revealed. Raises as `masked` and `before` do.
         """
         survivors = await self._survivors(session, cancelled)
         signature = self._participant.signed(survivors)
         signatures = await self._signatures(session, signature, cancelled)
+        await before()
         shares = [
             pb.RevealedShare(client=each.client, seed=each.seed)
             if each.seed
             else pb.RevealedShare(client=each.client, mask_key=each.mask_key)
             for each in self._participant.revealed(signatures)
         ]
-        self.revealed = True
         request = pb.UnmaskRequest(**self._who(session), shares=shares)  # type: ignore[arg-type]
         await session.mask(lambda stub: stub.Unmask(request, timeout=CALL_SECONDS), cancelled)
 
     def destroy(self) -> list[Destroyed]:
-        """Overwrites the masked update."""
+        """Ends the attempt, drops its secrets and overwrites the masked update."""
+        self._participant.close()
         payload, self._payload, self._encoded = self._payload, None, None
         return [destroy("payload", payload)] if payload is not None else []
 
     def _mask(self, update: Update, shares: Mapping[str, bytes]) -> Encoded:
+        if self._encoded is not None:  # by the thread of a session that ended meanwhile
+            return self._encoded
         scale = self._participant.terms.scale
         try:
             payload, clipped = quantised(update.flat, self._manifest, update.num_examples, scale)
@@ -108,9 +117,14 @@ class Masking:
                 clipped,
                 scale.value_range,
             )
-        self._payload = self._participant.masked(payload, shares)
+        try:
+            self._payload = self._participant.masked(payload, shares)
+        except FednotError:
+            payload.zero_()
+            raise
         view = as_bytes(self._payload)
-        return Encoded(view, checksum(view))
+        self._encoded = Encoded(view, checksum(view))
+        return self._encoded
 
     async def _roster(self, session: Session, cancelled: threading.Event) -> list[Advertised]:
         own = self._participant.advertised()
@@ -205,6 +219,32 @@ class Masking:
 
     def _who(self, session: Session) -> dict[str, object]:
         return {"session": session.message, "work_id": self._work_id, "attempt": self.attempt}
+
+
+class RevealedWork:
+    """For which pieces of work shares were revealed, the last MOST_REVEALED of them.
+
+    Two sums of one update, with other clients' in each, tell somebody's by their difference.
+    """
+
+    def __init__(self) -> None:
+        self._ids: dict[str, None] = {}
+
+    def check(self, order: federation_pb2.TrainWork, attempt: bytes | None) -> None:
+        """Raises WorkFailedError if an order wants another attempt than the one in hand, after
+        shares were revealed for its work.
+        """
+        if order.work_id in self._ids and attempt != order.masked.attempt:
+            raise WorkFailedError(
+                "shares were revealed for this work, so it is not masked again; it must be given "
+                "anew"
+            )
+
+    def note(self, order: federation_pb2.TrainWork) -> None:
+        """Takes note before anything is revealed."""
+        while len(self._ids) >= MOST_REVEALED:
+            self._ids.pop(next(iter(self._ids)))
+        self._ids[order.work_id] = None
 
 
 def terms_of(order: federation_pb2.TrainWork) -> Terms:

@@ -16,7 +16,7 @@ from client.carrier import Carrier
 from client.connection import Connection
 from client.destroyed import Destroyed
 from client.encoder import Encoded, Encoder
-from client.masking import Masking
+from client.masking import Masking, RevealedWork
 from client.metrics import ClientMetrics
 from client.profiling import LookedAt
 from client.session import Session
@@ -85,6 +85,7 @@ class Rounds:
         self._worker = worker
         self._metrics = metrics
         self._signer = signer
+        self._revealed = RevealedWork()
 
     def joined(self, session: Session) -> None:
         """A session was opened, whose work is done from now on."""
@@ -264,6 +265,7 @@ class Rounds:
 
     async def _train(self, session: Session, training: Training) -> None:
         order, work = training.order, training.work
+        self._revealed.check(order, training.attempt)
 
         async def download(receiver: Receiver) -> torch.Tensor:
             return await self._download(session, work, order.version, receiver)
@@ -363,7 +365,12 @@ class Rounds:
         masking = training.masking(order, lambda: Masking(order, session.client, signer, manifest))
         encoded = await masking.masked(session, update, self._worker, cancelled)
         await self._sent(session, training, update, encoded, {})
-        await masking.unmask(session, cancelled)
+
+        async def before() -> None:
+            await self._check(update)
+            self._revealed.note(order)
+
+        await masking.unmask(session, cancelled, before)
 
     async def _sent(
         self,

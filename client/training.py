@@ -15,7 +15,6 @@ from client.encoder import Encoded, Encoder
 from client.masking import Masking
 from client.trainer import Update
 from fednot.codecs import Codec
-from fednot.errors import FednotError, Reason
 from fednot.manifest import Manifest
 from fednot.v1 import federation_pb2
 from fednot.wire import Receiver
@@ -82,20 +81,16 @@ class Training:
         return await asyncio.shield(self._encoded)
 
     def masking(self, order: federation_pb2.TrainWork, begin: Callable[[], Masking]) -> Masking:
-        """The attempt at masking that an order names: the one in hand, else one that is begun.
-
-        Raises FednotError (MASKING_FAILED) if shares were revealed for another attempt: the same
-        update in two sums, of other clients each, could be told from their difference.
-        """
+        """The attempt at masking that an order names: the one in hand, else one that is begun."""
         if self._masking is None or self._masking.attempt != order.masked.attempt:
-            if self._masking is not None and self._masking.revealed:
-                raise FednotError(
-                    Reason.MASKING_FAILED,
-                    "this update was in a sum that was unmasked; it is not masked again",
-                )
             self._forget_masking()
             self._masking = begin()
         return self._masking
+
+    @property
+    def attempt(self) -> bytes | None:
+        """The attempt at masking in hand, if any."""
+        return self._masking.attempt if self._masking is not None else None
 
     def _forget_masking(self) -> list[Destroyed]:
         masking, self._masking = self._masking, None

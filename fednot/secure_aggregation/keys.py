@@ -39,6 +39,13 @@ class KeyPair:
         return cls(public, private)
 
 
+def check_public(public: bytes) -> None:
+    """Raises ValueError for a public key with which nothing secret can be agreed on (RFC 7748,
+    section 6.1: one of small order gives zeros with every private key).
+    """
+    X25519PrivateKey.generate().exchange(X25519PublicKey.from_public_bytes(public))
+
+
 def pair_key(terms: Terms, own: KeyPair, client: str, other: str, public: bytes) -> bytes:
     """The key of the stream between two clients, the same for both.
 

@@ -14,6 +14,7 @@ from fednot.secure_aggregation import shamir
 from fednot.secure_aggregation.keys import KeyPair, pair_key, seed_key
 from fednot.secure_aggregation.masks import add_stream
 from fednot.secure_aggregation.participant import Advertised, Revealed
+from fednot.secure_aggregation.ring import ends_in_zeros
 from fednot.secure_aggregation.terms import Terms
 
 PIECE_WORDS: Final = 1 << 18
@@ -65,8 +66,9 @@ def checked(
 def unmask(total: torch.Tensor, found: Unmasking) -> None:
     """Takes the masks off a sum of the survivors' payloads, in place.
 
-    Raises FednotError (MASKING_FAILED) for too few shares, or such as rebuild no secret of the
-    client that they are said to be of; then the sum is of no use any more.
+    Raises FednotError (MASKING_FAILED) for too few shares, for such as rebuild no secret of the
+    client that they are said to be of, and if what is left is noise, since a share or a payload
+    was wrong; then the sum is of no use any more.
     """
     terms = found.terms
     for client in sorted(found.survivors):
@@ -77,8 +79,17 @@ def unmask(total: torch.Tensor, found: Unmasking) -> None:
         if pair.public != found.roster[client].mask_key:
             raise _failed(f"the shares of {client}'s mask key rebuild another key")
         for other in sorted(found.survivors):
-            key = pair_key(terms, pair, client, other, found.roster[other].mask_key)
+            key = _pair_key(terms, pair, client, found.roster[other])
             add_stream(total, key, -1 if other < client else 1)
+    if not ends_in_zeros(total):
+        raise _failed("a share or a masked update was wrong: what is left of the sum is noise")
+
+
+def _pair_key(terms: Terms, pair: KeyPair, client: str, other: Advertised) -> bytes:
+    try:
+        return pair_key(terms, pair, client, other.client, other.mask_key)
+    except ValueError as error:
+        raise _failed(f"the mask key of {other.client} is none: {error}") from error
 
 
 def _rebuilt(found: Unmasking, client: str, *, of_seed: bool) -> bytes:

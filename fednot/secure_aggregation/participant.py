@@ -19,6 +19,7 @@ from fednot.secure_aggregation import shamir
 from fednot.secure_aggregation.keys import (
     KEY_BYTES,
     KeyPair,
+    check_public,
     decrypted,
     encrypted,
     pair_key,
@@ -68,7 +69,7 @@ class Participant:
         self._roster: dict[str, Advertised] = {}
         self._kept: dict[str, tuple[bytes, bytes]] = {}
         self._given: dict[str, bytes] = {}
-        self._masked = False
+        self._masked = self._closed = False
         self._survivors: tuple[str, ...] = ()
         self._own = self._advertised()
 
@@ -83,6 +84,8 @@ class Participant:
         clients and as many as the threshold take part, all of the cohort.
         """
         found = {each.client: each for each in roster}
+        if self._closed:
+            raise _failed("this attempt has ended here")
         if self._roster:
             if found != self._roster:
                 raise _failed("the server shows another roster than before")
@@ -154,6 +157,14 @@ class Participant:
             for name, (seed, key) in sorted(self._kept.items())
         ]
 
+    def close(self) -> None:
+        """Drops what is secret: from then on nothing can be revealed."""
+        self._cipher = self._mask = KeyPair.fresh()
+        self._seed = os.urandom(KEY_BYTES)
+        self._kept.clear()
+        self._roster, self._survivors, self._masked = {}, (), True
+        self._closed = True
+
     def _advertised(self) -> Advertised:
         cipher_key, mask_key = self._cipher.public, self._mask.public
         signature = self._signer.sign(keys_text(self.terms, self._client, cipher_key, mask_key))
@@ -172,6 +183,15 @@ class Participant:
         for name, each in found.items():
             message = keys_text(self.terms, name, each.cipher_key, each.mask_key)
             self._signer.check(name, each.chain, message, each.signature)
+            self._check_keys(each)
+
+    @staticmethod
+    def _check_keys(other: Advertised) -> None:
+        try:
+            check_public(other.cipher_key)
+            check_public(other.mask_key)
+        except ValueError as error:
+            raise _failed(f"a key of {other.client} is none: {error}") from error
 
     def _encrypted_to(self, other: Advertised, shares: bytes) -> bytes:
         try:

@@ -20,7 +20,7 @@ class Terms:
     """One attempt at masking: `cohort` are the clients that were sent the work.
 
     Raises ValueError for terms under which a single update could be read: fewer than 3 clients, or
-    a threshold that is not above half of the cohort and at most all of it.
+    a threshold that is below `threshold_of` them, or above all of them.
     """
 
     attempt: bytes
@@ -38,10 +38,11 @@ class Terms:
             raise ValueError("the attempt has no name, or a client is in the cohort twice")
         if len(names) < FEWEST_CLIENTS:
             raise ValueError(f"{len(names)} clients are fewer than {FEWEST_CLIENTS}")
-        if not len(names) < 2 * self.threshold <= 2 * len(names):
+        least = threshold_of(len(names))
+        if not least <= self.threshold <= len(names):
             raise ValueError(
-                f"a threshold of {self.threshold} is not above half of {len(names)} clients and at "
-                "most all of them"
+                f"a threshold of {self.threshold} of {len(names)} clients is not {least} or more, "
+                "so a server with clients of its own could read single updates"
             )
         _ = self.scale
 
@@ -58,6 +59,15 @@ class Terms:
         parts += [self.value_range.hex().encode(), str(self.most_examples).encode()]
         parts += [name.encode() for name in sorted(self.cohort)]
         return hashlib.sha256(text(*parts)).digest()
+
+
+def threshold_of(size: int) -> int:
+    """How many of a cohort must reveal shares, while fewer learn nothing: floor(2n/3) + 1.
+
+    It is what Bonawitz et al. (CCS 2017, theorem 6.5) ask for against a server that lies and works
+    with up to ceil(n/3) - 1 of the clients.
+    """
+    return 2 * size // 3 + 1
 
 
 def text(*parts: bytes) -> bytes:

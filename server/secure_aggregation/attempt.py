@@ -14,7 +14,7 @@ from enum import IntEnum, auto
 from typing import Final, Protocol
 
 from fednot.errors import FednotError, Reason
-from fednot.secure_aggregation.keys import CIPHERTEXT_BYTES, KEY_BYTES
+from fednot.secure_aggregation.keys import CIPHERTEXT_BYTES, KEY_BYTES, check_public
 from fednot.secure_aggregation.masked_sum import Unmasking, checked
 from fednot.secure_aggregation.participant import Advertised, Revealed
 from fednot.secure_aggregation.terms import (
@@ -107,6 +107,7 @@ class Attempt:
             self._expect(Step.ADVERTISE, client, self.terms.cohort)
             if keys.client != client or {len(keys.cipher_key), len(keys.mask_key)} != {KEY_BYTES}:
                 raise _failed("the keys are none, or another client's")
+            _check_usable(keys)
             message = keys_text(self.terms, client, keys.cipher_key, keys.mask_key)
             self._check(client, keys.chain, message, keys.signature)
             self._keys[client] = keys
@@ -312,6 +313,15 @@ class Attempts:
     def works_on(self, client: str, work_id: str) -> bool:
         """Whether some attempt still needs the client for this work."""
         return any(attempt.works_on(client, work_id) for attempt in self._open.values())
+
+
+def _check_usable(keys: Advertised) -> None:
+    """Raises FednotError (MASKING_FAILED): one such key would end the attempt for everybody."""
+    try:
+        check_public(keys.cipher_key)
+        check_public(keys.mask_key)
+    except ValueError as error:
+        raise _failed(f"a key of {keys.client} is none: {error}") from error
 
 
 def _failed(message: str) -> FednotError:

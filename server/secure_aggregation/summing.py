@@ -13,7 +13,7 @@ from typing import Final
 from fednot.errors import FednotError, Reason
 from fednot.secure_aggregation.masked_sum import Unmasking, add_payload, unmask
 from fednot.secure_aggregation.ring import Masked, mean_of
-from fednot.secure_aggregation.terms import FEWEST_CLIENTS, Terms
+from fednot.secure_aggregation.terms import FEWEST_CLIENTS, Terms, threshold_of
 from server.aggregation import RunningAverage
 from server.blocks import Block
 from server.cohorts.cohort import Answer, Update, WorkPlan
@@ -143,15 +143,6 @@ class MaskedSumming:
 class _Received:
     examples: Mapping[str, int]
     missing: Mapping[str, str]
-
-
-def threshold_of(size: int) -> int:
-    """How many of a cohort must reveal shares, while fewer learn nothing: floor(2n/3) + 1.
-
-    It is what Bonawitz et al. (CCS 2017, theorem 6.5) ask for against a server that lies and works
-    with up to ceil(n/3) - 1 of the clients.
-    """
-    return 2 * size // 3 + 1
 
 
 def _check_quorum(there: Collection[str], cohort: Collection[str], quorum: float) -> None:

@@ -1,72 +1,38 @@
-"""One update is in one unmasked sum at the most, whatever the server asks for."""
+"""What a client remembers of masked work: it never helps to unmask one update in two sums."""
 
 from __future__ import annotations
 
 import pytest
-from torch import nn
 
-from client.encoder import Encoder
-from client.masking import Masking, terms_of
-from client.training import Training, Work
-from fednot.errors import FednotError, Reason
-from fednot.manifest import Manifest
+from client.masking import MOST_REVEALED, RevealedWork
+from client.worker import WorkFailedError
 from fednot.v1 import federation_pb2
 
-MANIFEST = Manifest.of(nn.Linear(3, 2))
+
+def order(work_id: str, attempt: bytes) -> federation_pb2.TrainWork:
+    masked = federation_pb2.MaskedRound(attempt=attempt)
+    return federation_pb2.TrainWork(work_id=work_id, masked=masked)
 
 
-class NoSigner:
-    chain = b""
-
-    def sign(self, message: bytes) -> bytes:
-        return b"signed"
-
-    def check(self, client: str, chain: bytes, message: bytes, signature: bytes) -> None:
-        pass
-
-
-def order(attempt: bytes, cohort: str = "abc", threshold: int = 3) -> federation_pb2.TrainWork:
-    masked = federation_pb2.MaskedRound(
-        attempt=attempt.ljust(16), threshold=threshold, value_range=16, most_examples=10
-    )
-    masked.cohort.extend(cohort)
-    return federation_pb2.TrainWork(work_id="w1", round=1, version=1, masked=masked)
+def test_after_revealing_no_other_attempt_at_the_work_is_begun() -> None:
+    revealed = RevealedWork()
+    revealed.check(order("w", b"first"), None)
+    revealed.note(order("w", b"first"))
+    revealed.check(order("w", b"first"), b"first")
+    revealed.check(order("other", b"second"), None)
+    for attempt, in_hand in ((b"second", b"first"), (b"second", None), (b"first", None)):
+        with pytest.raises(WorkFailedError, match="shares were revealed"):
+            revealed.check(order("w", attempt), in_hand)
 
 
-def begun(asked: federation_pb2.TrainWork) -> Masking:
-    return Masking(asked, "a", NoSigner(), MANIFEST)
+def test_without_revealing_a_server_that_starts_again_may_mask_anew() -> None:
+    RevealedWork().check(order("w", b"second"), b"first")
 
 
-def training(asked: federation_pb2.TrainWork) -> Training:
-    return Training(asked, Work("w1", "training", "round 1"), MANIFEST, Encoder(MANIFEST))
-
-
-def test_an_attempt_is_gone_on_with_and_a_newer_one_begun() -> None:
-    first, second = order(b"first"), order(b"second")
-    held = training(first)
-    masking = held.masking(first, lambda: begun(first))
-    assert held.masking(first, lambda: begun(first)) is masking
-    assert held.masking(second, lambda: begun(second)) is not masking
-
-
-def test_an_update_that_was_unmasked_in_a_sum_is_not_masked_again() -> None:
-    first, second = order(b"first"), order(b"second")
-    held = training(first)
-    held.masking(first, lambda: begun(first)).revealed = True
-    with pytest.raises(FednotError, match="not masked again") as caught:
-        held.masking(second, lambda: begun(second))
-    assert caught.value.reason is Reason.MASKING_FAILED
-
-
-@pytest.mark.parametrize(
-    ("cohort", "threshold"), [("ab", 2), ("abcd", 2), ("abc", 0)], ids=["two", "half", "none"]
-)
-def test_terms_that_would_not_hide_an_update_are_refused(cohort: str, threshold: int) -> None:
-    with pytest.raises(FednotError, match="would not hide") as caught:
-        terms_of(order(b"attempt", cohort, threshold))
-    assert caught.value.reason is Reason.MASKING_FAILED
-
-
-def test_a_round_that_the_client_is_not_in_is_refused() -> None:
-    with pytest.raises(FednotError, match="not in the cohort"):
-        begun(order(b"attempt", "bcd"))
+def test_what_is_remembered_is_bounded() -> None:
+    revealed = RevealedWork()
+    for number in range(MOST_REVEALED + 1):
+        revealed.note(order(str(number), b"attempt"))
+    revealed.check(order("0", b"again"), None)
+    with pytest.raises(WorkFailedError):
+        revealed.check(order("1", b"again"), None)

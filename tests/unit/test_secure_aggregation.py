@@ -20,10 +20,11 @@ from fednot.identity.folder import read_credentials
 from fednot.identity.subject import Role
 from fednot.manifest import Manifest
 from fednot.secure_aggregation.masked_sum import Unmasking, add_payload, checked, unmask
+from fednot.secure_aggregation.masks import add_stream
 from fednot.secure_aggregation.participant import Advertised, Participant, Revealed
 from fednot.secure_aggregation.ring import Masked, mean_of, quantised
 from fednot.secure_aggregation.signing import CertificateSigner
-from fednot.secure_aggregation.terms import Terms
+from fednot.secure_aggregation.terms import Terms, keys_text, threshold_of
 from fednot.tensors import empty, flatten_module, views
 
 NAMES = ("a", "b", "c", "d", "e")
@@ -119,7 +120,7 @@ class Attempt:
 def test_the_mean_comes_out_whoever_drops_out(data: st.DataObject) -> None:
     size = data.draw(st.integers(3, 6))
     names = tuple("abcdef"[:size])
-    threshold = data.draw(st.integers(size // 2 + 1, size))
+    threshold = data.draw(st.integers(threshold_of(size), size))
     fewest = max(threshold, 3)
     sharers = data.draw(st.permutations(names))[: data.draw(st.integers(fewest, size))]
     survivors = sharers[: data.draw(st.integers(fewest, len(sharers)))]
@@ -191,23 +192,61 @@ def test_a_share_of_another_key_is_found_out() -> None:
         unmask(attempt.total, replace(found, revealed=rows))
 
 
-def test_a_wrong_share_of_a_seed_is_found_out_in_the_sum() -> None:
-    """With just as many as the threshold nothing else shows it; the sum would be noise."""
+def test_a_wrong_share_of_a_seed_is_found_out_by_the_zeros() -> None:
+    """Of 3 clients all 3 must reveal, so no share is left over that could tell a wrong one."""
+    names = NAMES[:3]
+    attempt = Attempt(terms(names, 3))
+    attempt.share(names)
+    attempt.upload(names, dict.fromkeys(names, 10))
+    found = attempt.reveal(names)
+    rows = {name: dict(row) for name, row in found.revealed.items()}
+    rows["a"]["b"] = Revealed("b", seed=(5).to_bytes(33, "little"))
+    with pytest.raises(FednotError) as caught:
+        unmask(attempt.total, replace(found, revealed=rows))
+    assert caught.value.reason is Reason.MASKING_FAILED
+
+
+def test_a_sum_with_a_foreign_payload_in_it_is_said_to_be_noise() -> None:
     attempt = Attempt()
     attempt.share(NAMES)
     attempt.upload(NAMES, dict.fromkeys(NAMES, 10))
-    found = attempt.reveal(NAMES[:4])
-    rows = {name: dict(row) for name, row in found.revealed.items()}
-    rows["a"]["e"] = Revealed("e", seed=bytes([found.revealed["a"]["e"].seed[0] ^ 1]) + bytes(32))
-    total = attempt.total
+    add_payload(attempt.total, torch.full_like(attempt.total, 7))
+    with pytest.raises(FednotError, match="noise"):
+        unmask(attempt.total, attempt.reveal(NAMES))
 
-    def mean() -> None:
-        unmask(total, replace(found, revealed=rows))
-        mean_of(total, MANIFEST, 50, attempt.terms.scale)
 
-    with pytest.raises(FednotError, match=r"cannot be rebuilt|masks are left") as caught:
-        mean()
-    assert caught.value.reason is Reason.MASKING_FAILED
+def test_keys_of_small_order_are_found_before_anything_is_masked() -> None:
+    """With zeros every private key agrees on zeros, and X25519 raises."""
+    attempt = Attempt()
+    zeros = bytes(32)
+    e = attempt.clients["e"].advertised()
+    message = keys_text(attempt.terms, "e", e.cipher_key, zeros)
+    weak = replace(e, mask_key=zeros, signature=NameSigner("e").sign(message))
+    with pytest.raises(FednotError, match="key of e is none"):
+        attempt.clients["a"].shares_for([*attempt.rosters()[:4], weak])
+    roster = {each.client: each for each in (*attempt.rosters()[:4], weak)}
+    attempt.share(NAMES)
+    attempt.upload(NAMES[1:], dict.fromkeys(NAMES, 10))
+    found = replace(attempt.reveal(NAMES[1:]), roster=roster)
+    with pytest.raises(FednotError, match="mask key of e is none"):
+        unmask(attempt.total, found)
+
+
+def test_nothing_is_told_once_an_attempt_was_closed() -> None:
+    attempt = Attempt()
+    attempt.share(NAMES)
+    attempt.upload(NAMES, dict.fromkeys(NAMES, 10))
+    client = attempt.clients["a"]
+    signatures = {name: attempt.clients[name].signed(NAMES) for name in NAMES}
+    client.close()
+    for call in (
+        lambda: client.revealed(signatures),
+        lambda: client.signed(NAMES),
+        lambda: client.shares_for(attempt.rosters()),
+    ):
+        with pytest.raises(FednotError) as caught:
+            call()
+        assert caught.value.reason is Reason.MASKING_FAILED
 
 
 class TestAServerThatCheats:
@@ -248,7 +287,7 @@ class TestAServerThatCheats:
         attempt = Attempt()
         twice = [*attempt.rosters(), attempt.rosters()[1]]
         self.refused(lambda: attempt.clients["a"].shares_for(twice), "twice")
-        stranger = Attempt(terms((*NAMES, "f"))).rosters()[5]
+        stranger = Attempt(terms((*NAMES, "f"), 5)).rosters()[5]
         roster = [*attempt.rosters(), stranger]
         self.refused(lambda: attempt.clients["a"].shares_for(roster), "not in the cohort")
 
@@ -300,7 +339,9 @@ class TestAServerThatCheats:
         assert caught.value.reason is Reason.MASKING_FAILED
 
 
-@pytest.mark.parametrize(("cohort", "threshold"), [("ab", 2), ("abcd", 2), ("abc", 4), ("aab", 2)])
+@pytest.mark.parametrize(
+    ("cohort", "threshold"), [("ab", 2), ("abcdef", 4), ("abc", 4), ("aab", 2)]
+)
 def test_terms_under_which_one_could_be_read_are_refused(cohort: str, threshold: int) -> None:
     with pytest.raises(ValueError, match=r"clients|threshold|twice"):
         terms(tuple(cohort), threshold)
@@ -353,3 +394,53 @@ class TestCertificates:
 
 def signer(identities: Identities, role: Role, name: str) -> CertificateSigner:
     return CertificateSigner(read_credentials(identities.of(role, name)))
+
+
+@pytest.mark.parametrize("size", [4, 1 << 20, (1 << 20) + 4])
+def test_a_stream_that_is_taken_off_leaves_nothing(size: int) -> None:
+    payload = torch.randint(0, 256, (size,), dtype=torch.uint8)
+    before = payload.clone()
+    add_stream(payload, b"k" * 32)
+    assert not torch.equal(payload, before)
+    add_stream(payload, b"k" * 32, -1)
+    assert torch.equal(payload, before)
+
+
+def test_what_does_not_fit_is_clipped_and_counted() -> None:
+    flat = update(1)
+    views(flat, MANIFEST)["first.weight"][0, :3] = torch.tensor([17.0, -99.0, 16.0])
+    scale = terms().scale
+    payload, clipped = quantised(flat, MANIFEST, 100, scale)
+    assert clipped == 2
+    found = views(mean_of(payload, MANIFEST, 100, scale), MANIFEST)["first.weight"][0, :3]
+    assert found.tolist() == pytest.approx([16.0, -16.0, 16.0], abs=1e-6)
+
+
+@pytest.mark.parametrize("examples", [0, 101])
+def test_a_weight_beyond_the_scale_is_refused(examples: int) -> None:
+    with pytest.raises(ValueError, match="examples"):
+        quantised(update(1), MANIFEST, examples, terms().scale)
+
+
+def test_an_update_that_is_not_finite_is_refused() -> None:
+    flat = update(1)
+    views(flat, MANIFEST)["last.weight"][0, 0] = float("nan")
+    with pytest.raises(ValueError, match="NaN"):
+        quantised(flat, MANIFEST, 1, terms().scale)
+
+
+def test_the_largest_updates_do_not_leave_the_ring() -> None:
+    scale = terms().scale
+    flat = update(1)
+    for view in views(flat, MANIFEST).values():
+        view.fill_(16)
+    total = torch.zeros(Masked().size(MANIFEST), dtype=torch.uint8)
+    for _ in NAMES:
+        add_payload(total, quantised(flat, MANIFEST, 100, scale)[0])
+    mean = views(mean_of(total, MANIFEST, 500, scale), MANIFEST)
+    assert float(mean["first.weight"].min()) == pytest.approx(16.0, abs=1e-6)
+
+
+def test_a_masked_update_alone_is_not_read() -> None:
+    with pytest.raises(FednotError, match="cannot be read"):
+        list(Masked().pieces(torch.zeros(8, dtype=torch.uint8), MANIFEST))

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from fednot.secure_aggregation.terms import threshold_of
 from fednot.settings import SettingsError, load
 from server.exclusions import WITH_SECURE_AGGREGATION, Exclusion
-from server.secure_aggregation.summing import threshold_of
 from server.settings import ENVIRONMENT_PREFIX, ServerSettings
 
 DOCS = Path(__file__).parents[2] / "docs" / "secure-aggregation.md"
