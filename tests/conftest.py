@@ -1,6 +1,33 @@
-"""Hypothesis for all tests: how long an example takes on a busy machine is no finding."""
+"""One thread for arithmetic, in these processes and in those that they start.
 
+More would spin as they wait for each other where several processes share a few cores: on two cores
+a step of training then takes six times as long.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
 from hypothesis import settings
+from support.s3 import S3Server, served_s3
 
-settings.register_profile("fednot", deadline=None)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+settings.register_profile("fednot", deadline=None)  # a busy machine is no finding
 settings.load_profile("fednot")
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A server that speaks S3; a test without what that takes is skipped."""
+    with served_s3(tmp_path_factory.mktemp("s3") / "log") as server:
+        yield server
+
+
+@pytest.fixture
+def s3_variables(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    """The same, and this process finds it by the standard variables of AWS."""
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    return s3_server
