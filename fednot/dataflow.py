@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import logging
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -87,6 +88,9 @@ def _exported(model: nn.Module, example_input: torch.Tensor) -> ExportedProgram:
         raise TraceError(f"{type(error).__name__}: {first_line}") from error
 
 
+_SHAPES_LOG: Final = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     with (
@@ -94,7 +98,13 @@ def _quiet() -> Iterator[None]:
         contextlib.redirect_stderr(io.StringIO()),
     ):
         warnings.simplefilter("ignore")
-        yield
+        # Its handler writes to the stderr that there was when torch's logging began.
+        level = _SHAPES_LOG.level
+        _SHAPES_LOG.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            _SHAPES_LOG.setLevel(level)
 
 
 @dataclass
