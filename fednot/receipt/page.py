@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from fednot.receipt.payload import Receipt
 from fednot.receipt.plots import loss_plot, recovery_plot
 
-VERDICTS = {"pass": "PASS", "fail": "FAIL", "not-possible": "NOT POSSIBLE"}
+VERDICTS = {"pass": "PASS", "fail": "FAIL", "not-possible": "NOT POSSIBLE"}  # nosec B105 - verdicts
 
 
 def page_of(receipt: Receipt) -> str:
