@@ -28,6 +28,13 @@ CLOCK_SKEW: Final = dt.timedelta(minutes=10)
 _DNS_NAME: Final = re.compile(
     r"(\*\.)?[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*"
 )
+_NO_EXTENSION: Final = (
+    x509.ExtensionNotFound,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+    ValueError,
+)
+"""What asking a certificate for an extension raises if it has none that can be read."""
 
 PrivateKey = ec.EllipticCurvePrivateKey
 
@@ -52,6 +59,8 @@ def read_key(pem: bytes) -> PrivateKey:
         key = serialization.load_pem_private_key(pem, password=None)
     except TypeError as error:
         raise ValueError("the key is encrypted; store it unencrypted with mode 0600") from error
+    except UnsupportedAlgorithm as error:
+        raise ValueError(f"the key is not an elliptic-curve key: {error}") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise ValueError("the key is not an elliptic-curve key")  # noqa: TRY004
     return key
@@ -203,10 +212,10 @@ def subject_of(certificate: x509.Certificate) -> Subject:
 
 
 def hosts_of(certificate: x509.Certificate) -> tuple[str, ...]:
-    """The DNS names and IP addresses that a server's certificate is for."""
+    """The DNS names and IP addresses that a server's certificate is for, if it tells any."""
     try:
         extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
-    except x509.ExtensionNotFound:
+    except _NO_EXTENSION:
         return ()
     found = extension.value
     addresses = found.get_values_for_type(x509.IPAddress)
@@ -243,7 +252,7 @@ def issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> boo
     """Whether an authority signed a certificate itself."""
     try:
         certificate.verify_directly_issued_by(authority)
-    except (InvalidSignature, ValueError, TypeError):
+    except (InvalidSignature, UnsupportedAlgorithm, ValueError, TypeError):
         return False
     return True
 
@@ -316,7 +325,7 @@ def _subject_in(found: x509.Certificate | x509.CertificateSigningRequest) -> Sub
         names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         raise SubjectError("it names no identity: it has no subject alternative name") from None
-    except (x509.DuplicateExtension, x509.UnsupportedGeneralNameType, ValueError) as error:
+    except _NO_EXTENSION as error:
         raise SubjectError(f"its extensions cannot be read: {error}") from error
     uris = names.get_values_for_type(x509.UniformResourceIdentifier)
     if len(uris) != 1:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Final, Self
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 
 from fednot.errors import FednotError, Reason
 from fednot.identity.certificates import issued_by, read_certificates, subject_of
@@ -79,7 +80,10 @@ def _lists(pem: bytes) -> list[x509.CertificateRevocationList]:
 def _list_of(
     authority: x509.Certificate, lists: Sequence[x509.CertificateRevocationList]
 ) -> x509.CertificateRevocationList:
-    key = authority.public_key()
+    try:
+        key = authority.public_key()
+    except UnsupportedAlgorithm as error:
+        raise ValueError(f"an authority has a key of an unknown kind: {error}") from error
     own = [
         each
         for each in lists

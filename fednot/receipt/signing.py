@@ -8,6 +8,7 @@ import warnings
 from dataclasses import dataclass
 from typing import Final, Self
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from joserfc import jws
 from joserfc.errors import JoseError, SecurityWarning
 from joserfc.jwk import OKPKey
@@ -20,6 +21,8 @@ ALGORITHM: Final = "EdDSA"
 MOST_CHARACTERS: Final = 16 << 20
 _COMPACT: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]{86}", re.ASCII)
 _PEM: Final = re.compile(r"-----BEGIN PUBLIC KEY-----.+?-----END PUBLIC KEY-----", re.DOTALL)
+_NO_KEY: Final = (JoseError, ValueError, UnsupportedAlgorithm)
+"""What reading a PEM text raises that holds no key, or one of an unknown kind."""
 
 # RFC 9864 names the algorithm Ed25519; EdDSA is what verifiers know.
 warnings.filterwarnings("ignore", "EdDSA is deprecated", SecurityWarning)
@@ -50,7 +53,7 @@ class SigningKey:
         """The key of a private PEM (PKCS #8). Raises ReceiptError if it is none."""
         try:
             key = OKPKey.import_key(pem)
-        except (JoseError, ValueError) as error:
+        except _NO_KEY as error:
             raise ReceiptError("this is no private Ed25519 key") from error
         if not key.is_private or key.curve_name != "Ed25519":
             raise ReceiptError("this is no private Ed25519 key")
@@ -123,7 +126,7 @@ def _keys(pem: str) -> dict[str, OKPKey]:
         try:
             key = OKPKey.import_key(text)
             found[key.thumbprint()] = key
-        except (JoseError, ValueError) as error:
+        except _NO_KEY as error:
             raise ReceiptError("one of the keys is no public Ed25519 key") from error
     if not found:
         raise ReceiptError("no public key was given: it is a PEM text, `fednot receipt-keys`")

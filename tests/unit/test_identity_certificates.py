@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
 import ssl
 from collections.abc import Callable
@@ -192,6 +193,31 @@ def test_a_certificate_without_identity_is_no_subject() -> None:
         found = certificates.self_signed_authority("x", KEY, 1, domain)
         with pytest.raises(SubjectError):
             certificates.subject_of(found)
+
+
+KEY_KIND, CURVE = bytes.fromhex("06072a8648ce3d0201"), bytes.fromhex("06082a8648ce3d030107")
+
+
+@pytest.mark.parametrize("known", [KEY_KIND, CURVE])
+def test_an_authority_with_a_key_of_an_unknown_kind_has_signed_nothing(known: bytes) -> None:
+    der = ROOT.public_bytes(serialization.Encoding.DER)
+    strange = x509.load_der_x509_certificate(der.replace(known, known[:-1] + b"\x55"))
+    assert not certificates.issued_by(leaf(), strange)
+    with pytest.raises(ValueError, match="key of an unknown kind"):
+        Trust.of_pem(certificates.pem_of([strange]), certificates.revocation_list((), ROOT, KEY))
+
+
+def test_a_private_key_of_an_unknown_kind_is_refused() -> None:
+    der = KEY.private_bytes(
+        serialization.Encoding.DER,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    strange = base64.encodebytes(der.replace(KEY_KIND, KEY_KIND[:-1] + b"\x55"))
+    with pytest.raises(ValueError, match="elliptic-curve"):
+        certificates.read_key(
+            b"-----BEGIN PRIVATE KEY-----\n" + strange + b"-----END PRIVATE KEY-----\n"
+        )
 
 
 def test_keys_are_read_back_and_others_refused() -> None:

@@ -63,6 +63,13 @@ def test_what_is_no_receipt_is_refused(text: str) -> None:
     assert verified(JWS + "\n", PEM)
 
 
+def test_a_key_of_an_unknown_kind_is_no_good() -> None:
+    ed25519, unknown = "MCowBQYDK2Vw", "MCowBQYDK1Vw"
+    assert ed25519 in PEM
+    with pytest.raises(ReceiptError, match="no public Ed25519 key"):
+        verified(JWS, PEM.replace(ed25519, unknown))
+
+
 def test_the_key_is_found_among_several_and_another_is_no_good() -> None:
     other = golden_key("other").pem
     assert verified(JWS, other + PEM) == verified(JWS, PEM)
