@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import grpc
@@ -101,11 +102,13 @@ def from_rpc(error: grpc.RpcError, address: str, timeout: float) -> CliError:
 def of_refusal(refusal: FednotError) -> CliError:
     """The error that tells of a refusal."""
     closing = refusal.reason is Reason.SHUTTING_DOWN
+    wait = refusal.retry_after
+    when = f" Come again in {math.ceil(wait)} s." if wait and not closing else ""
     return CliError(
         refusal.message,
         ExitCode.UNREACHABLE if closing else ExitCode.REFUSED,
         reason=refusal.reason,
-        remedy=refusal.remedy,
+        remedy=refusal.remedy + when,
         metadata={key: text for key, text in refusal.metadata.items() if key != REMEDY_KEY},
         lost=closing,
     )
