@@ -225,7 +225,7 @@ CATALOGUE: Final[dict[Reason, Entry]] = {
         Code.RESOURCE_EXHAUSTED, "Close connections that are not used, and dial one at a time."
     ),
     Reason.MANIFEST_TOO_LARGE: Entry(
-        _INVALID, "Take a model of fewer tensors, or raise --max-tensors on the server."
+        _INVALID, "Give server and client the same Task; the client's model is far larger."
     ),
     Reason.UPDATE_TOO_LARGE: Entry(
         _INVALID, "Take a smaller encoding (--codec), or raise --max-update on the server."

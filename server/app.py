@@ -39,6 +39,7 @@ from server.monitor import Monitor
 from server.receipts.desk import ReceiptDesk
 from server.room import Room
 from server.secure_aggregation.attempt import MaskingPolicy
+from server.services.offer import MASKED
 from server.settings import ServerSettings
 from server.state import anomaly_rows
 from server.state.database import Database, StateError
@@ -130,13 +131,13 @@ async def _federation(
     settings: ServerSettings, stack: AsyncExitStack
 ) -> tuple[Federation, RemoteCohort]:
     initial, evaluator, server_data = _task_parts(settings)
+    _check_model(initial.manifest, settings)
     last = stack.enter_context(ExitStack())  # left after the database, whose writes end in a ledger
     database = Database(settings.database_place)
     stack.callback(database.close)
     ledger = await open_ledger(settings.ledger_path, database)
     last.callback(ledger.close)
     store = open_store(settings.versions_place)
-    _check_model(initial.manifest, settings)
     memory = Memory(settings.memory_budget, settings.state_dir / "spill")
     cohort = RemoteCohort(lapse=HEARTBEATS_TO_LAPSE * settings.heartbeat_interval)
     federation = Federation(
@@ -163,7 +164,8 @@ def _check_model(manifest: Manifest, settings: ServerSettings) -> None:
             f"the model has {len(manifest.tensors)} tensors and --max-tensors allows "
             f"{settings.max_tensors}"
         )
-    smallest = min(codec_of(name).size(manifest) for name in ("none", *settings.codecs))
+    names = (MASKED,) if settings.secure_aggregation else ("none", *settings.codecs)
+    smallest = min(codec_of(name).size(manifest) for name in names)
     if settings.max_update is not None and smallest > settings.max_update:
         raise StateError(
             f"the smallest update of the model has {smallest} bytes and --max-update allows "

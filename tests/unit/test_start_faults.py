@@ -133,6 +133,25 @@ def ended_with_2(folder: Path, *flags: str) -> str:
     return ended.stderr
 
 
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (("--max-tensors", "3"), "the model has 4 tensors and --max-tensors allows 3"),
+        (("--max-update", "31"), "the smallest update of the model has 32 bytes"),
+    ],
+    ids=["tensors", "update"],
+)
+def test_a_model_beyond_a_limit_is_told_before_anything_is_written(
+    tmp_path: Path, flags: tuple[str, ...], told: str
+) -> None:
+    (tmp_path / "small.py").write_text(SMALL)
+    task = ("--task", f"{tmp_path / 'small.py'}:Small", "--insecure", "--http-address", "")
+    ended = run_server("--state-dir", str(tmp_path / "state"), *task, *flags)
+    assert ended.returncode == 3, ended.stderr
+    assert told in ended.stderr
+    assert not list((tmp_path / "state").glob("state*"))
+
+
 @pytest.mark.parametrize("module", ["server", "client"])
 def test_what_a_process_writes_is_for_its_user_alone(tmp_path: Path, module: str) -> None:
     """Whatever the umask says, and in a directory that others could enter before."""
