@@ -1,0 +1,188 @@
+"""One cell from its base to its result file."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import subprocess  # nosec B404 - for git, which names the commit
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+import fednot
+from fednot.manifest import Manifest
+from fednot.whole_file import write_whole
+from lab import bases, measuring, outcome
+from lab.cells import Cell
+from lab.engines.engine import Engine, Session, Told
+from lab.setting import Setting, setting_of
+
+FORMAT: Final = 1
+WORK: Final = "work"
+CELLS: Final = "cells"
+
+
+def path_of(out: Path, cell: Cell) -> Path:
+    """Where a cell's result is."""
+    return out / CELLS / f"{cell.id}.json"
+
+
+async def execute(cell: Cell, out: Path, engine: Engine, told: Told) -> None:
+    """Runs a cell on a copy of its base and writes its result; a failure is a result, too."""
+    started = datetime.now(UTC)
+    result = _begun(cell, engine, started)
+    folder = out / WORK / cell.id
+    try:
+        result |= await _measured(cell, out, folder, engine, told)
+    except Exception as fault:
+        result["failure"] = f"{type(fault).__name__}: {fault}"
+        raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if "scores" in result or result["failure"]:
+            write(out, cell, result)
+
+
+def write(out: Path, cell: Cell, result: dict[str, Any]) -> None:
+    """Writes the result of a cell whole."""
+    path = path_of(out, cell)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps(result, indent=1) + "\n")
+
+
+def failed(cell: Cell, engine: Engine, failure: str) -> dict[str, Any]:
+    """The result of a cell that could not run."""
+    return _begun(cell, engine, datetime.now(UTC)) | {"failure": failure}
+
+
+def _begun(cell: Cell, engine: Engine, started: datetime) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "id": cell.id,
+        "label": cell.method.shown,
+        "cell": cell.description(),
+        "config": cell.model_dump(mode="json") | {"digest": cell.digest},
+        "provenance": provenance(started) | {"engine": engine.name},
+        "failure": "",
+    }
+
+
+async def _measured(
+    cell: Cell, out: Path, folder: Path, engine: Engine, told: Told
+) -> dict[str, Any]:
+    base = await bases.made(out, cell.base, engine, lambda _rounds: None)
+    setting = setting_of(cell.base)
+    bases.copied(base, cell, folder)
+    manifest = Manifest.of(setting.server_task.build_model())
+    _, before = outcome.current(folder, manifest)
+    models, history = outcome.stored(folder)
+    found = _Sequence(cell, setting, folder, manifest)
+    await found.play(engine, base.flops, told)
+    first, costs = found.outcomes[0], found.curves[0]
+    gone = setting.targets[:1]
+    result: dict[str, Any] = {
+        "before": measuring.scores(setting, before, gone),
+        "scores": measuring.scores(setting, first.flat, gone),
+        "rounds": costs,
+        "costs": {
+            **{key: costs[-1][key] for key in ("bytes", "flops", "seconds")},
+            "rounds": len(costs),
+            "storage_bytes": models,
+            "history_bytes": history,
+        },
+        "verification": first.verification(),
+    }
+    if cell.base.poisoned:
+        doors = [measuring.backdoors(setting, flat)[gone[0]] for flat in (before, first.flat)]
+        result["backdoor"] = dict(zip(("before", "after"), doors, strict=True))
+    if cell.measure.relearning:
+        result["relearning"] = measuring.relearning(cell, setting, first.flat, gone[0])
+    if cell.measure.deletions > 1:
+        result["deletions"] = found.deletions()
+    return result
+
+
+class _Sequence:
+    """The deletions of a cell, one after the other; each begins with what the one before left."""
+
+    def __init__(self, cell: Cell, setting: Setting, folder: Path, manifest: Manifest) -> None:
+        self._cell = cell
+        self._setting = setting
+        self._folder = folder
+        self._manifest = manifest
+        self.outcomes: list[outcome.Outcome] = []
+        self.curves: list[list[dict[str, Any]]] = []
+
+    async def play(self, engine: Engine, flops: dict[str, int], told: Told) -> None:
+        """Deletes the clients."""
+        cell = self._cell
+        for number, client in enumerate(self._targets, 1):
+            before = sum(len(each.rounds) for each in self.outcomes)
+            async with engine.opened(
+                self._folder,
+                self._setting,
+                undo=cell.measure.undo,
+                flops=flops,
+                told=lambda rounds, before=before: told(before + rounds),
+            ) as session:
+                await self._forget(session, client, number)
+
+    async def _forget(self, session: Session, client: str, number: int) -> None:
+        deletion = await session.forget(self._cell, client, number)
+        found = outcome.read(self._folder, self._manifest, deletion)
+        self.outcomes.append(found)
+        self.curves.append(found.curve(session.costs))
+
+    @property
+    def _targets(self) -> tuple[str, ...]:
+        return self._setting.targets[: self._cell.measure.deletions]
+
+    def deletions(self) -> list[dict[str, Any]]:
+        """Each deletion with the figures of the model that it left."""
+        rows = []
+        for number, (client, found) in enumerate(zip(self._targets, self.outcomes, strict=True), 1):
+            rows.append(
+                {
+                    "client": client,
+                    "scores": measuring.scores(self._setting, found.flat, self._targets[:number]),
+                    "backdoors": measuring.backdoors(self._setting, found.flat),
+                    "method": found.attempt.method,
+                    "tensors": list(found.attempt.tensors),
+                    "rounds": len(found.rounds),
+                }
+            )
+        return rows
+
+
+def provenance(started: datetime) -> dict[str, Any]:
+    """Where and with what a result was made."""
+    return {
+        "commit": _commit(),
+        "machine": f"{platform.machine()}, {platform.system()}, {_processor()}",
+        "torch": torch.__version__,
+        "fednot": fednot.__version__,
+        "started": started.isoformat(timespec="seconds"),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _processor() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return platform.processor()
+    lines = (line for line in text.splitlines() if line.startswith("model name"))
+    return next(lines, platform.processor()).partition(":")[2].strip()
+
+
+def _commit() -> str:
+    root = Path(__file__).parents[1]
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)  # noqa: S603  # nosec B603
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return done.stdout.strip()
