@@ -24,7 +24,6 @@ from server.cohorts.cohort import Answer, Cohort, Update, WorkKind, WorkPlan
 from server.evaluation import ServerEvaluator
 from server.records import Scores
 
-
 _FREE: Final = frozenset({"learning_rate", "momentum", "weight_decay"})
 """Hyper-parameters that change no number of counted operations."""
 

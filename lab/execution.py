@@ -30,11 +30,16 @@ def path_of(out: Path, cell: Cell) -> Path:
     return out / CELLS / f"{cell.id}.json"
 
 
+def work_of(out: Path, name: str) -> Path:
+    """The folder in which a base or cell of a name is worked on."""
+    return out / WORK / name
+
+
 async def execute(cell: Cell, out: Path, engine: Engine, told: Told) -> None:
     """Runs a cell on a copy of its base and writes its result; a failure is a result, too."""
     started = datetime.now(UTC)
     result = _begun(cell, engine, started)
-    folder = out / WORK / cell.id
+    folder = work_of(out, cell.id) / "state"
     try:
         result |= await _measured(cell, out, folder, engine, told)
     except Exception as fault:
@@ -126,7 +131,7 @@ class _Sequence:
                 self._setting,
                 undo=cell.measure.undo,
                 flops=flops,
-                told=lambda rounds, before=before: told(before + rounds),
+                told=_after(before, told),
             ) as session:
                 await self._forget(session, client, number)
 
@@ -155,6 +160,10 @@ class _Sequence:
                 }
             )
         return rows
+
+
+def _after(rounds: int, told: Told) -> Told:
+    return lambda more: told(rounds + more)
 
 
 def provenance(started: datetime) -> dict[str, Any]:
