@@ -33,9 +33,9 @@ class Scores:
     forget: float
     test: float
     mia: float
-    mia_confidence: float
+    mia_confidence: float | None
 
-    def to_dict(self) -> dict[str, float]:
+    def to_dict(self) -> dict[str, float | None]:
         """The figures by name, as a cell's result has them."""
         return asdict(self)
 
@@ -69,10 +69,12 @@ def score(
     test: SampleDataset,
     seed: int = 0,
     device: torch.device = CPU,
+    confidence: bool = True,
 ) -> Scores:
     """Scores a flat model; the seed settles which samples the attacks draw.
 
-    Raises ValueError for fewer than two samples of a group, or a flat model of another size.
+    The losses are the Task's, which must be cross-entropies. Without `confidence` that attack, which
+    takes longest, is left out.     Raises ValueError for fewer than two samples of a group, or a flat model of another size.
     """
     model = task.build_model()
     load_into(model, flat, Manifest.of(model))
@@ -86,7 +88,8 @@ def score(
         losses.append(found.numpy().astype(np.float64))
         accuracies.append(float(correct.double().mean()))
     kept, gone, unseen = losses
-    attacked = confidence_attack(*(confidences(each) for each in (kept, unseen, gone)), seed=seed)
+    sure = [confidences(group) for group in (kept, unseen, gone)]
+    attacked = confidence_attack(*sure, seed=seed) if confidence else None
     return Scores(
         retain=accuracies[0],
         forget=accuracies[1],
