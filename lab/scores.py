@@ -73,8 +73,9 @@ def score(
 ) -> Scores:
     """Scores a flat model; the seed settles which samples the attacks draw.
 
-    The losses are the Task's, which must be cross-entropies. Without `confidence` that attack, which
-    takes longest, is left out.     Raises ValueError for fewer than two samples of a group, or a flat model of another size.
+    The losses are the Task's, which must be cross-entropies. Without `confidence` that attack,
+    which takes longest, is left out. Raises ValueError for fewer than two samples of a group, or a
+    flat model of another size.
     """
     model = task.build_model()
     load_into(model, flat, Manifest.of(model))

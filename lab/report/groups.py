@@ -69,7 +69,7 @@ class Study:
 def study_of(folder: Folder) -> Study:
     """Groups what a folder holds."""
     troubles = [Trouble("?", "unreadable", reason) for reason in folder.unreadable]
-    known = [*folder.expected, *folder.results]
+    known: list[Expected | Result] = [*folder.expected, *folder.results]
     kept = _without_doubles(folder.results, troubles)
     groups = []
     for key in dict.fromkeys(_key(one.cell) for one in known):
