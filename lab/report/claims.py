@@ -88,7 +88,8 @@ def _depth(measured: Sequence[Measured], points: Sequence[Point]) -> Iterator[st
     if found.ratio is not None:
         inside = "within" if found.ratio <= DEPTH_LIMIT else "over"
         share = f", {found.ratio:.2f} of retraining's: {inside} {DEPTH_LIMIT:g}"
-    yield f"The cheapest that passes both verdicts is {found.name}, {found.rounds:.1f} rounds{share}."
+    told = f"{found.rounds:.1f} rounds{share}"
+    yield f"The cheapest that passes both verdicts is {found.name}, {told}."
 
 
 def _points(spread: Spread) -> str:
