@@ -25,7 +25,7 @@ def load(
 ) -> Pool:
     """The data set of a name, of `train` and `test` samples (None: all), drawn by the seed.
 
-    A draw keeps the classes' shares. `size` is the side in pixels that the images of Caltech-101 are
+    A draw keeps the classes' shares. `size` is the side in pixels that images of Caltech-101 are
     resized to. Raises DataError for an unknown name, a missing folder, or wrong files.
     """
     counts = train, test

