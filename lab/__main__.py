@@ -17,7 +17,7 @@ from rich.console import Console
 
 from fednot.data.errors import DataError
 from fednot.locked_directory import DirectoryInUseError, LockedDirectory
-from lab import execution, unit
+from lab import execution, report, results, unit
 from lab.cells import Cell, cells_of
 from lab.config import ConfigError, StudyConfig, read
 from lab.engines import ENGINES
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(message)s")
     try:
         return int(given.run(given))
-    except (ConfigError, LabError, DataError) as error:
+    except (ConfigError, LabError, DataError, results.ResultError) as error:
         sys.stderr.write(f"lab: {error}\n")
         return USAGE_ERROR
     except KeyboardInterrupt:
@@ -59,9 +59,9 @@ def _parser() -> argparse.ArgumentParser:
     cells.set_defaults(run=_cells)
     cells.add_argument("config", type=Path, help="the study's TOML file")
     _place(cells)
-    report = commands.add_parser("report", help="write the report of a folder of results")
-    report.set_defaults(run=lambda given: _report(given.out))
-    report.add_argument("out", type=Path, help="the folder")
+    told = commands.add_parser("report", help="write the report of a folder of results")
+    told.set_defaults(run=lambda given: _report(given.out))
+    told.add_argument("out", type=Path, help="the folder")
     for kind, play in (("base", unit.run_base), ("cell", unit.run_cell)):
         one = commands.add_parser(kind, help=f"a single {kind}; `run` starts these")
         one.set_defaults(run=lambda given, play=play: _unit(given, play))
@@ -99,6 +99,7 @@ def _run(given: argparse.Namespace) -> int:
         plan = plan_of(out, cells, rerun=given.rerun)
         done = f"{len(plan.done)} of {len(cells)} cells are done"
         console.print(f"{config.study.name}: {done}, {len(plan.cells)} to run", highlight=False)
+        results.write_expected(out, execution.expected(cells_of(config)))
         options = Options(out, given.engine, given.ray_address, given.workers)
         failures = _played(plan, options, console)
     finally:
@@ -140,6 +141,9 @@ def _study(given: argparse.Namespace) -> tuple[StudyConfig, list[Cell], Path]:
 
 
 def _report(out: Path) -> int:
+    files = report.write(out)
+    lacking = f"; {files.lacking} cells are missing in it" if files.lacking else ""
+    sys.stdout.write(f"{files.markdown}, {files.html} and {files.summary} are written{lacking}\n")
     return 0
 
 

@@ -193,6 +193,9 @@ class StudyConfig(_Part):
             if twice:
                 hint = "give each an `id`" if what == "method" else "leave one out"
                 raise ValueError(f"two of [[{what}]] are named {', '.join(twice)}; {hint}")
+        labels = [method.shown for method in self.method]
+        if len(set(labels)) < len(labels):
+            raise ValueError("two of [[method]] have the same label; give each its own")
         if self.measure.deletions >= self.training.clients:
             raise ValueError(
                 f"measure.deletions {self.measure.deletions} leaves none of the "

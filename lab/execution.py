@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import shutil
 import subprocess  # nosec B404 - for git, which names the commit
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -14,20 +14,17 @@ import torch
 
 import fednot
 from fednot.manifest import Manifest
-from fednot.whole_file import write_whole
-from lab import bases, measuring, outcome
+from lab import bases, measuring, outcome, results
 from lab.cells import Cell
 from lab.engines.engine import Engine, Session, Told
 from lab.setting import Setting, setting_of
 
-FORMAT: Final = 1
 WORK: Final = "work"
-CELLS: Final = "cells"
 
 
 def path_of(out: Path, cell: Cell) -> Path:
     """Where a cell's result is."""
-    return out / CELLS / f"{cell.id}.json"
+    return results.path_of(out, cell.id)
 
 
 def work_of(out: Path, name: str) -> Path:
@@ -48,24 +45,30 @@ async def execute(cell: Cell, out: Path, engine: Engine, told: Told) -> None:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         if "scores" in result or result["failure"]:
-            write(out, cell, result)
+            results.write(out, results.of(result, source=cell.id))
 
 
-def write(out: Path, cell: Cell, result: dict[str, Any]) -> None:
-    """Writes the result of a cell whole."""
-    path = path_of(out, cell)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(result, indent=1) + "\n")
+def expected(cells: Sequence[Cell]) -> list[results.Expected]:
+    """The cells, as a report is told which there are to be."""
+    return [
+        results.Expected(
+            id=cell.id,
+            label=cell.method.shown,
+            cell=results.Cell.model_validate(cell.description()),
+        )
+        for cell in cells
+    ]
 
 
-def failed(cell: Cell, engine: Engine, failure: str) -> dict[str, Any]:
-    """The result of a cell that could not run."""
-    return _begun(cell, engine, datetime.now(UTC)) | {"failure": failure}
+def write_failure(out: Path, cell: Cell, engine: Engine, failure: str) -> None:
+    """Writes the result of a cell that could not run."""
+    told = _begun(cell, engine, datetime.now(UTC)) | {"failure": failure}
+    results.write(out, results.of(told, source=cell.id))
 
 
 def _begun(cell: Cell, engine: Engine, started: datetime) -> dict[str, Any]:
     return {
-        "format": FORMAT,
+        "format": results.FORMAT,
         "id": cell.id,
         "label": cell.method.shown,
         "cell": cell.description(),
@@ -175,6 +178,7 @@ def provenance(started: datetime) -> dict[str, Any]:
         "fednot": fednot.__version__,
         "started": started.isoformat(timespec="seconds"),
         "threads": torch.get_num_threads(),
+        "device": "cpu",
     }
 
 

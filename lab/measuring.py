@@ -8,30 +8,27 @@ from typing import Any
 import torch
 from torch import nn
 
-from fednot import training
 from fednot.manifest import Manifest
-from fednot.task import SampleDataset
 from fednot.tensors import load_into
 from lab.cells import Cell
 from lab.relearning import relearn
+from lab.scores import score
 from lab.setting import Setting
 
-_CPU = torch.device("cpu")
 
-
-def scores(setting: Setting, flat: torch.Tensor, gone: Sequence[str]) -> dict[str, Any]:
-    """Retain, forget and test accuracy, the forgotten client being the last of those gone."""
-    model = model_of(setting, flat)
-    groups: dict[str, SampleDataset] = {
-        "retain": setting.retained(gone),
-        "forget": setting.forgotten(gone[-1]),
-        "test": setting.test,
-    }
-    task = setting.server_task
-    return {
-        name: training.evaluate(task, model, data, _CPU)["accuracy"]
-        for name, data in groups.items()
-    }
+def scores(setting: Setting, flat: torch.Tensor, gone: Sequence[str]) -> dict[str, float | None]:
+    """The four figures and the confidence attack; the last client of those gone is the forgotten
+    one, the samples of all that are not gone are retained.
+    """
+    found = score(
+        setting.server_task,
+        flat,
+        retain=setting.retained(gone),
+        forget=setting.forgotten(gone[-1]),
+        test=setting.test,
+        seed=setting.spec.seed,
+    )
+    return found.to_dict()
 
 
 def backdoors(setting: Setting, flat: torch.Tensor) -> dict[str, float]:

@@ -97,7 +97,7 @@ class Runner:
 
     def _fail(self, cell: Cell, failure: str) -> None:
         engine = engine_named(self.options.engine, self.options.address)
-        execution.write(self.options.out, cell, execution.failed(cell, engine, failure))
+        execution.write_failure(self.options.out, cell, engine, failure)
         self.failures[cell.id] = failure
 
     async def _one(self, unit: Unit, free: asyncio.Semaphore) -> str:
