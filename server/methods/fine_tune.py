@@ -6,10 +6,10 @@ from typing import ClassVar
 
 import torch
 
-from server.methods.method import Needs, StartContext
+from server.methods.method import Needs, StartContext, WithoutSteps
 
 
-class FineTune:
+class FineTune(WithoutSteps):
     """Keep the base and go on training it without the forgotten data: the control."""
 
     name: ClassVar[str] = "fine-tune"
