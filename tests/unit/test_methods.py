@@ -167,6 +167,24 @@ def test_only_retraining_starts_a_new_lineage() -> None:
     assert [name for name, method in METHODS.items() if method.new_lineage] == ["retrain"]
 
 
+def test_only_negation_counts_as_negated_in_the_lineage() -> None:
+    assert [name for name, method in METHODS.items() if method.negates] == ["not"]
+
+
+def test_negation_is_undone_in_whatever_recovered() -> None:
+    """The recovered 4, 5, -6 of the negated tensor become -4, -5, 6; the rest stays."""
+    recovered = model()
+    views(recovered, MANIFEST)["first.weight"].copy_(torch.tensor([4.0, 5.0, -6.0]))
+    found = Negation().undone(context("first.weight"), recovered)
+    assert bits_of(found, "first.weight") == struct.pack("<3f", -4, -5, 6)
+    assert torch.equal(found[16:], recovered[16:])
+
+
+@pytest.mark.parametrize("method", [FineTune(), Retrain()])
+def test_there_is_nothing_to_undo_in_a_start_without_a_trick(method: Method) -> None:
+    assert method.undone(context(initial=model()), model()) is None
+
+
 def test_retraining_takes_as_many_rounds_as_the_base_was_trained_for() -> None:
     """The others take the default of 20 whatever the base had; retraining 0 rounds takes it too."""
     budgets = {
