@@ -20,6 +20,8 @@ def test_the_seed_is_the_first_63_bits_of_the_versions_sha256(head: str, seed: i
         generation=0,
         lineage=1,
         origin=VersionOrigin.TRAINING,
+        round=1,
         created_at=0.0,
+        num_bytes=8,
     )
     assert seed_of(version) == seed
