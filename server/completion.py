@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from fednot.errors import FednotError
 from server.audit import note_job_end
 from server.federation import Federation
-from server.methods import METHODS
+from server.methods import method_named
 from server.receipts.desk import Receipts
 from server.records import Job, JobPhase, Version, WaitKind
 from server.starting_point import starting_point
@@ -112,11 +112,11 @@ class Completion:
             raise
         except (ModelStoreError, FednotError) as error:
             return f"a version could not be read back: {error}"
+        method = method_named(attempt.method)
         twice = set(attempt.tensors) & set(base.negated_tensors)
-        if twice:
+        if method.negates and twice:
             return f"{', '.join(sorted(twice))} would be negated twice in its lineage"
-        method = METHODS[attempt.method]
-        expected = await starting_point(self._federation, method, attempt.tensors, base_flat)
+        expected = await starting_point(self._federation, method, attempt.tensors, base, base_flat)
         if await asyncio.to_thread(sha256_of, expected) != start.sha256:
             return f"version {start.number} is not what {attempt.method} makes of {base.number}"
         return ""

@@ -9,7 +9,7 @@ from fednot.errors import FednotError
 from fednot.layer_choice import Choice, choose, next_choice
 from fednot.layer_map import LayerMap
 from server.ladder import rounds_of, rung_of
-from server.methods import DEFAULT, METHODS, Method, method_named
+from server.methods import DEFAULT, Method, method_named
 from server.methods.retrain import Retrain
 from server.records import Assurance, AttemptOutcome, Job
 
@@ -62,7 +62,7 @@ def _as_asked(job: Job, layers: LayerMap, negated: Sequence[str]) -> Plan:
 
 
 def _retrained(why: str) -> Plan:
-    return Plan(METHODS[Retrain.name], _NOTHING, why)
+    return Plan(method_named(Retrain.name), _NOTHING, why)
 
 
 def _next_rung(
@@ -99,7 +99,7 @@ def _next_rung(
 
 def _on_rung(number: int, text: str, layers: LayerMap, negated: Sequence[str]) -> Plan:
     rung = rung_of(text)
-    method = METHODS[rung.method]
+    method = method_named(rung.method)
     if not method.needs.layers:
         return Plan(method, _NOTHING, f"rung {number} of the ladder, {text}", number)
     choice = choose(layers, rung.layers, negated=negated, allow_unsafe=True)

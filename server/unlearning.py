@@ -16,7 +16,7 @@ from server.evaluation import finite
 from server.federation import Federation
 from server.global_model import Draft
 from server.ladder import rounds_of
-from server.methods import METHODS
+from server.methods import method_named
 from server.plans import next_plan
 from server.records import (
     Attempt,
@@ -104,7 +104,7 @@ class UnlearningDriver:
             await self._assurance.choose(job)
             return
         method, choice, explanation = plan.method, plan.choice, plan.explanation
-        start = await starting_point(federation, method, choice.tensors, base_flat)
+        start = await starting_point(federation, method, choice.tensors, base, base_flat)
         attempt = Attempt(
             job_id=job.id,
             number=len(job.attempts) + 1,
@@ -115,13 +115,14 @@ class UnlearningDriver:
             explanation=explanation,
             rung=plan.rung,
         )
+        negated = choice.tensors if method.negates else ()
         draft = Draft(
             flat=start,
             origin=VersionOrigin.UNLEARNING,
             parent=base.number,
             generation=federation.model.current.generation + 1,
             lineage=federation.model.current.lineage + 1 if method.new_lineage else base.lineage,
-            negated_tensors=() if method.new_lineage else (*base.negated_tensors, *choice.tensors),
+            negated_tensors=() if method.new_lineage else (*base.negated_tensors, *negated),
         )
 
         def commit(connection: Connection, version: Version) -> None:
@@ -162,7 +163,7 @@ class UnlearningDriver:
 
     async def _judge(self, job: Job, attempt: Attempt) -> Judgement:
         federation = self._federation
-        method = METHODS[attempt.method]
+        method = method_named(attempt.method)
         trained = 0
         if method.needs.rounds_trained:
             trained = await federation.database.read(

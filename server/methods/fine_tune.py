@@ -15,10 +15,15 @@ class FineTune(WithoutSteps):
     name: ClassVar[str] = "fine-tune"
     needs: ClassVar[Needs] = Needs()
     new_lineage: ClassVar[bool] = False
+    negates: ClassVar[bool] = False
 
     def start(self, context: StartContext) -> torch.Tensor:
         """The base, unchanged."""
         return context.base.clone()
+
+    def undone(self, context: StartContext, flat: torch.Tensor) -> torch.Tensor | None:
+        """None: nothing was done."""
+        return None
 
     def budget(self, *, default: int, rounds_trained: int) -> int:
         """The server's default."""

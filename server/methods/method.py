@@ -62,8 +62,8 @@ class StartContext:
     """What a starting point is made from; flat models are never written to.
 
     `tensors` are the chosen tensors (empty unless the method needs layers); `initial` is None
-    unless the method needs it. `seed` (63 bits) follows from the base version, so that the start
-    can be made again.
+    unless the method needs it. `seed`, of 63 bits, follows from the base version, so that what a
+    method draws is the same whenever it is made again.
     """
 
     manifest: Manifest
@@ -135,13 +135,27 @@ Step = ServerStep | ClientStep
 class Method(Protocol):
     """One way to unlearn."""
 
-    name: ClassVar[str]
+    @property
+    def name(self) -> str:
+        """What requests and records call it, its number included if it takes one."""
+        ...
+
     needs: ClassVar[Needs]
     new_lineage: ClassVar[bool]
     """True if the starting point descends from no trained version."""
+    negates: ClassVar[bool]
+    """True if the chosen tensors count as negated in the lineage: signs of them are flipped, and
+    flipping them again would bring back what was forgotten."""
 
     def start(self, context: StartContext) -> torch.Tensor:
         """The flat model that recovery starts from; the same for the same context, always."""
+        ...
+
+    def undone(self, context: StartContext, flat: torch.Tensor) -> torch.Tensor | None:
+        """What who knows how the start was made can do to undo it in a recovered model.
+
+        A new flat model of the same shape, None if there is nothing to undo.
+        """
         ...
 
     def budget(self, *, default: int, rounds_trained: int) -> int:

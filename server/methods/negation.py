@@ -73,10 +73,15 @@ class Negation(WithoutSteps):
     name: ClassVar[str] = "not"
     needs: ClassVar[Needs] = Needs(layers=True)
     new_lineage: ClassVar[bool] = False
+    negates: ClassVar[bool] = True
 
     def start(self, context: StartContext) -> torch.Tensor:
         """The base with the chosen tensors negated."""
         return negated(context.base, context.manifest, context.tensors)
+
+    def undone(self, context: StartContext, flat: torch.Tensor) -> torch.Tensor | None:
+        """The model with the tensors negated again."""
+        return negated(flat, context.manifest, context.tensors)
 
     def budget(self, *, default: int, rounds_trained: int) -> int:
         """The server's default."""
