@@ -12,7 +12,7 @@ from client.profiling import LookedAt
 from fednot.data.retained import Retained
 from fednot.data.subset import Subset
 from fednot.manifest import Manifest
-from fednot.task import Task
+from fednot.task import SampleDataset, Task
 from fednot.tensors import load_into
 from fednot.tombstones import Tombstones
 from fednot.training import TrainContext, TrainResult
@@ -23,7 +23,7 @@ from fednot.v1 import federation_pb2
 class Forgotten(Subset):
     """Samples that a job forgets; they may be read until it has ended."""
 
-    def __init__(self, data: Subset, job_id: str, tombstones: Tombstones) -> None:
+    def __init__(self, data: SampleDataset, job_id: str, tombstones: Tombstones) -> None:
         super().__init__(data, range(len(data)))
         self._job_id = job_id
         self._tombstones = tombstones
@@ -70,7 +70,7 @@ class NamedWork:
             seed=0,
         )
         found = own.groups(wanted).get(group)
-        if not isinstance(found, Subset):
+        if found is None:
             raise ValueError(
                 f"this client has no sample that {self.job_id} forgets and that may be read; with "
                 "--no-evaluate-forgotten none may"

@@ -29,7 +29,7 @@ from fednot.data.retained import ForgottenMeanwhileError
 from fednot.errors import FednotError, Reason
 from fednot.loss_profile import LossProfile
 from fednot.secure_aggregation.signing import Signer
-from fednot.training import WorkCancelledError
+from fednot.training import TrainContext, WorkCancelledError
 from fednot.v1 import federation_pb2
 from fednot.wire import Receiver, codec_value
 

@@ -122,9 +122,7 @@ class Trainer:
             lambda device: profiles(self.task, self._model(given, device), groups, device)
         )
 
-    def _train(
-        self, given: torch.Tensor, context: TrainContext, named: NamedWork | None
-    ) -> Update:
+    def _train(self, given: torch.Tensor, context: TrainContext, named: NamedWork | None) -> Update:
         context.check()
         started = time.monotonic()
         if named is None:

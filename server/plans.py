@@ -41,6 +41,8 @@ def next_plan(
 def _next_layer(job: Job, layers: LayerMap, negated: Sequence[str]) -> Plan:
     method = method_named(job.method)
     if not method.needs.layers:
+        if job.attempts:
+            return retrained(f"{job.attempts[-1].method} could not be done; retrain")
         return Plan(method, _NOTHING, f"{method.name} from version {job.base_version}")
     note = ""
     if not job.attempts:
@@ -51,7 +53,7 @@ def _next_layer(job: Job, layers: LayerMap, negated: Sequence[str]) -> Plan:
     tried = [tensor for attempt in job.attempts for tensor in attempt.tensors]
     found = next_choice(layers, tried=tried, negated=negated)
     if found is None:
-        return _retrained(f"no layer is left to negate{note}")
+        return retrained(f"no layer is left to negate{note}")
     told = ", ".join(found.tensors)
     return Plan(method, found, f"negates the next eligible layer, {told}{note}")
 
@@ -61,7 +63,8 @@ def _as_asked(job: Job, layers: LayerMap, negated: Sequence[str]) -> Plan:
     return Plan(method_named(job.method), choice, f"negates {', '.join(choice.tensors)}")
 
 
-def _retrained(why: str) -> Plan:
+def retrained(why: str) -> Plan:
+    """The plan that needs nothing of the model, and why it is taken."""
     return Plan(method_named(Retrain.name), _NOTHING, why)
 
 
@@ -94,7 +97,7 @@ def _next_rung(
         notes.append(f"{text} is what attempt {tried[key]} did")
     if any(attempt.outcome is AttemptOutcome.SUCCEEDED for attempt in job.attempts):
         return None
-    return _noting(_retrained("the ladder has ended and no attempt recovered"), notes)
+    return _noting(retrained("the ladder has ended and no attempt recovered"), notes)
 
 
 def _on_rung(number: int, text: str, layers: LayerMap, negated: Sequence[str]) -> Plan:

@@ -15,10 +15,7 @@ from functools import partial
 import torch
 from sqlalchemy import Connection
 
-from fednot.codecs import Codec
 from fednot.manifest import Manifest
-from server.blocks import Block
-from server.cohorts.cohort import Update
 from server.methods.method import PastRound, PastUpdate
 from server.records import KeptUpdate, StoredUpdates
 from server.state import kept_update_rows, version_rows
@@ -57,32 +54,32 @@ class UpdateHistory:
         """Whether the updates to a version are kept, which it sweeps for."""
         if not self.interval:
             return False
-        trained = await self._database.read(
-            lambda c: version_rows.rounds_trained(c, base_version)
-        )
+        trained = await self._database.read(lambda c: version_rows.rounds_trained(c, base_version))
         if trained % self.interval:
             return False
         await self.sweep()
         return True
 
-    def keep(self, update: Update, base_version: int, manifest: Manifest) -> KeptUpdate:
-        """Writes an update's file; it blocks. Raises FednotError as the codec does, OSError."""
-        return self.written(
-            decoded(update.payload, update.codec, manifest),
-            KeptUpdate(base_version, update.client, "", update.num_examples, 0, self.interval),
-            manifest,
-        )
+    def keep(
+        self,
+        flat: torch.Tensor,
+        *,
+        base_version: int,
+        client: str,
+        num_examples: int,
+        manifest: Manifest,
+    ) -> KeptUpdate:
+        """Writes the file of an update, uint8 of shape [nbytes], and gives its row; it blocks.
 
-    def written(self, flat: torch.Tensor, row: KeptUpdate, manifest: Manifest) -> KeptUpdate:
-        """Writes a flat update and gives its row. Raises OSError, ValueError without a store."""
-        sha256 = self._opened().write(flat, manifest, "")
+        Raises OSError if the disk has no room, ValueError if this server keeps none.
+        """
         return KeptUpdate(
-            base_version=row.base_version,
-            client=row.client,
-            sha256=sha256,
-            num_examples=row.num_examples,
+            base_version=base_version,
+            client=client,
+            sha256=self._opened().write(flat, manifest, ""),
+            num_examples=num_examples,
             num_bytes=manifest.nbytes,
-            stride=max(1, row.stride),
+            stride=max(1, self.interval),
         )
 
     async def rounds_of(self, version: int, manifest: Manifest) -> Sequence[PastRound]:
@@ -112,18 +109,13 @@ class UpdateHistory:
         return self._store
 
 
-def past_round(
-    updates: Sequence[KeptUpdate], store: ModelStore, manifest: Manifest
-) -> PastRound:
+def past_round(updates: Sequence[KeptUpdate], store: ModelStore, manifest: Manifest) -> PastRound:
     """A kept round whose updates are read when they are asked for."""
 
     def read(sha256: str) -> torch.Tensor:
         return store.read(sha256, manifest).tensor
 
-    past = [PastUpdate(each.client, each.num_examples, partial(read, each.sha256)) for each in updates]
+    past = [
+        PastUpdate(each.client, each.num_examples, partial(read, each.sha256)) for each in updates
+    ]
     return PastRound(past, updates[0].stride)
-
-
-def decoded(payload: Block, codec: Codec, manifest: Manifest) -> torch.Tensor:
-    """An update, flat, uint8 of shape [nbytes], as the codec gives it."""
-    return codec.decode(payload.tensor, manifest)

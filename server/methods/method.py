@@ -18,7 +18,6 @@ import torch
 from fednot.manifest import Manifest
 from fednot.task import SampleDataset, Task
 
-
 TRAIN: Final = "train"
 
 
@@ -80,7 +79,7 @@ class StepContext:
     `made` reads the flat models of the attempt so far: its start, then what each step made.
     `history` holds the kept rounds that made the base, oldest first, `forgotten` the clients whose
     data is forgotten, `share` (a ratio) their part of all examples. `task` and `proxy` are the
-    server's, if it has them; `cancelled` tells long work to stop.
+    server's, if it has them.
     """
 
     start: StartContext
@@ -90,7 +89,6 @@ class StepContext:
     history: Sequence[PastRound] = ()
     task: Task | None = None
     proxy: SampleDataset | None = None
-    cancelled: Callable[[], bool] = bool
 
 
 class Participants(StrEnum):
@@ -103,11 +101,14 @@ class Participants(StrEnum):
 
 @dataclass(frozen=True)
 class ServerStep:
-    """A step that needs no client: `change` makes the next flat model."""
+    """A step that needs no client: `change` makes the next flat model.
 
-    change: Callable[[], torch.Tensor]
+    It is given a function that says when to stop. `past` is a kept round that is part of what was
+    made, so that the history goes on from it.
+    """
+
+    change: Callable[[Callable[[], bool]], torch.Tensor]
     past: PastRound | None = None
-    """A kept round that is part of what was made, so that the history goes on from it."""
 
 
 @dataclass(frozen=True)

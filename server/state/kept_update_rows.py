@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import asdict
+from itertools import pairwise
 from typing import Any
 
 from sqlalchemy import Connection, Row, delete, insert, select, update
@@ -41,7 +42,7 @@ def of_line(connection: Connection, number: int) -> list[tuple[KeptUpdate, ...]]
     kept = _by_base(connection)
     found: list[tuple[KeptUpdate, ...]] = []
     left = 0
-    for before, after in zip(line, line[1:], strict=False):
+    for before, after in pairwise(line):
         updates = kept.get(before.number)
         if updates:
             found.append(updates)

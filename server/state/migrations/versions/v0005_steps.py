@@ -1,4 +1,4 @@
-"""Steps of an attempt between its start and its recovery, and the updates that are kept for them."""
+"""Steps of attempts between start and recovery, and the updates that are kept for them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ def upgrade() -> None:
         attempts.alter_column("steps", server_default=None)
     op.create_table(
         "kept_updates",
-        sa.Column(
-            "base_version", sa.Integer, sa.ForeignKey("versions.number"), primary_key=True
-        ),
+        sa.Column("base_version", sa.Integer, sa.ForeignKey("versions.number"), primary_key=True),
         sa.Column("client", sa.String(63), sa.ForeignKey("clients.name"), primary_key=True),
         sa.Column("sha256", sa.String(64), nullable=False, index=True),
         sa.Column("num_examples", sa.BigInteger, nullable=False),
