@@ -266,7 +266,7 @@ class Coordinator:
             if method.needs.layers:
                 current, _ = version_rows.current_and_released(connection)
                 negated = current.negated_tensors if current else ()
-                _check_layers(ask, layers, negated)
+                _check_layers(ask, layers, negated if method.negates else ())
             now = time.time()
             until = self._approval_until(now)
             deletion = deletion_rows.accept(connection, ask, now, approval_until=until)

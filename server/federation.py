@@ -53,7 +53,7 @@ class Defaults:
     `approval_expiry`. `accumulator` is the precision of a round's sum. Recovery rounds and those of
     verification have `recovery_aggregation`, if given. A job waits at most
     `confirmation_wait` for a client to confirm what it forgets. `ladder` has the plans that a deep
-    assurance tries one after the other: SELECTOR, SELECTOR*ROUNDS, or retrain.
+    assurance tries one after the other; see `rung_of` for what they are.
     """
 
     rounds: RoundPolicy = field(default_factory=RoundPolicy)
