@@ -148,7 +148,7 @@ CATALOGUE: Final[dict[Reason, Entry]] = {
         _INVALID, "Use 1 to 63 of a-z, 0-9, '-', '_' and '.', starting with a letter or digit."
     ),
     Reason.INVALID_SELECTOR: Entry(
-        _INVALID, "Use first, layers=NAME,..., index=N,... or all-but-last."
+        _INVALID, "Use first, layers=NAME,..., index=N,..., all-but-last, last or all."
     ),
     Reason.NO_SUCH_LAYER: Entry(_INVALID, "Take one of the layers that the message lists."),
     Reason.NOT_AN_ANTICHAIN: Entry(

@@ -267,7 +267,7 @@ class Coordinator:
             current, _ = version_rows.current_and_released(connection)
             if method.needs.layers:
                 negated = current.negated_tensors if current else ()
-                _check_layers(ask, layers, negated)
+                _check_layers(ask, layers, negated if method.negates else ())
             if current is not None:
                 check_needs(federation, method, ask.scopes, connection, current.number)
             now = time.time()

@@ -55,7 +55,7 @@ class Defaults:
     verification have `recovery_aggregation`, if given. A job waits at most
     `confirmation_wait` for a client to confirm what it forgets, and a method that needs it at most
     `target_wait` for the client whose data is forgotten. `ladder` has the plans that a deep
-    assurance tries one after the other: SELECTOR, SELECTOR*ROUNDS, or retrain.
+    assurance tries one after the other: see `rung_of` for what they are.
     """
 
     rounds: RoundPolicy = field(default_factory=RoundPolicy)

@@ -51,16 +51,27 @@ def _next_layer(job: Job, layers: LayerMap, negated: Sequence[str]) -> Plan:
         except FednotError as error:
             note = f" ({error.message})"
     tried = [tensor for attempt in job.attempts for tensor in attempt.tensors]
-    found = next_choice(layers, tried=tried, negated=negated)
+    found = next_choice(layers, tried=tried, negated=_barred(method, negated))
     if found is None:
         return retrained(f"no layer is left to negate{note}")
     told = ", ".join(found.tensors)
-    return Plan(method, found, f"negates the next eligible layer, {told}{note}")
+    return Plan(method, found, f"{_does(method)} the next eligible layer, {told}{note}")
 
 
 def _as_asked(job: Job, layers: LayerMap, negated: Sequence[str]) -> Plan:
-    choice = choose(layers, job.layers, negated=negated, allow_unsafe=job.allow_unsafe_layers)
-    return Plan(method_named(job.method), choice, f"negates {', '.join(choice.tensors)}")
+    method = method_named(job.method)
+    barred = _barred(method, negated)
+    choice = choose(layers, job.layers, negated=barred, allow_unsafe=job.allow_unsafe_layers)
+    return Plan(method, choice, f"{_does(method)} {', '.join(choice.tensors)}")
+
+
+def _barred(method: Method, negated: Sequence[str]) -> Sequence[str]:
+    """What a method may not take: who flips no sign brings nothing back that was negated."""
+    return negated if method.negates else ()
+
+
+def _does(method: Method) -> str:
+    return "negates" if method.name == DEFAULT else f"{method.name} of"
 
 
 def retrained(why: str) -> Plan:
@@ -105,9 +116,10 @@ def _on_rung(number: int, text: str, layers: LayerMap, negated: Sequence[str]) -
     method = method_named(rung.method)
     if not method.needs.layers:
         return Plan(method, _NOTHING, f"rung {number} of the ladder, {text}", number)
-    choice = choose(layers, rung.layers, negated=negated, allow_unsafe=True)
-    told = ", ".join(choice.tensors)
-    return Plan(method, choice, f"rung {number} of the ladder, {text}: negates {told}", number)
+    barred = _barred(method, negated)
+    choice = choose(layers, rung.layers, negated=barred, allow_unsafe=True)
+    told = f"{_does(method)} {', '.join(choice.tensors)}"
+    return Plan(method, choice, f"rung {number} of the ladder, {text}: {told}", number)
 
 
 def _noting(plan: Plan, notes: Sequence[str]) -> Plan:
