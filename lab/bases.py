@@ -7,6 +7,7 @@ it was not finished, and is made again.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from dataclasses import dataclass
@@ -85,7 +86,7 @@ async def made(out: Path, spec: BaseSpec, engine: Engine, told: Told) -> Base:
 def copied(base: Base, cell: Cell, folder: Path) -> None:
     """Copies a base to a folder of its own, with the hyper-parameters of the cell's recovery."""
     shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(base.folder, folder)
+    shutil.copytree(base.folder, folder, copy_function=_copied)
     (folder / _DONE).unlink()
     changed = dict(cell.recovery.overrides)
     if cell.method.learning_rate is not None:
@@ -96,6 +97,14 @@ def copied(base: Base, cell: Cell, folder: Path) -> None:
         database.write_now(Commit.TRAINING_STARTED, lambda c: _override(c, changed))
     finally:
         database.close()
+
+
+def _copied(source: str, target: str) -> str:
+    """Models and updates are never changed, so they are linked; all else is copied."""
+    if source.endswith(".safetensors"):
+        os.link(source, target)
+        return target
+    return shutil.copy2(source, target)
 
 
 def _override(connection: Connection, changed: dict[str, float]) -> None:

@@ -26,6 +26,7 @@ from lab.config import (
     StudyConfig,
     Training,
 )
+from server.methods import method_named
 
 
 class BaseSpec(BaseModel):
@@ -40,7 +41,7 @@ class BaseSpec(BaseModel):
     training: Training
     poisoned: int = 0
     examples: int = 2000
-    history: bool = False
+    keep_updates: int = 0
     data: Path | None = None
 
     @property
@@ -98,10 +99,6 @@ class Cell(BaseModel):
         }
 
 
-HISTORIES = frozenset({"fed-eraser", "fukd"})
-"""The methods that need the history of updates, so that the base is trained with it kept."""
-
-
 def cells_of(config: StudyConfig, *, data: Path | None = None, only: str = "") -> list[Cell]:
     """The cells of a study whose ids fit a pattern, base after base, in the order of the file."""
     found = list(_cells(config, data))
@@ -116,7 +113,7 @@ def cells_of(config: StudyConfig, *, data: Path | None = None, only: str = "") -
 
 def _cells(config: StudyConfig, data: Path | None) -> Iterator[Cell]:
     axes = (config.dataset, config.model, config.partition, config.study.seeds)
-    history = any(method.name.partition(":")[0] in HISTORIES for method in config.method)
+    keeps = any(method_named(method.name).needs.history for method in config.method)
     measure = config.measure
     for dataset, model, partition, seed in product(*axes):
         spec = BaseSpec(
@@ -127,7 +124,7 @@ def _cells(config: StudyConfig, data: Path | None) -> Iterator[Cell]:
             training=config.training,
             poisoned=measure.deletions if measure.backdoor else 0,
             examples=measure.examples,
-            history=history,
+            keep_updates=config.training.keep_updates if keeps else 0,
             data=data,
         )
         for method in config.method:

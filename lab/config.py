@@ -9,7 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from fednot.errors import FednotError
+from server.methods import method_named
 
 _WORD: Final = re.compile(r"[a-z0-9]+")
 
@@ -81,7 +84,7 @@ class MethodSpec(_Part):
     """A method, NAME or NAME:VALUE, with all that varies it; `id` names it in a cell's id.
 
     `rounds` and `learning_rate` take the place of the recovery's; a retraining without `rounds` has
-    as many as made the base. `config` is what `recovery_work` is told.
+    as many as made the base. `config` is told to the clients in each of its rounds and steps.
     """
 
     name: str = Field(min_length=1)
@@ -89,10 +92,17 @@ class MethodSpec(_Part):
     label: str = ""
     layers: str = "first"
     server_momentum: float = Field(0.0, ge=0, lt=1)
-    recovery_work: str = "train"
     rounds: Count = 0
     learning_rate: float | None = Field(None, gt=0, allow_inf_nan=False)
     config: dict[str, Number] = Field(default_factory=dict)
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        try:
+            return method_named(name).name
+        except FednotError as error:
+            raise ValueError(error.message) from error
 
     @property
     def key(self) -> str:
@@ -102,8 +112,6 @@ class MethodSpec(_Part):
         parts = [self.name] if self.layers == "first" else [self.name, self.layers]
         if self.server_momentum:
             parts.append(f"momentum {self.server_momentum:g}")
-        if self.recovery_work != "train":
-            parts.append(self.recovery_work)
         return "_".join(slug(part) for part in parts)
 
     @property
@@ -113,7 +121,10 @@ class MethodSpec(_Part):
 
 
 class Training(_Part):
-    """How the base is trained; `forget` is the client that is deleted, "" for the first by name."""
+    """How the base is trained; `forget` is the client that is deleted, "" for the first by name.
+
+    If a method needs updates, those of every `keep_updates`-th round are kept.
+    """
 
     rounds: Positive = 10
     local_epochs: Positive = 1
@@ -123,6 +134,7 @@ class Training(_Part):
     weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False)
     clients: Annotated[int, Field(ge=2)] = 10
     forget: str = ""
+    keep_updates: Positive = 1
 
     @property
     def overrides(self) -> dict[str, float]:

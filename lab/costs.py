@@ -22,7 +22,8 @@ from fednot.manifest import Manifest
 from fednot.task import SampleDataset, Task
 from server.cohorts.cohort import Answer, Cohort, Update, WorkKind, WorkPlan
 from server.evaluation import ServerEvaluator
-from server.records import Scores
+from server.methods.method import TRAIN
+from server.records import RoundPhase, Scores
 
 _FREE: Final = frozenset({"learning_rate", "momentum", "weight_decay"})
 """Hyper-parameters that change no number of counted operations."""
@@ -30,7 +31,7 @@ _FREE: Final = frozenset({"learning_rate", "momentum", "weight_decay"})
 
 @dataclass
 class RoundCosts:
-    """What one round cost, all clients together."""
+    """What one round, or one step of a method, cost, all clients together."""
 
     nbytes: int = 0
     flops: int = 0
@@ -38,9 +39,10 @@ class RoundCosts:
 
 @dataclass
 class Costs:
-    """Adds up costs by round; `examples` tells works of equal size apart.
+    """Adds up costs by the number of the version that a round, or a step, works on.
 
-    Verification and other work outside of rounds counts for nothing: it is not the method's.
+    `examples` tells works of equal size apart. Verification counts for nothing: it is not the
+    method's.
     `known` holds the operations of works by their keys; what is not in it is counted. `counted` is
     False where clients work out of the counter's sight.
     """
@@ -67,7 +69,7 @@ class Costs:
     @contextmanager
     def around(self, client: str, plan: WorkPlan) -> Iterator[None]:
         """Counts what is computed within, in this very thread."""
-        key = work_key(plan, self.examples.get(client, 0))
+        key = work_key(plan, client, self.examples.get(client, 0))
         if not counts(plan) or key in self.known:
             yield
             self.worked(plan, self.known.get(key, 0))
@@ -88,19 +90,26 @@ class Costs:
         return sum(seconds for ended, seconds in self._evaluations if since <= ended <= until)
 
     def _of(self, plan: WorkPlan) -> RoundCosts:
-        return self.rounds.setdefault(plan.round, RoundCosts())
+        return self.rounds.setdefault(plan.version.number, RoundCosts())
 
 
 def counts(plan: WorkPlan) -> bool:
-    """Whether a plan is a round of training or unlearning, and no look or trial beside it."""
-    return bool(plan.round) and plan.kind not in (WorkKind.EVALUATE, WorkKind.PROFILE)
+    """Whether a plan is of training or unlearning, and no look or trial beside it."""
+    return plan.kind is WorkKind.TRAIN and plan.phase is not RoundPhase.VERIFICATION
 
 
-def work_key(plan: WorkPlan, examples: int) -> str:
+def work_key(plan: WorkPlan, client: str, examples: int) -> str:
     """What a client's work is like: works of one key take as many operations."""
+    work = plan.unlearning.works[client] if plan.unlearning else TRAIN
     deciding = {key: value for key, value in plan.config.items() if key not in _FREE}
     told = ",".join(f"{key}={value:g}" for key, value in sorted(deciding.items()))
-    return f"{plan.kind}/{getattr(plan, 'work', '')}/{examples}/{told}"
+    return f"{work}/{examples}/{told}"
+
+
+def down_of(plan: WorkPlan, client: str) -> int:
+    """The bytes of models that a plan sends to a client."""
+    reference = plan.unlearning.reference_of(client) if plan.unlearning else None
+    return plan.flat.nbytes + (reference.nbytes if reference is not None else 0)
 
 
 class CountedCohort:
@@ -136,19 +145,12 @@ class CountedCohort:
 
     async def work(self, plan: WorkPlan) -> AsyncGenerator[Answer, None]:
         """Counts the model that each client is sent and the update that it sends."""
-        self._costs.moved(plan, down_of(plan) * len(plan.clients))
+        self._costs.moved(plan, sum(down_of(plan, client) for client in plan.clients))
         async with aclosing(self._cohort.work(plan)) as answers:
             async for answer in answers:
                 if isinstance(answer, Update):
                     self._costs.moved(plan, answer.payload.nbytes)
                 yield answer
-
-
-def down_of(plan: WorkPlan) -> int:
-    """The bytes that a plan sends to one client."""
-    reference = getattr(plan, "reference", None)
-    beside = reference.nbytes if isinstance(reference, torch.Tensor) else 0
-    return plan.flat.nbytes + beside
 
 
 class TimedEvaluator(ServerEvaluator):

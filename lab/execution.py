@@ -16,8 +16,9 @@ import fednot
 from fednot.manifest import Manifest
 from lab import bases, measuring, outcome, results
 from lab.cells import Cell
-from lab.engines.engine import Engine, Session, Told
+from lab.engines.engine import Engine, LabError, Session, Told
 from lab.setting import Setting, setting_of
+from server.methods import method_named
 
 WORK: Final = "work"
 
@@ -85,8 +86,9 @@ async def _measured(
     setting = setting_of(cell.base)
     bases.copied(base, cell, folder)
     manifest = Manifest.of(setting.server_task.build_model())
-    _, before = outcome.current(folder, manifest)
-    models, history = outcome.stored(folder)
+    before = outcome.current(folder, manifest)
+    models, updates = outcome.stored(folder)
+    history = updates if method_named(cell.method.name).needs.history else 0
     found = _Sequence(cell, setting, folder, manifest)
     await found.play(engine, base.flops, told)
     first, costs = found.outcomes[0], found.curves[0]
@@ -98,7 +100,7 @@ async def _measured(
         "costs": {
             **{key: costs[-1][key] for key in ("bytes", "flops", "seconds")},
             "rounds": len(costs),
-            "storage_bytes": models,
+            "storage_bytes": models + history,
             "history_bytes": history,
         },
         "verification": first.verification(),
@@ -128,7 +130,7 @@ class _Sequence:
         """Deletes the clients."""
         cell = self._cell
         for number, client in enumerate(self._targets, 1):
-            before = sum(len(each.rounds) for each in self.outcomes)
+            before = sum(len(each.made) for each in self.outcomes)
             async with engine.opened(
                 self._folder,
                 self._setting,
@@ -141,6 +143,10 @@ class _Sequence:
     async def _forget(self, session: Session, client: str, number: int) -> None:
         deletion = await session.forget(self._cell, client, number)
         found = outcome.read(self._folder, self._manifest, deletion)
+        if found.attempt.method != method_named(self._cell.method.name).name:
+            raise LabError(
+                f"{self._cell.method.name} was not done: {found.job.attempts[-1].explanation}"
+            )
         self.outcomes.append(found)
         self.curves.append(found.curve(session.costs))
 
@@ -159,7 +165,7 @@ class _Sequence:
                     "backdoors": measuring.backdoors(self._setting, found.flat),
                     "method": found.attempt.method,
                     "tensors": list(found.attempt.tensors),
-                    "rounds": len(found.rounds),
+                    "rounds": len(found.made),
                 }
             )
         return rows

@@ -20,6 +20,7 @@ from sqlalchemy import Connection
 from lab.cells import BaseSpec, Cell
 from lab.costs import Costs, CountedCohort, TimedEvaluator
 from lab.engines.engine import ANSWER_SECONDS, LabError, Told
+from lab.outcome import UPDATES, made_by
 from lab.setting import Setting
 from server import initial_model
 from server.blocks import Memory
@@ -46,6 +47,7 @@ from server.state import client_rows, deletion_rows, round_rows
 from server.state.commits import Commit
 from server.state.database import Database
 from server.state.stores.directory import DirectoryStore
+from server.update_history import UpdateHistory
 from server.verification.server_data import ServerData
 
 T = TypeVar("T")
@@ -105,7 +107,7 @@ class Federated:
                 lambda c: deletion_rows.get_deletion(c, ask.request_id, ask.caller)
             ),
             lambda deletion: deletion.job.phase in ENDED,
-            lambda deletion: sum(len(attempt.rounds) for attempt in deletion.job.attempts),
+            lambda deletion: sum(len(made_by(attempt)) for attempt in deletion.job.attempts),
             limit=ANSWER_SECONDS * (cell.rounds + 10),
         )
         if found.job.phase is not JobPhase.COMPLETED:
@@ -177,7 +179,7 @@ def defaults_of(spec: BaseSpec, *, undo: bool) -> Defaults:
     """
     return Defaults(
         rounds=RoundPolicy(quorum=1.0, deadline=ANSWER_SECONDS),
-        keep_versions=spec.training.rounds + 2 if spec.history else 2,
+        keep_versions=2,
         accumulator=torch.float64,
         seed=spec.seed,
         verification=VerificationPolicy(enabled=undo, max_examples=spec.examples),
@@ -210,6 +212,9 @@ async def federated(
         ledger=ledger,
         server_data=ServerData(task, setting.test, probes),
     )
+    store = DirectoryStore(folder / UPDATES)
+    federation.history = UpdateHistory(database, store, setting.spec.keep_updates)
+    await federation.history.open()
     await database.write(Commit.CLIENT_JOINED, lambda c: _join(c, setting))
     coordinator = Coordinator(federation)
     await coordinator.recover_state()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -12,24 +12,25 @@ from sqlalchemy import Connection
 
 from fednot.manifest import Manifest
 from lab.costs import Costs
-from server.records import Attempt, Deletion, Job, JobPhase, Round, Version
+from server.records import Attempt, Deletion, Job, JobPhase, Version
 from server.state import deletion_rows, round_rows, version_rows
 from server.state.database import Database
 from server.state.stores.directory import DirectoryStore
 
 ROUNDS_READ: Final = 100_000
+UPDATES: Final = "updates"
+"""The folder of kept updates in a state directory."""
 _CURVES: Final = ("retain", "forget", "backdoor")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One deletion as the state tells it: its rounds that made a version, oldest first, and the
-    version that is current now with its flat model.
+    """One deletion as the state tells it: `made` are the versions of its steps and rounds, oldest
+    first, of all attempts, `flat` is the model that is current now.
     """
 
     job: Job
-    rounds: tuple[Round, ...]
-    version: Version
+    made: tuple[Version, ...]
     flat: torch.Tensor
 
     @property
@@ -43,17 +44,17 @@ class Outcome:
         return next(at for phase, at in self.job.history if phase is JobPhase.NEGATING)
 
     def curve(self, costs: Costs) -> list[dict[str, Any]]:
-        """Scores and costs by round, as a result has them; costs add up from the first round."""
+        """Scores and costs by step and round, as a result has them; costs add up."""
         found: list[dict[str, Any]] = []
         nbytes, flops = 0, 0
-        for index, played in enumerate(self.rounds, 1):
-            cost = costs.rounds.get(played.number)
+        for index, version in enumerate(self.made, 1):
+            cost = costs.rounds.get(version.parent)
             if cost is not None:
                 nbytes, flops = nbytes + cost.nbytes, flops + cost.flops
-            until = played.ended_at or played.started_at
-            row: dict[str, Any] = {"number": index, "phase": str(played.phase)}
-            row["test"] = played.metrics.get("accuracy")
-            row |= {name: played.metrics.get(name) for name in _CURVES}
+            until = version.created_at
+            row: dict[str, Any] = {"number": index, "phase": str(version.origin)}
+            row["test"] = version.metrics.get("accuracy")
+            row |= {name: version.metrics.get(name) for name in _CURVES}
             row |= {"bytes": nbytes, "flops": flops if costs.counted else None}
             row["seconds"] = until - self.began - costs.evaluating(self.began, until)
             found.append(row)
@@ -75,34 +76,43 @@ class Outcome:
 
 
 def read(folder: Path, manifest: Manifest, deletion: Deletion) -> Outcome:
-    """Reads the outcome of a deletion from a state directory that no server works on."""
+    """Reads the outcome of a deletion from a state directory."""
 
-    def command(connection: Connection) -> tuple[Job, Sequence[Round], Version | None]:
-        found = deletion_rows.get_deletion_of_job(connection, deletion.job.id)
-        rounds = round_rows.list_rounds(connection, 0, ROUNDS_READ)
-        return found.job, rounds, version_rows.current_and_released(connection)[0]
+    def command(connection: Connection) -> tuple[Job, list[Version], Version]:
+        job = deletion_rows.get_deletion_of_job(connection, deletion.job.id).job
+        numbers = [n for attempt in job.attempts for n in made_by(attempt)]
+        found = [version_rows.get_version(connection, number) for number in numbers]
+        return job, [version for version in found if version], current_of(connection)
 
     database = Database(folder / "state.sqlite3")
     try:
-        job, rounds, version = database.read_now(command)
+        job, made, version = database.read_now(command)
     finally:
         database.close()
+    return Outcome(job, tuple(made), flat_of(folder, manifest, version))
+
+
+def made_by(attempt: Attempt) -> list[int]:
+    """The numbers of the versions of an attempt's steps and rounds, oldest first."""
+    return [*attempt.steps, *(played.version for played in attempt.rounds)]
+
+
+def current_of(connection: Connection) -> Version:
+    """The current version. Raises LookupError if there is none."""
+    version, _ = version_rows.current_and_released(connection)
     if version is None:
-        raise LookupError(f"{folder} has no current version")
-    ours = [r for r in reversed(rounds) if r.job_id == job.id and r.result_version]
-    return Outcome(job, tuple(ours), version, flat_of(folder, manifest, version))
+        raise LookupError("the state has no current version")
+    return version
 
 
-def current(folder: Path, manifest: Manifest) -> tuple[Version, torch.Tensor]:
-    """The current version of a state directory that no server works on, with its flat model."""
+def current(folder: Path, manifest: Manifest) -> torch.Tensor:
+    """The flat model of the current version of a state directory."""
     database = Database(folder / "state.sqlite3")
     try:
-        version, _ = database.read_now(version_rows.current_and_released)
+        version = database.read_now(current_of)
     finally:
         database.close()
-    if version is None:
-        raise LookupError(f"{folder} has no current version")
-    return version, flat_of(folder, manifest, version)
+    return flat_of(folder, manifest, version)
 
 
 def flat_of(folder: Path, manifest: Manifest, version: Version) -> torch.Tensor:
@@ -121,8 +131,10 @@ def training_curve(folder: Path) -> list[Mapping[str, float]]:
 
 
 def stored(folder: Path) -> tuple[int, int]:
-    """The bytes of the models that the state keeps, and of the history of updates beside them."""
-    models = sum(path.stat().st_size for path in (folder / "versions").rglob("*") if path.is_file())
-    history = folder / "history"
-    kept = (path for path in history.rglob("*") if path.is_file()) if history.is_dir() else ()
-    return models, sum(path.stat().st_size for path in kept)
+    """The bytes of the models that the state keeps, and of the updates beside them."""
+    return size_of(folder / "versions"), size_of(folder / UPDATES)
+
+
+def size_of(folder: Path) -> int:
+    """The bytes of the files in a folder, 0 if it is not there."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
