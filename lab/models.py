@@ -111,7 +111,7 @@ def build(name: str, shape: tuple[int, ...], num_classes: int) -> nn.Module:
 
     cnn, resnet18 and vit are the paper's; cnn-small, resnet-small (a width of 8) and vit-small (16
     patches, dim 64, depth 3) are for two slow cores; cnn-digits is the demonstration's. Each
-    declares its `first_layers`. Raises ValueError for an unknown name or images that it cannot take.
+    declares its `first_layers`. Raises ValueError for an unknown name or inputs that are no fit.
     """
     if name not in BUILDERS:
         raise ValueError(f"{name!r} is no model of the lab; take one of {', '.join(NAMES)}")

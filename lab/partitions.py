@@ -136,6 +136,7 @@ def _checked(
     if len(parts[smallest]) < max(1, minimum):
         raise DataError(
             f"the {name} partition gives {smallest} {len(parts[smallest])} samples of {size}, "
-            f"fewer than the minimum of {minimum}; take more samples, fewer clients or a smaller minimum"
+            f"fewer than the minimum of {minimum}; take more samples, fewer clients or a smaller "
+            "minimum"
         )
     return {client: np.sort(indices).tolist() for client, indices in parts.items()}

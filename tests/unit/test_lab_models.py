@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from fednot.layers import choose, layer_map
 from fednot.manifest import Manifest
 from fednot.tensors import flatten_module, load_into
 from lab.models import NAMES, build
@@ -16,7 +17,7 @@ PARAMETERS = {
     "cnn-digits": 277_610,
     "resnet18": 11_173_962,
     "resnet-small": 176_402,
-    "vit": 15_872_618,
+    "vit": 15_819_370,
     "vit-small": 114_634,
 }
 SMALL = ("cnn-small", "cnn-digits", "resnet-small", "vit-small")
@@ -51,6 +52,15 @@ def test_first_layers_are_parameters_that_exist(name: str) -> None:
     first = model.first_layers
     assert first
     assert set(first) <= set(dict(model.named_parameters()))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["cnn", "cnn-small"])
+def test_the_layers_order_is_traced(name: str) -> None:
+    model = build(name, (3, 32, 32), 10)
+    found = layer_map(Manifest.of(model), model=model, example_input=torch.rand(1, 3, 32, 32))
+    assert found.traced
+    assert choose(found, "first").tensors == ("conv1.weight",)
+    assert found.outputs == {"fc3" if name == "cnn" else "fc2"}
 
 
 def test_the_paper_cnn_takes_cifar() -> None:
