@@ -180,8 +180,8 @@ class ServerSettings(StateSettings):
     )
     ladder: tuple[str, ...] = Field(
         ("first", "all-but-last", "retrain"),
-        description="plans of --assurance deep, one after the other: SELECTOR or METHOD[@SELECTOR], "
-        "each with *ROUNDS or without",
+        description="plans of --assurance deep, one after the other: SELECTOR or "
+        "METHOD[@SELECTOR], each with *ROUNDS or without",
     )
     heartbeat_interval: float = Field(5.0, gt=0, description="seconds between client heartbeats")
     upload_slots: int = Field(2, ge=1, description="updates that are in memory at once")
