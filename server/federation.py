@@ -53,12 +53,14 @@ class Defaults:
     `approval_expiry`. `accumulator` is the precision of a round's sum. Recovery rounds and those of
     verification have `recovery_aggregation`, if given. A job waits at most
     `confirmation_wait` for a client to confirm what it forgets. `ladder` has the plans that a deep
-    assurance tries one after the other; see `rung_of` for what they are.
+    assurance tries one after the other; see `rung_of` for what they are. `recovery_momentum` is the
+    share of the last recovery step that the next one adds.
     """
 
     rounds: RoundPolicy = field(default_factory=RoundPolicy)
     recovery: RecoveryPolicy = field(default_factory=RecoveryPolicy)
     recovery_rounds: int = 20
+    recovery_momentum: float = 0.0
     job_deadline: float = 30 * 24 * 3600.0
     round_retries: int = 3
     retry_wait: float = 2.0

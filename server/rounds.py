@@ -29,6 +29,7 @@ from server.records import (
     VersionOrigin,
     WaitKind,
 )
+from server.recovery_momentum import with_momentum
 from server.resumption import seconds_left, take_over
 from server.room import is_full
 from server.secure_aggregation.summing import MaskedSumming
@@ -282,7 +283,7 @@ class Rounds:
             federation.model.block,
             order.policy.quorum,
         )
-        summed = await federation.work.run(summing)
+        summed = await federation.work.run(with_momentum(federation, order.phase, base, summing))
         if summed.model is None:
             outcome = RoundOutcome.ABORTED if resumed else RoundOutcome.FAILED
             return await self._without_result(begun, summed, outcome)

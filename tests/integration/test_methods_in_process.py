@@ -55,7 +55,7 @@ def kept(deletion: Deletion) -> Attempt:
 async def test_a_deletion_by_each_method_completes_and_is_undone_by_its_own_way(
     tmp_path: Path, tasks: Mapping[str, SmallDigits], name: str
 ) -> None:
-    defaults = Defaults(verification=LOOKS_ONCE)
+    defaults = Defaults(verification=LOOKS_ONCE, destruction_wait=0.1)
     async with in_process(tmp_path, SmallDigits(), tasks, defaults) as running:
         await running.train(1)
         deletion = await running.forget("c0", method=name, policy=POLICY)
@@ -79,7 +79,7 @@ async def test_rungs_of_other_methods_are_climbed(
     probes.mkdir()
     images = SmallDigits()._digits.inputs[:20].numpy()
     np.savez(probes / "client-c0.npz", trigger_x=images, clean_x=images, trigger_target=np.int64(3))
-    defaults = Defaults(verification=ALWAYS_FAILS, ladder=ladder)
+    defaults = Defaults(verification=ALWAYS_FAILS, ladder=ladder, destruction_wait=0.1)
     async with in_process(tmp_path, SmallDigits(), tasks, defaults, probes) as running:
         await running.train(1)
         deletion = await running.forget("c0", policy=POLICY, assurance=Assurance.DEEP)
