@@ -33,11 +33,18 @@ def tasks() -> Mapping[str, SmallDigits]:
     return {f"c{index}": SmallDigits(str(index)) for index in range(3)}
 
 
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    found = tmp_path / "plain", tmp_path / "moved"
+    for folder in found:
+        folder.mkdir()
+    return found
+
+
 async def recovered(
     folder: Path, tasks: Mapping[str, SmallDigits], defaults: Defaults
 ) -> list[torch.Tensor]:
     """The start, which has round 0, and the versions of three recovery rounds, kept by a hold."""
-    folder.mkdir()
     async with in_process(folder, SmallDigits(), tasks, defaults) as running:
         await running.train(2)
         kept: list[torch.Tensor] = []
@@ -72,13 +79,13 @@ def _watch(running: InProcessFederation, kept: list[torch.Tensor]) -> None:
 
 
 async def test_without_momentum_and_with_it_the_first_round_is_the_same(
-    tmp_path: Path, tasks: Mapping[str, SmallDigits]
+    folders: tuple[Path, Path], tasks: Mapping[str, SmallDigits]
 ) -> None:
     """theta_0 and theta_1 are the same; theta_2 has half of theta_1 - theta_0 more, theta_3 another
     training altogether.
     """
-    plain = await recovered(tmp_path / "plain", tasks, replace(DEFAULTS, recovery_momentum=0.0))
-    moved = await recovered(tmp_path / "moved", tasks, DEFAULTS)
+    plain = await recovered(folders[0], tasks, replace(DEFAULTS, recovery_momentum=0.0))
+    moved = await recovered(folders[1], tasks, DEFAULTS)
     assert len(plain) == len(moved) == 4
     assert torch.equal(plain[0], moved[0])
     assert torch.equal(plain[1], moved[1])
