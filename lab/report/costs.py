@@ -8,6 +8,7 @@ from lab.results import Result, Round
 
 MARGIN: Final = 0.01
 """By how much less than retraining's final test accuracy is good enough."""
+ROUNDING: Final = 1e-9
 RECOVERY: Final = "recovery"
 PAID: Final = ("rounds", "bytes", "flops", "seconds")
 
@@ -20,7 +21,7 @@ def reached(result: Result, retrain: Result, margin: float) -> Round | None:
     """
     if retrain.scores is None or retrain.scores.test is None:
         return None
-    goal = retrain.scores.test - margin
+    goal = retrain.scores.test - margin - ROUNDING
     recovery = [round_ for round_ in result.rounds if round_.phase == RECOVERY]
     for found in recovery or result.rounds[-1:]:
         if found.test is not None and found.test >= goal:

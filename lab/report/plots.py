@@ -115,7 +115,8 @@ def _drawn(figure: Any, axes: Any) -> str:
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize=7)
     written = io.StringIO()
     with rc_context({"svg.hashsalt": "fednot", "svg.fonttype": "none"}):
-        FigureCanvasSVG(figure).print_svg(written, metadata={"Date": None})
+        FigureCanvasSVG(figure)
+        figure.savefig(written, format="svg", metadata={"Date": None})
     return written.getvalue()
 
 

@@ -12,7 +12,7 @@ from lab.report.measures import Measured, Spreads, Step, Undone
 from lab.report.published import PublishedRow, PublishedSetting
 from lab.scores import FOUR, Spread
 
-NONE: Final = "–"
+NONE: Final = "\N{EN DASH}"
 PREFIXES: Final = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 FIGURES: Final = ("trigger_success", "trigger_effect", "accuracy_forgotten", "auc", "loss_attack")
 
@@ -33,7 +33,7 @@ Column = tuple[str, Callable[[Measured], str]]
 def accuracy_table(measured: Sequence[Measured], before: Spreads) -> Table:
     """The paper's table: the four figures with their gaps, and the average gap."""
     first = ("before the deletion", NONE, *(percent(before.get(name)) for name in FOUR), NONE)
-    rows = [first + (percent(before.get("mia_confidence")),)] if before else []
+    rows = [(*first, percent(before.get("mia_confidence")))] if before else []
     rows += [
         (
             one.name,
@@ -69,7 +69,7 @@ def published_table(found: PublishedSetting) -> Table:
         f"Published: {found.title}",
         ("method", "retain", "forget", "test", "MIA", "average gap"),
         rows,
-        f"Not measured here. Known from: {found.confidence}. MIA: {found.mia}. In brackets the gap.",
+        f"Not measured here. Known from: {found.confidence}. MIA: {found.mia}. In brackets: gaps.",
     )
 
 
@@ -135,8 +135,8 @@ def verdict_table(measured: Sequence[Measured]) -> Table:
             ("by", lambda one: one.worst_kind or NONE),
         ],
         "Verdicts by number of seeds. The effect: by how much a trigger raises the share of its "
-        "class (trigger); without a backdoor, by how much the forgotten samples are better answered "
-        "than by the retraining of the same seed (forget). In points.",
+        "class (trigger); without a backdoor, by how much better the forgotten samples are "
+        "answered than by the retraining of the same seed (forget). In points.",
     )
 
 
@@ -151,8 +151,8 @@ def undo_table(measured: Sequence[Measured]) -> Table:
         "Undo attack",
         ("method", "model", "rounds after", *(name.replace("_", " ") for name in FIGURES)),
         rows,
-        "The recovered model, and what undoing the method makes of it, right after and after rounds "
-        "on retained data. In per cent; docs/verification.md explains each figure.",
+        "The recovered model, and what undoing the method makes of it, right after and after "
+        "rounds on retained data. In per cent; docs/verification.md explains each figure.",
     )
 
 
