@@ -89,7 +89,7 @@ def frontier_plot(group: Group, points: Sequence[Point]) -> str | None:
         at = (point.rounds, 100 * (point.effect or 0.0))
         axes.annotate(_plain(point.name), at, xytext=(4, 4), textcoords="offset points", fontsize=7)
     axes.set_xlabel("rounds to retraining's test accuracy")
-    axes.set_ylabel("worst effect after undo, points")
+    axes.set_ylabel("worst effect, as it stands or undone, points")
     return _drawn(figure, axes)
 
 

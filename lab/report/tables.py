@@ -131,10 +131,11 @@ def verdict_table(measured: Sequence[Measured]) -> Table:
         [
             ("behaviour", lambda one: _counts(one.behaviour)),
             ("depth", lambda one: _counts(one.depth)),
-            ("worst effect after undo", lambda one: percent(one.worst_undone)),
+            ("worst effect", lambda one: percent(one.worst_undone)),
             ("by", lambda one: one.worst_kind or NONE),
         ],
-        "Verdicts by number of seeds. The effect: by how much a trigger raises the share of its "
+        "Verdicts by number of seeds. The worst effect of the model as it stands and of those that "
+        "undoing makes of it: by how much a trigger raises the share of its "
         "class (trigger); without a backdoor, by how much better the forgotten samples are "
         "answered than by the retraining of the same seed (forget). In points.",
     )
@@ -199,8 +200,9 @@ def frontier_table(points: Sequence[Point]) -> Table:
     )
     return Table(
         "Frontier of recovery cost against depth",
-        ("method", "rounds", "of retraining's", "worst effect after undo", "both verdicts", "best"),
+        ("method", "rounds", "of retraining's", "worst effect", "both verdicts", "best"),
         rows,
+        "Rounds to retraining's test accuracy; the worst effect as in the table of verification. "
         "Best: no other is as good in both and better in one. Both verdicts: in every seed.",
     )
 

@@ -190,6 +190,18 @@ def test_the_worst_that_undoing_brings_back() -> None:
     assert (found.value, found.kind, found.rounds) == (0.9, "trigger", 1)
 
 
+def test_a_model_that_never_forgot_is_as_bad_as_it_stands() -> None:
+    """Undoing breaks it, so that its trigger no longer works; that is no merit."""
+    stands = {"name": "recovered", "figures": {"trigger_effect": 0.95}}
+    undone = verified("fail", 0.01)
+    undone["findings"] = [stands, *undone["findings"][1:]]
+    found = depth.worst(result("fine-tune", verification=undone), None)
+    assert found is not None
+    assert (found.value, found.model) == (0.95, "recovered")
+    alone = {**undone, "findings": [stands]}
+    assert depth.worst(result("fine-tune", verification=alone), None) is None
+
+
 def test_without_a_trigger_the_forgotten_samples_tell() -> None:
     """Forgotten samples answered at .8 undone, .6 by retraining: .2; better than it is no less."""
     retrain = result("retrain", scores=scores(0.9, 0.6, 0.7, 0.5))
@@ -331,14 +343,15 @@ def test_whether_not_forgets_better_than_fine_tuning() -> None:
     tuned = seeded("fine-tune", 0.7, 0.74)
     clear = list(measured(*retrain, *tuned, *seeded("not", 0.54, 0.58)).values())
     told = claims(clear, ())[0]
-    assert "not: the average gap of 1.50 ± 0.71 is below, beyond the deviations, fine-" in told
-    assert "the largest of not's four is forget, 6.00" in told
+    assert "not has an average gap of 1.50 ± 0.71 against fine-tuning's 5.50 ± 0.71" in told
+    assert "5.50 ± 0.71: smaller, beyond the deviations." in told
+    assert "The largest of the four: forget, 6.00, of fine-tuning forget, 22.00." in told
     near = list(measured(*retrain, *tuned, *seeded("not", 0.5, 0.9)).values())
-    assert "below, but not beyond the deviations," in claims(near, ())[0]
+    assert ": smaller, but within the deviations." in claims(near, ())[0]
     worse = list(measured(*retrain, *tuned, *seeded("not", 0.9, 0.94)).values())
-    assert "not below, beyond the deviations," in claims(worse, ())[0]
+    assert ": not smaller, beyond the deviations." in claims(worse, ())[0]
     single = list(measured(retrain[0], tuned[0], *seeded("not", 0.54)).values())
-    assert "a single seed" in claims(single, ())[0]
+    assert ": smaller, by a single seed" in claims(single, ())[0]
 
 
 def test_whether_not_costs_little_enough() -> None:
