@@ -25,8 +25,9 @@ class Effect:
 
 
 def worst(result: Result, retrain: Result | None) -> Effect | None:
-    """The worst model that verification looked at, as the verdict on depth goes by the worst: undoing
-    what never forgot may well break it. None without an undo attack, or without such a figure.
+    """The worst model that verification looked at, by which the verdict on depth goes as well.
+
+    Undoing what never forgot may well break it. None without an undo attack, or such a figure.
     """
     found = _findings(result)
     if not any(finding.undone for finding in found):
