@@ -85,6 +85,7 @@ def frontier_plot(group: Group, points: Sequence[Point]) -> str | None:
         linewidth=1,
         label="frontier",
     )
+    axes.margins(x=0.15)
     for point in placed:
         at = (point.rounds, 100 * (point.effect or 0.0))
         axes.annotate(_plain(point.name), at, xytext=(4, 4), textcoords="offset points", fontsize=7)

@@ -78,6 +78,25 @@ def test_costs_to_the_same_test_accuracy() -> None:
     assert found.ratios["seconds"].mean == 0.5
 
 
+def test_the_gap_at_the_mark_is_taken_between_rounds() -> None:
+    """Round 2 has .9, .5, .7; retraining's last round .8, .35, .7: (.1 + .15 + 0) / 3.
+
+    The scores, of all samples, are further apart, and NoT's last round as well.
+    """
+    last = {"number": 2, "phase": "recovery", "retain": 0.8, "forget": 0.35, "test": 0.7}
+    mark = {"number": 2, "phase": "recovery", "retain": 0.9, "forget": 0.5, "test": 0.7}
+    later = {"number": 3, "phase": "recovery", "retain": 0.99, "forget": 0.9, "test": 0.7}
+    found = measured(
+        result("retrain", scores=scores(0.5, 0.1, 0.7, 0.5), rounds=[*rounds(0.1), last]),
+        result("NoT", method="not", rounds=[*rounds(0.1), mark, later]),
+        result("bare", rounds=rounds(0.7)),
+    )
+    assert found["NoT"].gap_at_target is not None
+    assert found["NoT"].gap_at_target.mean == pytest.approx(0.25 / 3)
+    assert found["bare"].reached == 1
+    assert found["bare"].gap_at_target is None
+
+
 def test_a_method_that_has_yet_to_forget_is_not_there_yet() -> None:
     """Its rounds of unlearning are as good on test data as ever, and do not count as arrived."""
     retrain = result("retrain", scores=scores(0.9, 0.5, 0.7, 0.5))
