@@ -9,14 +9,16 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from fednot.errors import FednotError, Reason
 from fednot.layer_map import Layer, LayerMap
 
 _LISTED: Final = 12
-_SELECTORS: Final = "first, layers=NAME,..., index=N,... or all-but-last"
+_SELECTORS: Final = "first, layers=NAME,..., index=N,..., all-but-last, last or all"
+KINDS: Final = ("first", "layers", "index", "all-but-last", "last", "all")
+"""What stands before a selector's =, or alone."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,10 @@ def choose(
 
     Selectors: `first` (or nothing): the default choice; `layers=NAME,...`: layers by their own name
     or a tensor's; `index=N,...`: places in `layer_map.layers`, negative ones from the end;
-    `all-but-last`: all but the output layers. `negated` are the tensors that the lineage has
-    negated; `first` passes over them with a warning. `allow_unsafe` lifts the antichain and the
-    output rule, with a warning each, and nothing else.
+    `all-but-last`: all but the output layers; `last`: the output layers; `all`: every layer.
+    `negated` are the tensors that the lineage has negated; `first`, `all-but-last` and `all` pass
+    over them with a warning. `allow_unsafe` lifts the antichain and the output rule, with a warning
+    each, and nothing else; without it `last` and `all` are refused.
 
     Raises FednotError: INVALID_SELECTOR, NO_SUCH_LAYER, LAYER_NOT_NEGATABLE, LAYER_ALREADY_NEGATED,
     OUTPUT_LAYER, NOT_AN_ANTICHAIN, NO_ELIGIBLE_LAYER. Source of the rules: Khalil et al., CVPR
@@ -55,6 +58,10 @@ def choose(
         return _first(layer_map, done, allow_unsafe)
     if kind.strip() == "all-but-last" and "=" not in selector:
         return _all_but_last(layer_map, done)
+    if kind.strip() == "last" and "=" not in selector:
+        return _explicit(layer_map, _outputs(layer_map), done, allow_unsafe)
+    if kind.strip() == "all" and "=" not in selector:
+        return _all(layer_map, done, allow_unsafe)
     if kind.strip() == "layers":
         layers = [_by_name(layer_map, name) for name in _items(selector, value)]
     elif kind.strip() == "index":
@@ -111,8 +118,35 @@ def _all_but_last(layer_map: LayerMap, done: frozenset[str]) -> Choice:
         )
     warnings = _series_warning(layer_map, layers)
     if done:
-        warnings += [f"Left out, since this lineage has negated them before: {_listed(done)}."]
+        warnings += [_left_out(done)]
     return _choice(layer_map, layers, *warnings)
+
+
+def _outputs(layer_map: LayerMap) -> list[Layer]:
+    layers = [layer for layer in layer_map.layers if layer.name in layer_map.outputs]
+    if not layers:
+        raise FednotError(
+            Reason.NO_ELIGIBLE_LAYER,
+            "No output layer is known to be one of the layers that may be negated:"
+            f" {_listed(_shown(layer_map.layers))}; name the layers that you mean.",
+        )
+    return layers
+
+
+def _all(layer_map: LayerMap, done: frozenset[str], allow_unsafe: bool) -> Choice:
+    layers = [layer for layer in layer_map.layers if layer.name not in done]
+    if not layers:
+        raise FednotError(
+            Reason.NO_ELIGIBLE_LAYER,
+            f"No layer is left to negate: each of {_listed(_shown(layer_map.layers))} was negated"
+            " before in this lineage.",
+        )
+    found = _explicit(layer_map, layers, done, allow_unsafe)
+    return replace(found, warnings=(*found.warnings, _left_out(done))) if done else found
+
+
+def _left_out(done: frozenset[str]) -> str:
+    return f"Left out, since this lineage has negated them before: {_listed(done)}."
 
 
 def _explicit(

@@ -12,11 +12,17 @@ from sqlalchemy import Connection
 from fednot.errors import FednotError
 from server.audit import note_job_end
 from server.federation import Federation
-from server.methods import METHODS
+from server.methods import method_named
 from server.receipts.desk import Receipts
 from server.records import Job, JobPhase, Version, WaitKind
 from server.starting_point import starting_point
-from server.state import destruction_rows, job_rows, release_rows, version_rows
+from server.state import (
+    destruction_rows,
+    job_rows,
+    kept_update_rows,
+    release_rows,
+    version_rows,
+)
 from server.state.commits import Commit
 from server.state.database import StateUnavailableError
 from server.state.model_store import ModelStoreError, sha256_of
@@ -56,6 +62,7 @@ class Completion:
             )
         federation.destructions.tell()
         await federation.model.sweep()
+        await federation.history.sweep()
         await federation.work.run(self._await_clients(job))
         await federation.database.write(
             Commit.JOB_COMPLETED, lambda c: _complete(c, job, current.number, federation.receipts)
@@ -69,6 +76,9 @@ class Completion:
             version_rows.hold(connection, before=current.number, by=job.id)
         else:
             version_rows.destroy(connection, before=current.number, by=job.id, now=now)
+        chosen = [a for a in job.attempts if a.number == job.chosen_attempt] or job.attempts
+        start, line = chosen[-1].start_version, current.number
+        kept_update_rows.destroy(connection, before=start, current=line, by=job.id, now=now)
         self._federation.destructions.order(connection, job.id, current.generation, now)
 
     async def _await_clients(self, job: Job) -> None:
@@ -112,11 +122,11 @@ class Completion:
             raise
         except (ModelStoreError, FednotError) as error:
             return f"a version could not be read back: {error}"
+        method = method_named(attempt.method)
         twice = set(attempt.tensors) & set(base.negated_tensors)
-        if twice:
+        if method.negates and twice:
             return f"{', '.join(sorted(twice))} would be negated twice in its lineage"
-        method = METHODS[attempt.method]
-        expected = await starting_point(self._federation, method, attempt.tensors, base_flat)
+        expected = await starting_point(self._federation, method, attempt.tensors, base, base_flat)
         if await asyncio.to_thread(sha256_of, expected) != start.sha256:
             return f"version {start.number} is not what {attempt.method} makes of {base.number}"
         return ""

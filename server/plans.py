@@ -9,7 +9,7 @@ from fednot.errors import FednotError
 from fednot.layer_choice import Choice, choose, next_choice
 from fednot.layer_map import LayerMap
 from server.ladder import rounds_of, rung_of
-from server.methods import DEFAULT, METHODS, Method, method_named
+from server.methods import DEFAULT, Method, method_named
 from server.methods.retrain import Retrain
 from server.records import Assurance, AttemptOutcome, Job
 
@@ -41,6 +41,8 @@ def next_plan(
 def _next_layer(job: Job, layers: LayerMap, negated: Sequence[str]) -> Plan:
     method = method_named(job.method)
     if not method.needs.layers:
+        if job.attempts:
+            return retrained(f"{job.attempts[-1].method} could not be done; retrain")
         return Plan(method, _NOTHING, f"{method.name} from version {job.base_version}")
     note = ""
     if not job.attempts:
@@ -49,20 +51,32 @@ def _next_layer(job: Job, layers: LayerMap, negated: Sequence[str]) -> Plan:
         except FednotError as error:
             note = f" ({error.message})"
     tried = [tensor for attempt in job.attempts for tensor in attempt.tensors]
-    found = next_choice(layers, tried=tried, negated=negated)
+    found = next_choice(layers, tried=tried, negated=_barred(method, negated))
     if found is None:
-        return _retrained(f"no layer is left to negate{note}")
+        return retrained(f"no layer is left to negate{note}")
     told = ", ".join(found.tensors)
-    return Plan(method, found, f"negates the next eligible layer, {told}{note}")
+    return Plan(method, found, f"{_does(method)} the next eligible layer, {told}{note}")
 
 
 def _as_asked(job: Job, layers: LayerMap, negated: Sequence[str]) -> Plan:
-    choice = choose(layers, job.layers, negated=negated, allow_unsafe=job.allow_unsafe_layers)
-    return Plan(method_named(job.method), choice, f"negates {', '.join(choice.tensors)}")
+    method = method_named(job.method)
+    barred = _barred(method, negated)
+    choice = choose(layers, job.layers, negated=barred, allow_unsafe=job.allow_unsafe_layers)
+    return Plan(method, choice, f"{_does(method)} {', '.join(choice.tensors)}")
 
 
-def _retrained(why: str) -> Plan:
-    return Plan(METHODS[Retrain.name], _NOTHING, why)
+def _barred(method: Method, negated: Sequence[str]) -> Sequence[str]:
+    """What a method may not take: who flips no sign brings nothing back that was negated."""
+    return negated if method.negates else ()
+
+
+def _does(method: Method) -> str:
+    return "negates" if method.name == DEFAULT else f"{method.name} of"
+
+
+def retrained(why: str) -> Plan:
+    """The plan that needs nothing of the model, and why it is taken."""
+    return Plan(method_named(Retrain.name), _NOTHING, why)
 
 
 def _next_rung(
@@ -94,17 +108,18 @@ def _next_rung(
         notes.append(f"{text} is what attempt {tried[key]} did")
     if any(attempt.outcome is AttemptOutcome.SUCCEEDED for attempt in job.attempts):
         return None
-    return _noting(_retrained("the ladder has ended and no attempt recovered"), notes)
+    return _noting(retrained("the ladder has ended and no attempt recovered"), notes)
 
 
 def _on_rung(number: int, text: str, layers: LayerMap, negated: Sequence[str]) -> Plan:
     rung = rung_of(text)
-    method = METHODS[rung.method]
+    method = method_named(rung.method)
     if not method.needs.layers:
         return Plan(method, _NOTHING, f"rung {number} of the ladder, {text}", number)
-    choice = choose(layers, rung.layers, negated=negated, allow_unsafe=True)
-    told = ", ".join(choice.tensors)
-    return Plan(method, choice, f"rung {number} of the ladder, {text}: negates {told}", number)
+    barred = _barred(method, negated)
+    choice = choose(layers, rung.layers, negated=barred, allow_unsafe=True)
+    told = f"{_does(method)} {', '.join(choice.tensors)}"
+    return Plan(method, choice, f"rung {number} of the ladder, {text}: {told}", number)
 
 
 def _noting(plan: Plan, notes: Sequence[str]) -> Plan:

@@ -12,14 +12,6 @@ from fednot.cli import options
 _RECOVERY: Final = "When recovery stops (default: the server's rule)"
 
 
-class Method(StrEnum):
-    """The methods that a request may name."""
-
-    NOT = "not"
-    FINE_TUNE = "fine-tune"
-    RETRAIN = "retrain"
-
-
 class Assurance(StrEnum):
     """How far a deletion is verified."""
 
@@ -49,12 +41,18 @@ Layers = Annotated[
     str,
     typer.Option(
         metavar="SELECTOR",
-        help="Which layers to negate: first, layers=NAME,..., index=N,... or all-but-last.",
+        help="Which layers to negate: first, layers=NAME,..., index=N,..., all-but-last, last or "
+        "all (the last two with --allow-unsafe-layers).",
         show_default="first",
     ),
 ]
 MethodOption = Annotated[
-    Method | None, typer.Option(help="How to forget.", show_default="not", case_sensitive=False)
+    str,
+    typer.Option(
+        metavar="NAME[:NUMBER]",
+        help="How to forget: not, retrain, or another method of the server (docs/methods.md).",
+        show_default="not",
+    ),
 ]
 RequestId = Annotated[
     str,

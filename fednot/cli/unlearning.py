@@ -70,7 +70,7 @@ def _ask(
     scope: deletion_pb2.Scope,
     also: of.Also = [],  # noqa: B006  (typer copies it)
     layers: of.Layers = "",
-    method: of.MethodOption = None,
+    method: of.MethodOption = "",
     assurance: of.AssuranceOption = None,
     request_id: of.RequestId = "",
     allow_unsafe_layers: of.Unsafe = False,
@@ -103,7 +103,7 @@ def _ask(
         request_id=request_id or str(uuid.uuid4()),
         scope=scope,
         more_scopes=_scopes_in(also),
-        method=method or "",
+        method=method,
         layers=layers,
         assurance=_assurance(assurance),
         allow_unsafe_layers=allow_unsafe_layers,

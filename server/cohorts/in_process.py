@@ -23,7 +23,8 @@ from fednot.loss_profile import LossProfile
 from fednot.manifest import Manifest
 from fednot.task import SampleDataset, Task
 from fednot.tensors import difference, flatten_module, load_into
-from fednot.training import TrainContext
+from fednot.training import TrainContext, TrainResult
+from fednot.unlearning import work_named
 from server.blocks import Block
 from server.cohorts.cohort import (
     Answer,
@@ -32,6 +33,7 @@ from server.cohorts.cohort import (
     NoAnswer,
     Profiles,
     SampleGroup,
+    UnlearningOrder,
     Update,
     WorkKind,
     WorkPlan,
@@ -131,10 +133,31 @@ class _Member:
             config=plan.config,
             cancelled=over,
         )
-        result = self._task.train(model, retained, context)
+        if plan.unlearning is None:
+            result = self._task.train(model, retained, context)
+        else:
+            result = self._unlearn(plan.unlearning, client, model, retained, context)
         update = difference(flatten_module(model, manifest), plan.flat, manifest)
         payload = Block.of(update)
         return Update(client, result.num_examples, payload, Plain(), result.metrics, lambda _: None)
+
+    def _unlearn(
+        self,
+        order: UnlearningOrder,
+        client: str,
+        model: nn.Module,
+        retained: SampleDataset,
+        context: TrainContext,
+    ) -> TrainResult:
+        forgotten = order.forgotten.get(client)
+        group = SampleGroup.FORGOTTEN
+        data = retained if forgotten is None else self._group(group, forgotten) or retained
+        flat, reference = order.reference_of(client), None
+        if flat is not None:
+            reference = self._task.build_model()
+            load_into(reference, flat, Manifest.of(reference))
+            reference.eval()
+        return work_named(order.works[client])(self._task, model, data, context, reference)
 
     def evaluate(self, client: str, plan: WorkPlan, _over: threading.Event) -> Answer:
         model, _ = self._loaded(plan)

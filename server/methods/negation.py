@@ -9,7 +9,7 @@ import torch
 
 from fednot.manifest import Manifest
 from server.blocks import Block, Memory, Trail
-from server.methods.method import Needs, StartContext
+from server.methods.method import Needs, StartContext, WithoutSteps
 
 PIECE: Final = 1 << 20
 """Elements that are written at a time."""
@@ -67,16 +67,21 @@ def _write(
         trail.passed(2 * new.nbytes)
 
 
-class Negation:
+class Negation(WithoutSteps):
     """Negate the chosen layers once, then recover by federated averaging on the retained data."""
 
     name: ClassVar[str] = "not"
     needs: ClassVar[Needs] = Needs(layers=True)
     new_lineage: ClassVar[bool] = False
+    negates: ClassVar[bool] = True
 
     def start(self, context: StartContext) -> torch.Tensor:
         """The base with the chosen tensors negated."""
         return negated(context.base, context.manifest, context.tensors)
+
+    def undone(self, context: StartContext, flat: torch.Tensor) -> torch.Tensor | None:
+        """The model with the tensors negated again."""
+        return negated(flat, context.manifest, context.tensors)
 
     def budget(self, *, default: int, rounds_trained: int) -> int:
         """The server's default."""

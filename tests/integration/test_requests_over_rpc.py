@@ -76,7 +76,7 @@ class Watch:
 BAD_REQUESTS = {
     "an unknown client": ({"client": "nobody"}, Reason.UNKNOWN_CLIENT, "nobody"),
     "no client": ({"client": ""}, Reason.INVALID_REQUEST, "scope.client"),
-    "a bad selector": ({"layers": "last"}, Reason.INVALID_SELECTOR, "last"),
+    "a bad selector": ({"layers": "lest"}, Reason.INVALID_SELECTOR, "lest"),
     "an unknown layer": ({"layers": "layers=conv9.weight"}, Reason.NO_SUCH_LAYER, "conv1"),
     "an index beyond": ({"layers": "index=9"}, Reason.NO_SUCH_LAYER, "from 0 to 3"),
     "a bias": ({"layers": "layers=conv1.bias"}, Reason.LAYER_NOT_NEGATABLE, "conv1.bias"),

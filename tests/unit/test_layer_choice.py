@@ -80,7 +80,9 @@ def test_selectors_that_name_layers(
 @pytest.mark.parametrize(
     ("selector", "reason", "said"),
     [
-        ("last", Reason.INVALID_SELECTOR, "all-but-last"),
+        ("lest", Reason.INVALID_SELECTOR, "all-but-last, last or all"),
+        ("last=1", Reason.INVALID_SELECTOR, "use first"),
+        ("all=1", Reason.INVALID_SELECTOR, "use first"),
         ("first=1", Reason.INVALID_SELECTOR, "use first"),
         ("layers=", Reason.INVALID_SELECTOR, "missing"),
         ("layers=conv1,,conv2", Reason.INVALID_SELECTOR, "missing"),
@@ -108,6 +110,31 @@ def test_all_but_last(cnn_map: LayerMap) -> None:
     assert "Left out" in later.warnings[1]
     negated = ["conv1.weight", "conv2.weight", "fc1.weight"]
     assert refusal(cnn_map, "all-but-last", negated=negated)[0] is Reason.NO_ELIGIBLE_LAYER
+
+
+def test_last_takes_the_output_layers_if_that_is_allowed(cnn_map: LayerMap) -> None:
+    assert refusal(cnn_map, "last")[0] is Reason.OUTPUT_LAYER
+    choice = choose(cnn_map, "last", allow_unsafe=True)
+    assert choice.tensors == ("fc2.weight",)
+    assert "output layer fc2" in choice.warnings[0]
+    again = refusal(cnn_map, "last", allow_unsafe=True, negated=["fc2.weight"])
+    assert again[0] is Reason.LAYER_ALREADY_NEGATED
+    nameless = replace(cnn_map, outputs=frozenset())
+    assert refusal(nameless, "last", allow_unsafe=True)[0] is Reason.NO_ELIGIBLE_LAYER
+
+
+def test_all_takes_every_layer_if_that_is_allowed(cnn_map: LayerMap) -> None:
+    assert refusal(cnn_map, "all")[0] is Reason.OUTPUT_LAYER
+    choice = choose(cnn_map, "all", allow_unsafe=True)
+    assert choice.layers == NAMES
+    assert "output layer fc2" in choice.warnings[0]
+    assert "no antichain" in choice.warnings[1]
+    later = choose(cnn_map, "all", negated=["conv1.weight"], allow_unsafe=True)
+    assert later.layers == NAMES[1:]
+    assert later.warnings[-1] == "Left out, since this lineage has negated them before: conv1."
+    every = [f"{name}.weight" for name in NAMES]
+    none_left = refusal(cnn_map, "all", negated=every, allow_unsafe=True)
+    assert none_left[0] is Reason.NO_ELIGIBLE_LAYER
 
 
 def test_first_falls_to_the_next_eligible_layer(cnn_map: LayerMap) -> None:
@@ -184,7 +211,7 @@ def test_a_map_without_order_tells_so_with_every_choice(cnn_map: LayerMap) -> No
         st.text(max_size=30),
         st.lists(st.integers(-9, 9)).map(lambda ns: "index=" + ",".join(map(str, ns))),
         st.lists(st.sampled_from(NAMES)).map(lambda ns: "layers=" + ",".join(ns)),
-        st.sampled_from(["first", "all-but-last"]),
+        st.sampled_from(["first", "all-but-last", "last", "all"]),
     ),
     negated=st.sets(st.sampled_from([f"{name}.weight" for name in NAMES])),
     allow_unsafe=st.booleans(),

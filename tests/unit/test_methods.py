@@ -160,11 +160,38 @@ def test_each_method_says_what_it_needs() -> None:
         "not": Needs(layers=True),
         "fine-tune": Needs(),
         "retrain": Needs(initial=True, rounds_trained=True),
+        "noise": Needs(layers=True),
+        "reinitialise": Needs(layers=True, initial=True),
+        "filter-signs": Needs(layers=True),
+        "shrink-and-perturb": Needs(initial=True),
+        "negate-and-perturb": Needs(layers=True, initial=True),
     }
 
 
 def test_only_retraining_starts_a_new_lineage() -> None:
     assert [name for name, method in METHODS.items() if method.new_lineage] == ["retrain"]
+
+
+def test_who_flips_signs_counts_as_negating_in_the_lineage() -> None:
+    assert [name for name, method in METHODS.items() if method.negates] == [
+        "not",
+        "filter-signs",
+        "negate-and-perturb",
+    ]
+
+
+def test_negation_is_undone_in_whatever_recovered() -> None:
+    """The recovered 4, 5, -6 of the negated tensor become -4, -5, 6; the rest stays."""
+    recovered = model()
+    views(recovered, MANIFEST)["first.weight"].copy_(torch.tensor([4.0, 5.0, -6.0]))
+    found = Negation().undone(context("first.weight"), recovered)
+    assert bits_of(found, "first.weight") == struct.pack("<3f", -4, -5, 6)
+    assert torch.equal(found[16:], recovered[16:])
+
+
+@pytest.mark.parametrize("method", [FineTune(), Retrain()])
+def test_there_is_nothing_to_undo_in_a_start_without_a_trick(method: Method) -> None:
+    assert method.undone(context(initial=model()), model()) is None
 
 
 def test_retraining_takes_as_many_rounds_as_the_base_was_trained_for() -> None:
@@ -173,12 +200,12 @@ def test_retraining_takes_as_many_rounds_as_the_base_was_trained_for() -> None:
         name: [method.budget(default=20, rounds_trained=n) for n in (0, 12)]
         for name, method in METHODS.items()
     }
-    assert budgets == {"not": [20, 20], "fine-tune": [20, 20], "retrain": [20, 12]}
+    assert budgets == {name: [20, 12 if name == "retrain" else 20] for name in METHODS}
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=list(METHODS))
 def test_a_method_is_found_by_its_name(method: Method) -> None:
-    assert method_named(method.name) is method
+    assert method_named(method.name) == method
 
 
 def test_the_default_is_not() -> None:

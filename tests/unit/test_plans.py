@@ -120,7 +120,60 @@ def test_rungs_are_read() -> None:
     assert [rounds_of(("first*3",), number) for number in (0, 2)] == [0, 0]
 
 
-@pytest.mark.parametrize("text", ["", "last", "first*", "first*0", "first*x", "first*-1", "*3"])
+def test_rungs_of_other_methods_are_read() -> None:
+    """A method that takes layers takes the first, unless it is told otherwise behind an @."""
+    assert rung_of("not@all-but-last") == Rung("not", "all-but-last")
+    assert rung_of("negate-and-perturb") == Rung("negate-and-perturb:0.3", "first")
+    assert rung_of("negate-and-perturb:0.50 @ index=1,2 * 8") == Rung(
+        "negate-and-perturb:0.5", "index=1,2", 8
+    )
+    assert rung_of("shrink-and-perturb:0.2*9") == Rung("shrink-and-perturb:0.2", rounds=9)
+    assert rung_of("not@layers=a@b") == Rung("not", "layers=a@b")
+    assert rung_of("all") == Rung("not", "all")
+
+
+@pytest.mark.parametrize("text", ["retrain@first", "fine-tune@"])
+def test_a_rung_gives_no_layers_to_a_method_that_takes_none(text: str) -> None:
+    with pytest.raises(FednotError, match="takes no layers"):
+        rung_of(text)
+
+
+def test_a_rung_whose_number_is_out_of_range_is_refused() -> None:
+    with pytest.raises(FednotError, match="out of range") as caught:
+        rung_of("noise:1000@first")
+    assert caught.value.reason is Reason.UNKNOWN_METHOD
+
+
+def test_a_ladder_of_several_methods_is_climbed() -> None:
+    assert climbed(("negate-and-perturb@first", "negate-and-perturb:0.3", "noise@index=1")) == [
+        ("negate-and-perturb:0.3", ("conv1.weight",), 1),
+        ("noise:1", ("conv2.weight",), 3),
+    ]
+
+
+def test_only_who_flips_signs_is_barred_from_what_the_lineage_negated() -> None:
+    plans = [
+        next_plan(job(method=method, layers="index=0", deep=False), LAYERS, ("conv1.weight",), ())
+        for method in ("noise", "reinitialise", "filter-signs", "negate-and-perturb")
+    ]
+    assert [plan.choice.tensors for plan in plans if plan] == [
+        ("conv1.weight",),
+        ("conv1.weight",),
+        ("fc1.weight",),
+        ("fc1.weight",),
+    ]
+
+
+def test_the_explanation_says_what_was_done_to_which_layer() -> None:
+    plan = next_plan(job(method="noise:0.5", deep=False), LAYERS, (), ())
+    assert plan is not None
+    assert plan.explanation == "noise:0.5 of conv1.weight"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "lest", "not@lest", "@first", "amnesia", "first*", "first*0", "first*x", "first*-1", "*3"],
+)
 def test_what_is_no_rung_is_refused(text: str) -> None:
     with pytest.raises(FednotError) as caught:
         rung_of(text)
