@@ -48,6 +48,19 @@ def halves(models: int, examples: int, seed: int) -> Members:
     return found
 
 
+def answers(logits: NDArray[np.floating], targets: NDArray[np.int64]) -> Values:
+    """The scaled confidence of each example, [N], by logits [N, C].
+
+    Raises ValueError for logits of another shape.
+    """
+    if logits.ndim != 2 or len(logits) != len(targets):
+        raise ValueError(
+            f"logits of shape {list(logits.shape)} do not answer for {len(targets)} examples; "
+            "they must be of shape [examples, classes]"
+        )
+    return scaled(logits.astype(np.float64), targets)
+
+
 def train_shadows(
     train: Train,
     targets: NDArray[np.int64],
@@ -69,7 +82,7 @@ def train_shadows(
         indices = np.flatnonzero(chosen).tolist()
         if not indices:
             raise ValueError(f"shadow model {number} has no examples; there are too few in all")
-        found[number] = _answers(train(indices, seed + number + 1), targets)
+        found[number] = answers(train(indices, seed + number + 1), targets)
         if not np.isfinite(found[number]).all():
             raise ValueError(f"shadow model {number} diverged; lower its learning rate")
         progress(number + 1)
@@ -100,13 +113,4 @@ def attack(
 
     Raises ValueError for logits of another shape, or if nothing can be judged.
     """
-    return judge(ratios(_answers(logits, targets), shadows.confidences, shadows.members), truth)
-
-
-def _answers(logits: NDArray[np.floating], targets: NDArray[np.int64]) -> Values:
-    if logits.ndim != 2 or len(logits) != len(targets):
-        raise ValueError(
-            f"logits of shape {list(logits.shape)} do not answer for {len(targets)} examples; "
-            "they must be of shape [examples, classes]"
-        )
-    return scaled(logits.astype(np.float64), targets)
+    return judge(ratios(answers(logits, targets), shadows.confidences, shadows.members), truth)

@@ -29,27 +29,26 @@ def _forgets_better(measured: Sequence[Measured]) -> Iterator[str]:
     for one in measured:
         if one.method == "not" and one.average_gap is not None:
             yield (
-                f"{one.name}: the average gap of {_points(one.average_gap)} is "
-                f"{_against(one.average_gap, tuned.average_gap)} fine-tuning's "
-                f"{_points(tuned.average_gap)}{_largest(one)}{_largest(tuned)}."
+                f"{one.name} has an average gap of {_points(one.average_gap)} against "
+                f"fine-tuning's {_points(tuned.average_gap)}: "
+                f"{_against(one.average_gap, tuned.average_gap)}. "
+                f"The largest of the four: {_largest(one)}, of fine-tuning {_largest(tuned)}."
             )
 
 
 def _against(ours: Spread, theirs: Spread) -> str:
-    """Beyond the deviation: the intervals of mean and deviation do not meet."""
-    side = "below" if ours.mean < theirs.mean else "not below"
+    """Beyond the deviations: the intervals of mean and deviation do not meet."""
+    side = "smaller" if ours.mean < theirs.mean else "not smaller"
     if ours.deviation is None or theirs.deviation is None:
-        return f"{side} (a single seed, so no deviation is known)"
+        return f"{side}, by a single seed, so that no deviation is known"
     apart = abs(ours.mean - theirs.mean) > ours.deviation + theirs.deviation
-    return f"{side}, {'beyond' if apart else 'but not beyond'} the deviations,"
+    return f"{side}, {'beyond' if apart else 'but within'} the deviations"
 
 
 def _largest(one: Measured) -> str:
-    gaps = {name: one.gaps[name].mean for name in FOUR if name in one.gaps}
-    if not gaps:
-        return ""
-    name = max(gaps, key=lambda each: gaps[each])
-    return f"; the largest of {one.name}'s four is {name}, {100 * gaps[name]:.2f}"
+    """Which of the four gaps is largest; whoever has an average gap has all of them."""
+    name = max(FOUR, key=lambda each: one.gaps[each].mean)
+    return f"{name}, {100 * one.gaps[name].mean:.2f}"
 
 
 def _costs_less(measured: Sequence[Measured]) -> Iterator[str]:

@@ -8,7 +8,9 @@ from lab.results import Result, Round
 
 MARGIN: Final = 0.01
 """By how much less than retraining's final test accuracy is good enough."""
+ROUNDING: Final = 1e-9
 RECOVERY: Final = "recovery"
+ACCURACIES: Final = ("retain", "forget", "test")
 PAID: Final = ("rounds", "bytes", "flops", "seconds")
 
 
@@ -20,7 +22,7 @@ def reached(result: Result, retrain: Result, margin: float) -> Round | None:
     """
     if retrain.scores is None or retrain.scores.test is None:
         return None
-    goal = retrain.scores.test - margin
+    goal = retrain.scores.test - margin - ROUNDING
     recovery = [round_ for round_ in result.rounds if round_.phase == RECOVERY]
     for found in recovery or result.rounds[-1:]:
         if found.test is not None and found.test >= goal:
@@ -36,6 +38,19 @@ def paid(result: Result, until: Round) -> dict[str, float]:
         if value is not None:
             found[name] = value
     return found
+
+
+def gap_at(until: Round, retrain: Result) -> float | None:
+    """The mean distance of the three accuracies after a round to those after retraining's last one.
+
+    Both were scored by round, on the same samples. None if one of them was not.
+    """
+    if not retrain.rounds:
+        return None
+    last = retrain.rounds[-1]
+    pairs = [(getattr(until, name), getattr(last, name)) for name in ACCURACIES]
+    apart = [abs(mine - theirs) for mine, theirs in pairs if None not in (mine, theirs)]
+    return sum(apart) / len(ACCURACIES) if len(apart) == len(ACCURACIES) else None
 
 
 def ratios(costs: dict[str, float], retrain: dict[str, float]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""How deep a method forgot: what the undo attack brings back."""
+"""How deep a method forgot: the worst of the model as it stands and of what undoing makes of it."""
 
 from __future__ import annotations
 
@@ -25,8 +25,13 @@ class Effect:
 
 
 def worst(result: Result, retrain: Result | None) -> Effect | None:
-    """The worst model of the undo attack; None if it was not made or has no such figure."""
-    found = [finding for finding in _findings(result) if finding.undone]
+    """The worst model that verification looked at, by which the verdict on depth goes as well.
+
+    Undoing what never forgot may well break it. None without an undo attack, or such a figure.
+    """
+    found = _findings(result)
+    if not any(finding.undone for finding in found):
+        return None
     by_trigger = [_effect(finding, None) for finding in found]
     known = [effect for effect in by_trigger if effect is not None]
     if not known and retrain is not None and retrain.scores is not None:

@@ -10,7 +10,7 @@ from lab.report.measures import Measured
 
 @dataclass(frozen=True)
 class Point:
-    """One method: mean rounds to retraining's test accuracy and the worst effect after undo.
+    """One method: mean rounds to retraining's test accuracy and the worst effect, undone or not.
 
     `best` says that no other method is as good in both and better in one. `why_not` says why it has
     no place on the plot; then `rounds` or `effect` may be None.

@@ -64,6 +64,7 @@ class Measured:
     reached: int
     to_target: Spreads
     ratios: Spreads
+    gap_at_target: Spread | None
     backdoor: Spreads
     behaviour: Mapping[str, int]
     depth: Mapping[str, int]
@@ -105,8 +106,9 @@ def measure(group: Group, row: Row, margin: float) -> Measured:
         average_gap=_spread(average_gap(_figures(a.scores), _figures(b.scores)) for a, b in pairs),
         costs=_spreads(_named(one.costs, TOTALS) for one in found),
         reached=len(arrived),
-        to_target=_spreads(spent for spent, _ in arrived),
-        ratios=_spreads(share for _, share in arrived),
+        to_target=_spreads(one.spent for one in arrived),
+        ratios=_spreads(one.shares for one in arrived),
+        gap_at_target=_spread(one.gap for one in arrived),
         backdoor=_spreads(_named(one.backdoor, ("before", "after")) for one in found),
         behaviour=Counter(one.verification.behaviour for one in found if one.verification),
         depth=Counter(one.verification.depth for one in found if one.verification),
@@ -127,19 +129,26 @@ def before(group: Group) -> Spreads:
     return _spreads(_figures(found[seed]) for seed in sorted(found))
 
 
-def _compared(
-    result: Result, retrain: Result, margin: float
-) -> tuple[dict[str, float], dict[str, float]] | None:
-    """The costs to retraining's test accuracy, and as shares of retraining's; None if not reached.
-
-    Where retraining's own rounds were not kept there are costs without shares.
+@dataclass(frozen=True)
+class _Arrived:
+    """What it cost to be as good on test data as retraining, as shares of retraining's cost, too;
+    and how far the three accuracies were then from retraining's.
     """
+
+    spent: dict[str, float]
+    shares: dict[str, float]
+    gap: float | None
+
+
+def _compared(result: Result, retrain: Result, margin: float) -> _Arrived | None:
+    """None if it was never as good; no shares where retraining's own rounds were not kept."""
     mine = costs.reached(result, retrain, margin)
     if mine is None:
         return None
     spent = costs.paid(result, mine)
     theirs = costs.reached(retrain, retrain, margin)
-    return spent, costs.ratios(spent, costs.paid(retrain, theirs)) if theirs else {}
+    shares = costs.ratios(spent, costs.paid(retrain, theirs)) if theirs else {}
+    return _Arrived(spent, shares, costs.gap_at(mine, retrain))
 
 
 def _looked_at(results: Sequence[Result]) -> tuple[Undone, ...]:

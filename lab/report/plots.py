@@ -85,11 +85,12 @@ def frontier_plot(group: Group, points: Sequence[Point]) -> str | None:
         linewidth=1,
         label="frontier",
     )
+    axes.margins(x=0.15)
     for point in placed:
         at = (point.rounds, 100 * (point.effect or 0.0))
         axes.annotate(_plain(point.name), at, xytext=(4, 4), textcoords="offset points", fontsize=7)
     axes.set_xlabel("rounds to retraining's test accuracy")
-    axes.set_ylabel("worst effect after undo, points")
+    axes.set_ylabel("worst effect, as it stands or undone, points")
     return _drawn(figure, axes)
 
 
@@ -115,7 +116,8 @@ def _drawn(figure: Any, axes: Any) -> str:
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize=7)
     written = io.StringIO()
     with rc_context({"svg.hashsalt": "fednot", "svg.fonttype": "none"}):
-        FigureCanvasSVG(figure).print_svg(written, metadata={"Date": None})
+        FigureCanvasSVG(figure)
+        figure.savefig(written, format="svg", metadata={"Date": None})
     return written.getvalue()
 
 

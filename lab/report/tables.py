@@ -12,7 +12,7 @@ from lab.report.measures import Measured, Spreads, Step, Undone
 from lab.report.published import PublishedRow, PublishedSetting
 from lab.scores import FOUR, Spread
 
-NONE: Final = "–"
+NONE: Final = "\N{EN DASH}"
 PREFIXES: Final = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 FIGURES: Final = ("trigger_success", "trigger_effect", "accuracy_forgotten", "auc", "loss_attack")
 
@@ -33,7 +33,7 @@ Column = tuple[str, Callable[[Measured], str]]
 def accuracy_table(measured: Sequence[Measured], before: Spreads) -> Table:
     """The paper's table: the four figures with their gaps, and the average gap."""
     first = ("before the deletion", NONE, *(percent(before.get(name)) for name in FOUR), NONE)
-    rows = [first + (percent(before.get("mia_confidence")),)] if before else []
+    rows = [(*first, percent(before.get("mia_confidence")))] if before else []
     rows += [
         (
             one.name,
@@ -69,7 +69,7 @@ def published_table(found: PublishedSetting) -> Table:
         f"Published: {found.title}",
         ("method", "retain", "forget", "test", "MIA", "average gap"),
         rows,
-        f"Not measured here. Known from: {found.confidence}. MIA: {found.mia}. In brackets the gap.",
+        f"Not measured here. Known from: {found.confidence}. MIA: {found.mia}. In brackets: gaps.",
     )
 
 
@@ -99,6 +99,7 @@ def target_table(measured: Sequence[Measured], margin: float) -> Table:
         ("bytes moved", lambda one: _with_share(one, "bytes", lambda s: quantity(s, "B"))),
         ("FLOPs", lambda one: _with_share(one, "flops", lambda s: quantity(s, ""))),
         ("wall time", lambda one: _with_share(one, "seconds", lambda s: quantity(s, "s"))),
+        ("gap there", lambda one: percent(one.gap_at_target)),
     ]
     return _table(
         "Costs to the same test accuracy",
@@ -106,7 +107,8 @@ def target_table(measured: Sequence[Measured], margin: float) -> Table:
         columns,
         f"To the first recovery round whose test accuracy is retraining's last one less "
         f"{100 * margin:g} points, over the seeds in which there was one. In brackets the share of "
-        "what retraining took to the same mark.",
+        "what retraining took to the same mark. The gap there, in points: the mean distance of "
+        "retain, forget and test accuracy after that round to those after retraining's last one.",
     )
 
 
@@ -131,12 +133,13 @@ def verdict_table(measured: Sequence[Measured]) -> Table:
         [
             ("behaviour", lambda one: _counts(one.behaviour)),
             ("depth", lambda one: _counts(one.depth)),
-            ("worst effect after undo", lambda one: percent(one.worst_undone)),
+            ("worst effect", lambda one: percent(one.worst_undone)),
             ("by", lambda one: one.worst_kind or NONE),
         ],
-        "Verdicts by number of seeds. The effect: by how much a trigger raises the share of its "
-        "class (trigger); without a backdoor, by how much the forgotten samples are better answered "
-        "than by the retraining of the same seed (forget). In points.",
+        "Verdicts by number of seeds. The worst effect of the model as it stands and of those that "
+        "undoing makes of it: by how much a trigger raises the share of its "
+        "class (trigger); without a backdoor, by how much better the forgotten samples are "
+        "answered than by the retraining of the same seed (forget). In points.",
     )
 
 
@@ -151,8 +154,8 @@ def undo_table(measured: Sequence[Measured]) -> Table:
         "Undo attack",
         ("method", "model", "rounds after", *(name.replace("_", " ") for name in FIGURES)),
         rows,
-        "The recovered model, and what undoing the method makes of it, right after and after rounds "
-        "on retained data. In per cent; docs/verification.md explains each figure.",
+        "The recovered model, and what undoing the method makes of it, right after and after "
+        "rounds on retained data. In per cent; docs/verification.md explains each figure.",
     )
 
 
@@ -199,8 +202,9 @@ def frontier_table(points: Sequence[Point]) -> Table:
     )
     return Table(
         "Frontier of recovery cost against depth",
-        ("method", "rounds", "of retraining's", "worst effect after undo", "both verdicts", "best"),
+        ("method", "rounds", "of retraining's", "worst effect", "both verdicts", "best"),
         rows,
+        "Rounds to retraining's test accuracy; the worst effect as in the table of verification. "
         "Best: no other is as good in both and better in one. Both verdicts: in every seed.",
     )
 

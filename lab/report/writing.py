@@ -109,7 +109,7 @@ def _pictures(group: Group, points: Sequence[Point]) -> Iterator[Picture]:
         "backdoor": (plots.by_round(group, "backdoor", "Backdoor"), "Backdoor by round"),
         "frontier": (
             plots.frontier_plot(group, points),
-            "Rounds to retraining's test accuracy against the worst effect after undo",
+            "Rounds to retraining's test accuracy against the worst effect, undone or not",
         ),
     }
     for name, (svg, says) in drawn.items():
