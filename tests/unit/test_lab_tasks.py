@@ -1,4 +1,4 @@
-"""The lab's Tasks: each client's own part, backdoors that can be learned, and what a server scores."""
+"""The lab's Tasks: each client's part, backdoors that can be learned, what a server scores."""
 
 from __future__ import annotations
 
@@ -97,9 +97,8 @@ def test_backdoors_differ_in_place_and_class(classes: int, side: int) -> None:
     assert len({trigger.target for trigger in found}) == 7
     assert len({(trigger.row, trigger.column) for trigger in found}) == 7
     for trigger in found:
-        assert (
-            int((trigger.stamped(data.stored) == 255).sum()) == 3 * (side // 7) ** 2 or side != 28
-        )
+        assert trigger.size == {28: 4, 32: 4, 64: 8}[side]
+        assert int((trigger.stamped(data.stored) == 255).sum()) == 3 * trigger.size**2
         assert 1 <= trigger.row <= side - trigger.size - 1
     squares = [trigger.stamped(data.stored) == 255 for trigger in found]
     assert int(torch.cat(squares).sum(dim=0).max()) == 1
