@@ -20,7 +20,7 @@ from fednot.whole_file import write_whole
 from lab import outcome
 from lab.cells import BaseSpec, Cell
 from lab.engines.engine import Engine, LabError, Told
-from lab.setting import setting_of
+from lab.scene import scene_of
 from server.state.commits import Commit
 from server.state.database import Database
 from server.state.schema import runs
@@ -68,8 +68,8 @@ async def made(out: Path, spec: BaseSpec, engine: Engine, told: Told) -> Base:
     folder = folder_of(out, spec)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    setting, started = setting_of(spec), time.monotonic()
-    async with engine.opened(folder, setting, undo=False, flops={}, told=told) as session:
+    scene, started = scene_of(spec), time.monotonic()
+    async with engine.opened(folder, scene, undo=False, flops={}, told=told) as session:
         await session.train()
         costs = session.costs
     values: dict[str, Any] = {

@@ -38,11 +38,20 @@ class Study(_Part):
 
 
 class DatasetSpec(_Part):
-    """A dataset; `train` and `test` draw so many samples of each part, 0 for all of them."""
+    """A dataset; `train` and `test` draw so many samples of each part, 0 for all of them.
+
+    `folder` is where its files are below the folder of --data, `size` the side in pixels to which
+    images of many sizes are brought, `augment` "", "crop" or "crop-flip". So many `proxy` samples
+    are held out of the training part for methods that distil on the server.
+    """
 
     name: str
     train: Count = 0
     test: Count = 0
+    folder: Path = Path()
+    size: Positive = 32
+    augment: Literal["", "crop", "crop-flip"] = ""
+    proxy: Count = 0
 
     @property
     def key(self) -> str:
@@ -62,22 +71,21 @@ class ModelSpec(_Part):
 
 
 class PartitionSpec(_Part):
-    """How the training samples are dealt out: `alpha` is Dirichlet's, `classes` pathological's."""
+    """How the training samples are dealt out: `alpha` is Dirichlet's, `classes` pathological's.
+
+    Each client has `minimum` samples or more. With "natural" there are as many clients as groups.
+    """
 
     name: Literal["iid", "dirichlet", "pathological", "natural"]
-    alpha: float | None = Field(None, gt=0, allow_inf_nan=False)
-    classes: Positive | None = None
-
-    @property
-    def options(self) -> dict[str, float | int]:
-        """What the partitioner is told beside the number of clients and the seed."""
-        given = {"alpha": self.alpha, "classes": self.classes}
-        return {key: value for key, value in given.items() if value is not None}
+    alpha: float = Field(0.5, gt=0, allow_inf_nan=False)
+    classes: Positive = 2
+    minimum: Positive = 10
 
     @property
     def key(self) -> str:
         """What names it in a cell's id."""
-        return "_".join([slug(self.name), *(slug(f"{x:g}") for x in self.options.values())])
+        told = {"dirichlet": f"{self.alpha:g}", "pathological": f"{self.classes}"}
+        return slug(f"{self.name} {told.get(self.name, '')}")
 
 
 class MethodSpec(_Part):

@@ -67,15 +67,11 @@ class Dealt:
         return self._own[client]
 
     def of_all(self, clients: Collection[str], most: int = 0) -> ScaledDataset:
-        """What several clients train on, in one; at most so many samples, drawn by the seed."""
+        """What several clients train on, in one; at most so many samples unless `most` is 0."""
         if not clients:
             raise DataError("no client's data was asked for; name one or more")
         owned = [self.own(client) for client in self.parts if client in clients]
-        whole = joined(owned)
-        if not most or len(whole) <= most:
-            return whole
-        order = np.random.default_rng(self.setting.seed).permutation(len(whole))
-        return whole.taken(np.sort(order[:most]))
+        return self._drawn(joined(owned), most)
 
     def unseen(self, client: str) -> ScaledDataset:
         """Test samples spread as the client's own: of its group if there are any, else as many of
@@ -89,13 +85,14 @@ class Dealt:
             alike = as_mixed(test.targets, targets, self.pool.num_classes, self.setting.seed)
         return self._poisoned(client, test.taken(alike))
 
-    def triggered(self, client: str) -> ScaledDataset:
+    def triggered(self, client: str, most: int = 0) -> ScaledDataset:
         """The test images of other classes with the client's trigger, all of its target class.
 
-        The accuracy on them is the backdoor's success. Raises DataError if it has no backdoor.
+        The accuracy on them is the backdoor's success. At most so many, drawn by the seed, unless
+        `most` is 0. Raises DataError if the client has no backdoor.
         """
         trigger = self._backdoor(client)
-        test = self._others(trigger)
+        test = self._drawn(self._others(trigger), most)
         targets = torch.full_like(test.targets, trigger.target)
         return test.replaced(trigger.stamped(test.stored), targets)
 
@@ -108,6 +105,12 @@ class Dealt:
             trigger_x=self.triggered(client).inputs.numpy(),
             trigger_target=np.int64(trigger.target),
         )
+
+    def _drawn(self, data: ScaledDataset, most: int) -> ScaledDataset:
+        if not most or len(data) <= most:
+            return data
+        order = np.random.default_rng(self.setting.seed).permutation(len(data))
+        return data.taken(np.sort(order[:most]))
 
     def _others(self, trigger: Backdoor) -> ScaledDataset:
         test = self.pool.test

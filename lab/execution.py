@@ -17,7 +17,7 @@ from fednot.manifest import Manifest
 from lab import bases, measuring, outcome, results
 from lab.cells import Cell
 from lab.engines.engine import Engine, LabError, Session, Told
-from lab.setting import Setting, setting_of
+from lab.scene import PROBES, Scene, scene_of
 from server.methods import method_named
 
 WORK: Final = "work"
@@ -83,19 +83,21 @@ async def _measured(
     cell: Cell, out: Path, folder: Path, engine: Engine, told: Told
 ) -> dict[str, Any]:
     base = await bases.made(out, cell.base, engine, lambda _rounds: None)
-    setting = setting_of(cell.base)
+    scene = scene_of(cell.base)
     bases.copied(base, cell, folder)
-    manifest = Manifest.of(setting.server_task.build_model())
+    if cell.measure.undo:
+        scene.write_probes(folder / PROBES)
+    manifest = Manifest.of(scene.server_task.build_model())
     before = outcome.current(folder, manifest)
     models, updates = outcome.stored(folder)
     history = updates if method_named(cell.method.name).needs.history else 0
-    found = _Sequence(cell, setting, folder, manifest)
+    found = _Sequence(cell, scene, folder, manifest)
     await found.play(engine, base.flops, told)
     first, costs = found.outcomes[0], found.curves[0]
-    gone = setting.targets[:1]
+    gone = scene.targets[:1]
     result: dict[str, Any] = {
-        "before": measuring.scores(setting, before, gone),
-        "scores": measuring.scores(setting, first.flat, gone),
+        "before": measuring.scores(scene, before, gone),
+        "scores": measuring.scores(scene, first.flat, gone),
         "rounds": costs,
         "costs": {
             **{key: costs[-1][key] for key in ("bytes", "flops", "seconds")},
@@ -106,10 +108,10 @@ async def _measured(
         "verification": first.verification(),
     }
     if cell.base.poisoned:
-        doors = [measuring.backdoors(setting, flat)[gone[0]] for flat in (before, first.flat)]
+        doors = [measuring.backdoors(scene, flat)[gone[0]] for flat in (before, first.flat)]
         result["backdoor"] = dict(zip(("before", "after"), doors, strict=True))
     if cell.measure.relearning:
-        result["relearning"] = measuring.relearning(cell, setting, first.flat, gone[0])
+        result["relearning"] = measuring.relearning(cell, scene, first.flat, gone[0])
     if cell.measure.deletions > 1:
         result["deletions"] = found.deletions()
     return result
@@ -118,9 +120,9 @@ async def _measured(
 class _Sequence:
     """The deletions of a cell, one after the other; each begins with what the one before left."""
 
-    def __init__(self, cell: Cell, setting: Setting, folder: Path, manifest: Manifest) -> None:
+    def __init__(self, cell: Cell, scene: Scene, folder: Path, manifest: Manifest) -> None:
         self._cell = cell
-        self._setting = setting
+        self._scene = scene
         self._folder = folder
         self._manifest = manifest
         self.outcomes: list[outcome.Outcome] = []
@@ -131,9 +133,10 @@ class _Sequence:
         cell = self._cell
         for number, client in enumerate(self._targets, 1):
             before = sum(len(each.made) for each in self.outcomes)
+            self._scene.server_task.watch(self._targets[:number])
             async with engine.opened(
                 self._folder,
-                self._setting,
+                self._scene,
                 undo=cell.measure.undo,
                 flops=flops,
                 told=_after(before, told),
@@ -152,7 +155,7 @@ class _Sequence:
 
     @property
     def _targets(self) -> tuple[str, ...]:
-        return self._setting.targets[: self._cell.measure.deletions]
+        return self._scene.targets[: self._cell.measure.deletions]
 
     def deletions(self) -> list[dict[str, Any]]:
         """Each deletion with the figures of the model that it left."""
@@ -161,8 +164,8 @@ class _Sequence:
             rows.append(
                 {
                     "client": client,
-                    "scores": measuring.scores(self._setting, found.flat, self._targets[:number]),
-                    "backdoors": measuring.backdoors(self._setting, found.flat),
+                    "scores": measuring.scores(self._scene, found.flat, self._targets[:number]),
+                    "backdoors": measuring.backdoors(self._scene, found.flat),
                     "method": found.attempt.method,
                     "tensors": list(found.attempt.tensors),
                     "rounds": len(found.made),

@@ -21,7 +21,7 @@ from lab.cells import BaseSpec, Cell
 from lab.costs import Costs, CountedCohort, TimedEvaluator
 from lab.engines.engine import ANSWER_SECONDS, LabError, Told
 from lab.outcome import UPDATES, made_by
-from lab.setting import Setting
+from lab.scene import PROBES, Scene
 from server import initial_model
 from server.blocks import Memory
 from server.cohorts.cohort import Cohort
@@ -62,7 +62,7 @@ KEEPS_ALL: Final = 0.999
 
 @dataclass(frozen=True)
 class Workers:
-    """The clients of a setting, within reach, and what they cost."""
+    """The clients of a scene, within reach, and what they cost."""
 
     cohort: Cohort
     costs: Costs
@@ -74,14 +74,15 @@ class Federated:
 
     federation: Federation
     coordinator: Coordinator
-    setting: Setting
+    scene: Scene
     costs: Costs
     told: Told
 
     async def train(self) -> Run:
         """Trains the base to its end. Raises LabError if the run fails."""
-        training = self.setting.spec.training
-        policy = RoundPolicy(quorum=1.0, deadline=ANSWER_SECONDS, min_clients=training.clients)
+        training = self.scene.spec.training
+        clients = len(self.scene.clients)
+        policy = RoundPolicy(quorum=1.0, deadline=ANSWER_SECONDS, min_clients=clients)
         run = Run(0, training.rounds, 0, RunState.ACTIVE, time.time(), policy, training.overrides)
         await self.coordinator.start_training(run, NOBODY)
         found = await self._ended(
@@ -99,7 +100,7 @@ class Federated:
 
         Raises LabError if the job does not complete.
         """
-        ask = ask_of(cell, client, clients=len(self.setting.parts) - number)
+        ask = ask_of(cell, client, clients=len(self.scene.clients) - number)
         await self.coordinator.accept(ask)
         database = self.federation.database
         found = await self._ended(
@@ -189,15 +190,15 @@ def defaults_of(spec: BaseSpec, *, undo: bool) -> Defaults:
 @asynccontextmanager
 async def federated(
     folder: Path,
-    setting: Setting,
+    scene: Scene,
     workers: Workers,
     *,
     undo: bool,
-    probes: Path | None = None,
     told: Told = lambda _rounds: None,
 ) -> AsyncIterator[Federated]:
     """A federation on a state directory whose coordinator works until the end of the block."""
-    task, defaults = setting.server_task, defaults_of(setting.spec, undo=undo)
+    task, defaults = scene.server_task, defaults_of(scene.spec, undo=undo)
+    probes = folder / PROBES if undo else None
     database = Database(folder / "state.sqlite3")
     ledger = await open_ledger(folder / "ledger.jsonl", database)
     initial = initial_model.from_task(task, defaults.seed)
@@ -205,22 +206,22 @@ async def federated(
         database=database,
         model=await GlobalModel.open(database, DirectoryStore(folder / "versions"), initial),
         cohort=CountedCohort(workers.cohort, workers.costs),
-        evaluator=TimedEvaluator(task, setting.test, workers.costs),
+        evaluator=TimedEvaluator(task, scene.test, workers.costs),
         defaults=defaults,
         metrics=Metrics(new_registry(), "lab"),
         memory=Memory(None, folder / "spill"),
         ledger=ledger,
-        server_data=ServerData(task, setting.test, probes),
+        server_data=ServerData(task, scene.test, probes),
     )
     store = DirectoryStore(folder / UPDATES)
-    federation.history = UpdateHistory(database, store, setting.spec.keep_updates)
+    federation.history = UpdateHistory(database, store, scene.spec.keep_updates)
     await federation.history.open()
-    await database.write(Commit.CLIENT_JOINED, lambda c: _join(c, setting))
+    await database.write(Commit.CLIENT_JOINED, lambda c: _join(c, scene))
     coordinator = Coordinator(federation)
     await coordinator.recover_state()
     worker = asyncio.create_task(coordinator.run())
     try:
-        yield Federated(federation, coordinator, setting, workers.costs, told)
+        yield Federated(federation, coordinator, scene, workers.costs, told)
     finally:
         worker.cancel()
         await asyncio.gather(worker, return_exceptions=True)
@@ -228,7 +229,7 @@ async def federated(
         ledger.close()
 
 
-def _join(connection: Connection, setting: Setting) -> None:
+def _join(connection: Connection, scene: Scene) -> None:
     now = time.time()
-    for name, part in setting.parts.items():
-        client_rows.record_join(connection, ClientRecord(name, now, now, len(part), 0, "cpu"))
+    for name, size in scene.sizes.items():
+        client_rows.record_join(connection, ClientRecord(name, now, now, size, 0, "cpu"))

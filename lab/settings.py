@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, get_args, get_type_hints
+from typing import Any, Final, get_args, get_type_hints
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def _written(value: object) -> str:
     return ",".join(value) if isinstance(value, tuple) else "" if value is None else str(value)
 
 
-def _read(name: str, word: str) -> object:
+def _read(name: str, word: str) -> Any:
     if name == "poisoned":
         return tuple(filter(None, word.split(",")))
     kinds = get_args(KINDS[name]) or (KINDS[name],)

@@ -68,7 +68,7 @@ class LabServerTask(LabTask):
         super().__init__(dealt)
         self.watched: dict[str, SampleDataset] = {}
         most = self.setting.scored
-        self._triggered = {name: _first(dealt.triggered(name), most) for name in dealt.backdoors}
+        self._triggered = {name: dealt.triggered(name, most) for name in dealt.backdoors}
         self.watch(forget)
 
     def watch(self, forget: Sequence[str]) -> None:
@@ -96,7 +96,7 @@ class LabServerTask(LabTask):
     def evaluate(
         self, model: nn.Module, data: SampleDataset, device: torch.device
     ) -> Mapping[str, float]:
-        """ "accuracy", "chance" and "loss" on the data, and the accuracy on all that is watched."""
+        """What every Task measures on the data, and the accuracy on all that is watched."""
         scores = dict(super().evaluate(model, data, device))
         found: dict[int, float] = {}
         for name, watched in self.watched.items():
@@ -117,9 +117,3 @@ def task(client: str = "", forget: str = "", **words: str) -> LabTask:
     if client:
         return LabTask(dealt, client)
     return LabServerTask(dealt, tuple(filter(None, forget.split(","))))
-
-
-def _first(data: SampleDataset, most: int) -> SampleDataset:
-    from fednot.data.subset import Subset
-
-    return Subset(data, range(min(len(data), most))) if most else data

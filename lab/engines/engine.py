@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 from lab.cells import Cell
 from lab.costs import Costs
-from lab.setting import Setting
+from lab.scene import Scene
 from server.records import Deletion
 
 ANSWER_SECONDS: Final = 6 * 3600.0
@@ -48,7 +48,7 @@ class Engine(Protocol):
     def opened(
         self,
         folder: Path,
-        setting: Setting,
+        scene: Scene,
         *,
         undo: bool,
         flops: Mapping[str, int],

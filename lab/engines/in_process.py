@@ -9,7 +9,7 @@ from pathlib import Path
 from lab.costs import Costs
 from lab.engines.engine import Session, Told
 from lab.federation import Workers, federated
-from lab.setting import Setting
+from lab.scene import Scene
 from server.cohorts.in_process import InProcessCohort
 
 
@@ -22,17 +22,16 @@ class InProcess:
     async def opened(
         self,
         folder: Path,
-        setting: Setting,
+        scene: Scene,
         *,
         undo: bool,
         flops: Mapping[str, int],
         told: Told,
     ) -> AsyncIterator[Session]:
         """A federation whose clients are Tasks of this process."""
-        sizes = {name: len(part) for name, part in setting.parts.items()}
-        costs = Costs(sizes, dict(flops))
-        cohort = InProcessCohort(setting.client_tasks, around=costs.around)
+        costs = Costs(scene.sizes, dict(flops))
+        cohort = InProcessCohort(scene.client_tasks, around=costs.around)
         async with federated(
-            folder, setting, Workers(cohort, costs), undo=undo, told=told
+            folder, scene, Workers(cohort, costs), undo=undo, told=told
         ) as session:
             yield session
