@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from support.in_process import InProcessFederation, in_process
+from support.in_process import InProcessFederation, asked, in_process
 from support.small_digits import SmallDigits
 
 from fednot.manifest import Manifest
 from fednot.tensors import views
+from server.aggregation.momentum import add_momentum
 from server.federation import Defaults
-from server.records import JobPhase, RecoveryPolicy, VerificationPolicy, Version, VersionOrigin
+from server.records import (
+    JobPhase,
+    RecoveryPolicy,
+    VerificationPolicy,
+    Version,
+    VersionOrigin,
+)
 from server.state import version_rows
+from server.state.model_store import sha256_of
 
 POLICY = RecoveryPolicy(max_rounds=3, full_budget=True, min_rounds=1, tolerance=0.9)
 BETA = 0.5
@@ -97,3 +106,36 @@ async def test_without_momentum_and_with_it_the_first_round_is_the_same(
         expected = two[name].double() + BETA * (one[name].double() - start[name].double())
         assert torch.equal(view, expected.to(view.dtype)), name
     assert not torch.equal(plain[3], moved[3])
+
+
+async def test_a_server_that_starts_again_reads_the_step_before_from_its_versions(
+    folders: tuple[Path, Path], tasks: Mapping[str, SmallDigits], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each step is that from a version's parent to it, and none is that to the starting point."""
+    steps: list[tuple[str, str]] = []
+
+    def noted(mean: torch.Tensor, now: torch.Tensor, before: torch.Tensor, *rest: object) -> None:
+        steps.append((sha256_of(before), sha256_of(now)))
+        add_momentum(mean, now, before, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("server.recovery_momentum.add_momentum", noted)
+    defaults = replace(DEFAULTS, seed=3)
+    async with in_process(folders[0], SmallDigits(), tasks, defaults) as running:
+        await running.train(1)
+        await running.coordinator.accept(asked("c0", policy=POLICY))
+        while True:
+            if running.federation.model.current.origin is VersionOrigin.RECOVERY:
+                break
+            await asyncio.sleep(0.01)
+    async with in_process(folders[0], SmallDigits(), tasks, defaults) as running:
+        deletion = await running.forget("c0", policy=POLICY)
+        assert deletion.job.phase is JobPhase.COMPLETED, deletion.job.failure
+        versions = await running.federation.database.read(
+            lambda c: version_rows.list_versions(c, 1000, 100)
+        )
+    by_number = {version.number: version for version in versions}
+    recovered_ = sorted((v for v in versions if v.origin is VersionOrigin.RECOVERY), key=_number)
+    assert len(recovered_) == 3
+    assert set(steps) == {
+        (by_number[version.parent].sha256, version.sha256) for version in recovered_[:-1]
+    }
