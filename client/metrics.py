@@ -15,7 +15,7 @@ from prometheus_client import (
 
 from fednot import __version__
 
-PHASES: Final = ("training", "recovery", "verification", "evaluation", "profile")
+PHASES: Final = ("training", "recovery", "verification", "unlearning", "evaluation", "profile")
 OUTCOMES: Final = ("completed", "cancelled", "failed", "refused")
 _DURATIONS: Final = (0.1, 0.3, 1, 3, 10, 30, 60, 180, 600, 1800, 3600)
 

@@ -227,6 +227,18 @@ class Privacy:
         _log.info("privacy spent so far: %s", self._spent)
         return result
 
+    def unprotected(self, name: str) -> None:
+        """Notes, before it begins, that named work is done without noise.
+
+        Raises ValueError if this client trains with noise, OSError if the note cannot be written.
+        """
+        if self.noise is not None:
+            raise ValueError(
+                f"the work {name!r} adds no noise, and this client trains under --dp-noise; the "
+                "deletion needs another method"
+            )
+        self._note_unprotected()
+
     def _note_unprotected(self) -> None:
         with self._lock:
             if not self.history.unprotected:

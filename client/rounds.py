@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 import torch
-from google.protobuf import struct_pb2
 
 from client.carrier import Carrier
 from client.connection import Connection
@@ -18,6 +17,8 @@ from client.destroyed import Destroyed
 from client.encoder import Encoded, Encoder
 from client.masking import Masking, RevealedWork
 from client.metrics import ClientMetrics
+from client.named_work import NamedWork
+from client.orders import UNLEARNING, VERIFICATION, context_of, work_of
 from client.profiling import LookedAt
 from client.session import Session
 from client.trainer import Trainer, Update
@@ -38,13 +39,6 @@ ASKED_AGAIN_SECONDS: Final = 60.0
 """So long after joining again the server has to ask for it."""
 STOPPED_SECONDS: Final = 10.0
 
-VERIFICATION: Final = "verification"
-_PHASES: Final = {
-    federation_pb2.ROUND_PHASE_UNSPECIFIED: "training",
-    federation_pb2.ROUND_PHASE_TRAINING: "training",
-    federation_pb2.ROUND_PHASE_RECOVERY: "recovery",
-    federation_pb2.ROUND_PHASE_VERIFICATION: VERIFICATION,
-}
 _DROPPED: Final = {
     Reason.ROUND_OVER,
     Reason.UNKNOWN_WORK,
@@ -101,12 +95,17 @@ class Rounds:
             _log.info("%s goes on without a session", self._held.work.title)
             self._hold_for(max(HELD_SECONDS, left))
 
-    async def train(self, session: Session, order: federation_pb2.TrainWork) -> str:
-        """Trains and uploads; gives the outcome, one of client.metrics.OUTCOMES.
+    async def train(
+        self,
+        session: Session,
+        order: federation_pb2.TrainWork,
+        named: federation_pb2.UnlearnWork | None = None,
+    ) -> str:
+        """Trains, or does named work, and uploads; gives one of client.metrics.OUTCOMES.
 
         Raises SessionLostError and FinalRefusalError.
         """
-        training = self._taken_up(order)
+        training = self._taken_up(order, named)
         with self._at(training.work):
             doing = self._train(session, training)
             outcome = await self._outcome(session, training.work, doing)
@@ -202,18 +201,19 @@ class Rounds:
         finally:
             self.current = None
 
-    def _taken_up(self, order: federation_pb2.TrainWork) -> Training:
+    def _taken_up(
+        self, order: federation_pb2.TrainWork, named: federation_pb2.UnlearnWork | None
+    ) -> Training:
         if self._held is not None and self._held.answers(order):
             _log.info("%s goes on in this session", self._held.work.title)
             self._stop_timer()
             self._held.order = order  # a server that started again masks in another attempt
             return self._held
         self._drop("other work is asked for")
-        phase = _PHASES.get(order.phase, "training")
-        work = Work(order.work_id, phase, f"{phase} round {order.round}")
-        manifest = self._trainer.manifest
-        encoder = Encoder(manifest) if phase == VERIFICATION else self._encoder
-        self._held = Training(order, work, manifest, encoder)
+        work, manifest = work_of(order), self._trainer.manifest
+        alone = work.phase in (VERIFICATION, UNLEARNING)
+        encoder = Encoder(manifest) if alone else self._encoder
+        self._held = Training(order, work, manifest, encoder, named)
         return self._held
 
     def _drop(self, why: str) -> None:
@@ -270,13 +270,15 @@ class Rounds:
         async def download(receiver: Receiver) -> torch.Tensor:
             return await self._download(session, work, order.version, receiver)
 
-        context = _context(order, work)
-        if not training.begun:
+        context = context_of(order, work)
+        if not training.begun and training.named is None:
             await self._afford(context)
 
         async def train(given: torch.Tensor) -> Update:
-            _log.info("%s: training on version %d", work.title, order.version)
-            update = await self._worker.run(lambda: self._trainer.train(given, context))
+            named = await self._named(session, training)
+            what = named.name if named else "training"
+            _log.info("%s: %s on version %d", work.title, what, order.version)
+            update = await self._worker.run(lambda: self._trainer.train(given, context, named))
             self._metrics.trained(update.seconds)
             return update
 
@@ -288,6 +290,18 @@ class Rounds:
             await self._upload(session, training, update)
         self._metrics.contributed(update.num_examples)
         _log.info("%s done: %d examples in %.1f s", work.title, update.num_examples, update.seconds)
+
+    async def _named(self, session: Session, training: Training) -> NamedWork | None:
+        """The named work of an order, with the model beside if it has one."""
+        named, order, cancelled = training.named, training.order, training.work.cancelled
+        if named is None:
+            return None
+        reference = None
+        if named.reference_work_id:
+            beside = Work(named.reference_work_id, training.work.phase, "", cancelled)
+            receiver = Receiver(self._trainer.manifest)
+            reference = await self._download(session, beside, order.version, receiver)
+        return NamedWork.of(named, reference)
 
     async def _afford(self, context: TrainContext) -> None:
         """Raises FednotError (PRIVACY_SPENT), WorkFailedError if the data cannot be read."""
@@ -410,25 +424,3 @@ class Rounds:
             await session.report_failure(work.id, message, work.cancelled)
         except (FednotError, WorkCancelledError) as refusal:
             _log.info("the failure of %s was not noted: %s", work.title, refusal)
-
-
-def _context(order: federation_pb2.TrainWork, work: Work) -> TrainContext:
-    """Raises WorkFailedError as `numbers` does."""
-    return TrainContext(
-        device=torch.device("cpu"),
-        seed=order.seed,
-        round=order.round,
-        phase=work.phase,
-        config=numbers(order.config),
-        cancelled=work.cancelled,
-    )
-
-
-def numbers(config: struct_pb2.Struct) -> dict[str, float]:
-    """A Struct of numbers as a dict. Raises WorkFailedError if a value is something else."""
-    found = {}
-    for key, value in config.fields.items():
-        if value.WhichOneof("kind") != "number_value":
-            raise WorkFailedError(f"the run's config has {key} that is no number")
-        found[key] = value.number_value
-    return found

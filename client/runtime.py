@@ -159,6 +159,9 @@ class Runtime:
             case "train":
                 self._barring.lifted()
                 return await self._rounds.train(session, response.train) == "completed"
+            case "unlearn":
+                order = response.unlearn
+                return await self._rounds.train(session, order.train, order) == "completed"
             case "destroy":
                 return await obey(session, response.destroy, self._rounds)
             case "forget":

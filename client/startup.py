@@ -29,6 +29,7 @@ from fednot.identity.subject import Role
 from fednot.manifest import Manifest
 from fednot.task_loading import TaskLoadError, calling, load_task
 from fednot.tombstones import Tombstones
+from fednot.unlearning import WORKS
 from fednot.v1 import federation_pb2, model_pb2
 from fednot.wire import codec_value, manifest_message
 
@@ -68,6 +69,7 @@ class Prepared:
             codecs=self._codecs(),
             instance=self.state.instance,
             unsupported_scopes=unsupported_scopes(self.trainer.task),
+            unlearning_works=WORKS,
         )
 
     def _codecs(self) -> list[model_pb2.UpdateCodec.ValueType]:

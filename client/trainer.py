@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from client.device import Device
+from client.named_work import Forgotten, NamedWork
 from client.own_data import OwnData
 from client.privacy import Privacy
 from client.profiling import LookedAt, profiles
@@ -39,7 +40,7 @@ class Update:
     num_examples: int
     metrics: Mapping[str, float]
     seconds: float
-    data: Retained
+    data: Retained | Forgotten
 
 
 @dataclass(frozen=True)
@@ -83,13 +84,17 @@ class Trainer:
             evaluate_forgotten=self.evaluate_forgotten,
         )
 
-    def train(self, given: torch.Tensor, context: TrainContext) -> Update:
-        """Trains from a flat model and gives the update; the context's device is set here.
+    def train(
+        self, given: torch.Tensor, context: TrainContext, named: NamedWork | None = None
+    ) -> Update:
+        """Trains from a flat model, or does named work; the context's device is set here.
 
         Raises what the Task raises, WorkCancelledError, TypeError or ValueError for a result that
         is none, ForgottenMeanwhileError if a sample was barred while it ran.
         """
-        return self.device.run(lambda device: self._train(given, replace(context, device=device)))
+        return self.device.run(
+            lambda device: self._train(given, replace(context, device=device), named)
+        )
 
     def afford(self, context: TrainContext) -> None:
         """Raises FednotError (PRIVACY_SPENT) if training would pass the limit of --dp-epsilon.
@@ -117,15 +122,15 @@ class Trainer:
             lambda device: profiles(self.task, self._model(given, device), groups, device)
         )
 
-    def _train(self, given: torch.Tensor, context: TrainContext) -> Update:
+    def _train(self, given: torch.Tensor, context: TrainContext, named: NamedWork | None) -> Update:
         context.check()
         started = time.monotonic()
-        data = self.own.retained_train()
-        model = self._model(given, context.device)
-        if self.privacy is None:
-            result = self.task.train(model, data, context)
+        if named is None:
+            data: Retained | Forgotten = self.own.retained_train()
         else:
-            result = self.privacy.train(self.task, model, data, context)
+            data = named.data(self.own, self.tombstones)
+        model = self._model(given, context.device)
+        result = self._result(model, data, context, named)
         context.check()
         data.check()
         _check(result, len(data))
@@ -135,6 +140,21 @@ class Trainer:
             raise ValueError(f"training made NaN or Inf in {spoilt}; lower the learning rate")
         metrics = _floats(result.metrics)
         return Update(update, result.num_examples, metrics, time.monotonic() - started, data)
+
+    def _result(
+        self,
+        model: nn.Module,
+        data: Retained | Forgotten,
+        context: TrainContext,
+        named: NamedWork | None,
+    ) -> TrainResult:
+        if named is not None:
+            if self.privacy is not None:
+                self.privacy.unprotected(named.name)
+            return named.train(self.task, model, data, context, self.manifest)
+        if self.privacy is not None and isinstance(data, Retained):
+            return self.privacy.train(self.task, model, data, context)
+        return self.task.train(model, data, context)
 
     def _evaluate(self, given: torch.Tensor, data: Retained, device: torch.device) -> Evaluation:
         model = self._model(given, device)

@@ -38,9 +38,16 @@ class Training:
     """
 
     def __init__(
-        self, order: federation_pb2.TrainWork, work: Work, manifest: Manifest, encoder: Encoder
+        self,
+        order: federation_pb2.TrainWork,
+        work: Work,
+        manifest: Manifest,
+        encoder: Encoder,
+        named: federation_pb2.UnlearnWork | None = None,
     ) -> None:
+        """`named` is the named work that the order is part of, if it is not plain training."""
         self.order = order
+        self.named = named
         self.work = work
         self.encoder = encoder
         self._masking: Masking | None = None

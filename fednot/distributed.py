@@ -169,6 +169,11 @@ class Led(Task):
         """Has the ranks that follow end."""
         self._ranks.dismiss()
 
+    @property
+    def alone(self) -> Task:
+        """The Task that this rank trains by itself, while the others wait for the next order."""
+        return self._task
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._task, name)
 

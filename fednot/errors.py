@@ -53,6 +53,7 @@ class Reason(StrEnum):
     LAYER_ALREADY_NEGATED = auto()
     NO_ELIGIBLE_LAYER = auto()
     UNKNOWN_METHOD = auto()
+    METHOD_NEEDS = auto()
     UNKNOWN_CLIENT = auto()
     UNKNOWN_DELETION = auto()
     UNKNOWN_VERSION = auto()
@@ -161,6 +162,9 @@ CATALOGUE: Final[dict[Reason, Entry]] = {
     ),
     Reason.NO_ELIGIBLE_LAYER: Entry(_STATE, "Ask for the method retrain."),
     Reason.UNKNOWN_METHOD: Entry(_INVALID, "Take one of the methods that the message lists."),
+    Reason.METHOD_NEEDS: Entry(
+        _STATE, "Give the server what the message names, or take another method."
+    ),
     Reason.UNKNOWN_CLIENT: Entry(_NOT_FOUND, "`fednot clients` lists the names."),
     Reason.UNKNOWN_DELETION: Entry(_NOT_FOUND, "`fednot jobs` lists requests and jobs."),
     Reason.UNKNOWN_VERSION: Entry(_NOT_FOUND, "Take a version that the server lists."),

@@ -79,6 +79,13 @@ class Task:
         """
         return self.test_data()
 
+    def proxy_data(self) -> SampleDataset | None:
+        """Data of the server's own for methods that distil one model into another, or None.
+
+        Only the inputs are used; they should look like the clients' and hold none of theirs.
+        """
+        return None
+
     def first_layers(self, model: nn.Module) -> Sequence[str] | None:
         """State-dict names of the first layers' weights, or None to derive them.
 

@@ -45,6 +45,8 @@ from server.state import anomaly_rows
 from server.state.database import Database, StateError
 from server.state.model_store import ModelStore
 from server.state.stores import open_store
+from server.state.stores.directory import DirectoryStore
+from server.update_history import UpdateHistory
 from server.verification.server_data import ServerData
 
 log = logging.getLogger("server")
@@ -153,9 +155,22 @@ async def _federation(
         room=Room(settings.local_folders, needed=initial.manifest.nbytes),
         server_data=server_data,
     )
+    federation.history = await _history(settings, database)
     federation.forgettings = StoredForgettings(federation, cohort)
     federation.destructions = StoredDestructions(database, cohort, federation.changes)
     return federation, cohort
+
+
+async def _history(settings: ServerSettings, database: Database) -> UpdateHistory:
+    place = settings.kept_updates_place
+    if not settings.keep_updates and not place.exists():
+        return UpdateHistory(database)
+    try:
+        history = UpdateHistory(database, DirectoryStore(place), settings.keep_updates)
+        await history.open()
+    except OSError as error:
+        raise StateError(f"the kept updates in {place} cannot be used: {error}") from error
+    return history
 
 
 def _check_model(manifest: Manifest, settings: ServerSettings) -> None:

@@ -86,8 +86,7 @@ class AssuranceDriver:
         best = best_attempt(job)
         if best is None:
             raise ValueError(f"{job.id} has no verified attempt")
-        number = best.rounds[-1].version if best.rounds else best.start_version
-        kept, flat = await federation.model.read(number)
+        kept, flat = await federation.model.read(best.last_version)
         draft = Draft(
             flat=flat,
             origin=VersionOrigin.CHOSEN,

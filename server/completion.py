@@ -16,7 +16,13 @@ from server.methods import method_named
 from server.receipts.desk import Receipts
 from server.records import Job, JobPhase, Version, WaitKind
 from server.starting_point import starting_point
-from server.state import destruction_rows, job_rows, release_rows, version_rows
+from server.state import (
+    destruction_rows,
+    job_rows,
+    kept_update_rows,
+    release_rows,
+    version_rows,
+)
 from server.state.commits import Commit
 from server.state.database import StateUnavailableError
 from server.state.model_store import ModelStoreError, sha256_of
@@ -56,6 +62,7 @@ class Completion:
             )
         federation.destructions.tell()
         await federation.model.sweep()
+        await federation.history.sweep()
         await federation.work.run(self._await_clients(job))
         await federation.database.write(
             Commit.JOB_COMPLETED, lambda c: _complete(c, job, current.number, federation.receipts)
@@ -69,6 +76,9 @@ class Completion:
             version_rows.hold(connection, before=current.number, by=job.id)
         else:
             version_rows.destroy(connection, before=current.number, by=job.id, now=now)
+        chosen = [a for a in job.attempts if a.number == job.chosen_attempt] or job.attempts
+        start, line = chosen[-1].start_version, current.number
+        kept_update_rows.destroy(connection, before=start, current=line, by=job.id, now=now)
         self._federation.destructions.order(connection, job.id, current.generation, now)
 
     async def _await_clients(self, job: Job) -> None:

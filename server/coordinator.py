@@ -24,6 +24,7 @@ from server.federation import Federation
 from server.interruption import WorkInterruptedError
 from server.ledger.file import Key
 from server.ledger.requests import note_asked
+from server.method_needs import check_needs
 from server.methods import method_named
 from server.records import (
     Approval,
@@ -263,10 +264,12 @@ class Coordinator:
             known = deletion_rows.repeated(connection, ask)
             if known is not None:
                 return known, False
+            current, _ = version_rows.current_and_released(connection)
             if method.needs.layers:
-                current, _ = version_rows.current_and_released(connection)
                 negated = current.negated_tensors if current else ()
                 _check_layers(ask, layers, negated if method.negates else ())
+            if current is not None:
+                check_needs(federation, method, ask.scopes, connection, current.number)
             now = time.time()
             until = self._approval_until(now)
             deletion = deletion_rows.accept(connection, ask, now, approval_until=until)

@@ -81,6 +81,13 @@ WITH_SECURE_AGGREGATION: Final = (
         "leave --codecs out; every update is encoded as masked",
         lambda settings: settings.codecs != NAMES,
     ),
+    Exclusion(
+        _SECURE,
+        "--keep-updates",
+        "single updates are masked, so keeping them tells nothing",
+        "leave --keep-updates out",
+        lambda settings: settings.keep_updates > 0,
+    ),
 )
 
 

@@ -38,6 +38,7 @@ from server.room import Room
 from server.secure_aggregation.attempt import Attempts, MaskingPolicy
 from server.state import client_rows, forget_rows, scope_rows
 from server.state.database import Database
+from server.update_history import UpdateHistory
 from server.verification.server_data import ServerData
 
 log = logging.getLogger("server")
@@ -52,9 +53,10 @@ class Defaults:
     With `require_approval` a deletion or readmission waits for a second identity, at most
     `approval_expiry`. `accumulator` is the precision of a round's sum. Recovery rounds and those of
     verification have `recovery_aggregation`, if given. A job waits at most
-    `confirmation_wait` for a client to confirm what it forgets. `ladder` has the plans that a deep
-    assurance tries one after the other; see `rung_of` for what they are. `recovery_momentum` is the
-    share of the last recovery step that the next one adds.
+    `confirmation_wait` for a client to confirm what it forgets, and a method that needs it at most
+    `target_wait` for the client whose data is forgotten. `ladder` has the plans that a deep
+    assurance tries one after the other: see `rung_of` for what they are.
+    `recovery_momentum` is the share of the last recovery step that the next one adds.
     """
 
     rounds: RoundPolicy = field(default_factory=RoundPolicy)
@@ -73,6 +75,7 @@ class Defaults:
     require_approval: bool = False
     approval_expiry: float = 7 * 24 * 3600.0
     confirmation_wait: float = 7 * 24 * 3600.0
+    target_wait: float = 600.0
     verification: VerificationPolicy = field(default_factory=VerificationPolicy)
     ladder: tuple[str, ...] = ("first", "all-but-last", "retrain")
 
@@ -123,6 +126,10 @@ class Federation:
     anomalies: Anomalies = field(default_factory=Anomalies)
     attempts: Attempts = field(default_factory=Attempts)
     masking: MaskingPolicy | None = None
+    history: UpdateHistory = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.history = UpdateHistory(self.database)
 
     def eligible(self) -> tuple[str, ...]:
         """Connected clients that may train and have something to train on, by name.

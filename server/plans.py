@@ -41,6 +41,8 @@ def next_plan(
 def _next_layer(job: Job, layers: LayerMap, negated: Sequence[str]) -> Plan:
     method = method_named(job.method)
     if not method.needs.layers:
+        if job.attempts:
+            return retrained(f"{job.attempts[-1].method} could not be done; retrain")
         return Plan(method, _NOTHING, f"{method.name} from version {job.base_version}")
     note = ""
     if not job.attempts:
@@ -51,7 +53,7 @@ def _next_layer(job: Job, layers: LayerMap, negated: Sequence[str]) -> Plan:
     tried = [tensor for attempt in job.attempts for tensor in attempt.tensors]
     found = next_choice(layers, tried=tried, negated=_barred(method, negated))
     if found is None:
-        return _retrained(f"no layer is left to negate{note}")
+        return retrained(f"no layer is left to negate{note}")
     told = ", ".join(found.tensors)
     return Plan(method, found, f"{_does(method)} the next eligible layer, {told}{note}")
 
@@ -72,7 +74,8 @@ def _does(method: Method) -> str:
     return "negates" if method.name == DEFAULT else f"{method.name} of"
 
 
-def _retrained(why: str) -> Plan:
+def retrained(why: str) -> Plan:
+    """The plan that needs nothing of the model, and why it is taken."""
     return Plan(method_named(Retrain.name), _NOTHING, why)
 
 
@@ -105,7 +108,7 @@ def _next_rung(
         notes.append(f"{text} is what attempt {tried[key]} did")
     if any(attempt.outcome is AttemptOutcome.SUCCEEDED for attempt in job.attempts):
         return None
-    return _noting(_retrained("the ladder has ended and no attempt recovered"), notes)
+    return _noting(retrained("the ladder has ended and no attempt recovered"), notes)
 
 
 def _on_rung(number: int, text: str, layers: LayerMap, negated: Sequence[str]) -> Plan:

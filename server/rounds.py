@@ -13,11 +13,12 @@ import torch
 from sqlalchemy import Connection
 
 from server.blocks import Block
-from server.cohorts.cohort import WorkKind, WorkPlan
+from server.cohorts.cohort import UnlearningOrder, WorkKind, WorkPlan
 from server.evaluation import finite, score_by_clients
 from server.federation import Federation
 from server.global_model import Draft, Step
 from server.interruption import WorkInterruptedError
+from server.methods.method import TRAIN
 from server.records import (
     ClientRecord,
     Round,
@@ -33,11 +34,11 @@ from server.recovery_momentum import with_momentum
 from server.resumption import seconds_left, take_over
 from server.room import is_full
 from server.secure_aggregation.summing import MaskedSumming
-from server.state import client_rows, round_rows
+from server.state import client_rows, kept_update_rows, round_rows
 from server.state.commits import Commit
 from server.state.database import StateUnavailableError
 from server.state.fencing import FencedError
-from server.summing import Sum, Summing
+from server.summing import Handling, Sum, Summing
 
 log = logging.getLogger("server.rounds")
 
@@ -58,6 +59,7 @@ class RoundOrder:
     run_id: int = 0
     job_id: str = ""
     attempt: int = 0
+    work: str = TRAIN
 
     def began(self, found: Round) -> bool:
         """Whether a round was begun for the same run, or the same attempt of the same job."""
@@ -115,7 +117,7 @@ class Rounds:
         Raises NotEnoughClientsError, or WorkInterruptedError.
         """
         fewest = max(minimum, self._summing.fewest)
-        return await self._federation.work.run(self._gather(fewest, wait, purpose))
+        return await self._federation.work.run(self.gathered(fewest, wait, purpose))
 
     async def play(self, order: RoundOrder, step: Step) -> Round:
         """Runs one round; `step` writes what belongs to a new version with the version itself.
@@ -152,7 +154,7 @@ class Rounds:
         """
         federation, model = self._federation, trial.model
         fewest = max(trial.min_clients, self._summing.fewest)
-        clients = await self._gather(fewest, trial.client_wait, "a verification round")
+        clients = await self.gathered(fewest, trial.client_wait, "a verification round")
         current = federation.model.current
         plan = WorkPlan(
             kind=WorkKind.TRAIN,
@@ -197,7 +199,8 @@ class Rounds:
         plan = WorkPlan(kind, 0, phase, version, flat, clients, deadline)
         return await score_by_clients(federation.cohort, plan)
 
-    async def _gather(self, minimum: int, wait: float, purpose: str) -> tuple[str, ...]:
+    async def gathered(self, minimum: int, wait: float, purpose: str) -> tuple[str, ...]:
+        """As `gather`, in interruptible work of the caller."""
         federation = self._federation
         until = time.monotonic() + wait
         try:
@@ -278,10 +281,12 @@ class Rounds:
     ) -> Round:
         federation = self._federation
         base = federation.model.current
+        handling = Handling(keeps=await federation.history.keeps(base.number))
         summing = self._summing.sum(
             self._plan(order, begun, base, resumed=resumed),
             federation.model.block,
             order.policy.quorum,
+            handling,
         )
         summed = await federation.work.run(with_momentum(federation, order.phase, base, summing))
         if summed.model is None:
@@ -307,6 +312,7 @@ class Rounds:
 
         def commit(connection: Connection, version: Version) -> None:
             round_rows.end_round(connection, replace(ended, result_version=version.number))
+            kept_update_rows.insert_updates(connection, summed.kept)
             step(connection, version)
 
         version = await federation.model.commit(Commit.ROUND_COMPLETED, draft, commit)
@@ -318,6 +324,9 @@ class Rounds:
         if resumed:
             deadline = seconds_left(begun, deadline, time.time())
             log.info("round %d goes on for at most %.0f s", begun.number, deadline)
+        named = None
+        if order.work != TRAIN:
+            named = UnlearningOrder(order.job_id, dict.fromkeys(begun.cohort, order.work))
         return WorkPlan(
             kind=WorkKind.TRAIN,
             round=begun.number,
@@ -330,6 +339,7 @@ class Rounds:
             seed=self._federation.defaults.seed,
             config=order.config,
             resumed=resumed,
+            unlearning=named,
         )
 
     async def _without_result(self, begun: Round, summed: Sum, outcome: RoundOutcome) -> Round:

@@ -86,6 +86,11 @@ class StateSettings(Settings):
         return self.versions or str(self.state_dir / "versions")
 
     @property
+    def kept_updates_place(self) -> Path:
+        """Where updates are that methods need; they are in no backup."""
+        return self.state_dir / "updates"
+
+    @property
     def ledger_path(self) -> Path:
         """Where the ledger is."""
         return self.ledger or self.state_dir / "ledger.jsonl"
@@ -162,6 +167,16 @@ class ServerSettings(StateSettings):
         7 * 24 * 3600.0,
         gt=0,
         description="seconds a deletion waits for a client to confirm what it forgets",
+    )
+    target_wait: float = Field(
+        600.0,
+        ge=0,
+        description="seconds that a method waits for the client whose data is forgotten",
+    )
+    keep_updates: int = Field(
+        0,
+        ge=0,
+        description="keep the updates of every N-th round for fed-eraser and fukd; 0 keeps none",
     )
     verify: bool = Field(True, description="verify each deletion before its model is released")
     auc_margin: float = Field(
@@ -406,6 +421,7 @@ class ServerSettings(StateSettings):
             require_approval=self.require_approval,
             approval_expiry=self.approval_expiry,
             confirmation_wait=self.confirmation_wait,
+            target_wait=self.target_wait,
             verification=VerificationPolicy(
                 enabled=self.verify,
                 thresholds=Thresholds(self.auc_margin, self.trigger_margin),

@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from typing import Final
 
+import torch
+
+from fednot.codecs.none import Plain
 from fednot.errors import FednotError
 from server.aggregation import Rule, TooFewUpdatesError
 from server.anomalies import kind_of
@@ -16,7 +20,7 @@ from server.blocks import Block
 from server.cohorts.cohort import Answer, Update, WorkPlan
 from server.evaluation import WeightedMeans
 from server.federation import Federation
-from server.records import RoundPhase, RoundProgress, Scores
+from server.records import KeptUpdate, RoundPhase, RoundProgress, Scores
 
 log = logging.getLogger("server.rounds")
 
@@ -24,12 +28,26 @@ log = logging.getLogger("server.rounds")
 @dataclass(frozen=True)
 class Sum:
     """What came of a cohort's work: the new model, None without a quorum; whose update did not
-    count, and why; what training measured.
+    count, and why; what training measured; which updates were kept.
     """
 
     model: Block | None
     missing: Mapping[str, str]
     metrics: Scores
+    kept: tuple[KeptUpdate, ...] = ()
+
+
+@dataclass(frozen=True)
+class Handling:
+    """What is done with each update before it is aggregated: it is changed by `transformed`, flat,
+    and kept if `keeps`.
+    """
+
+    transformed: Callable[[str, torch.Tensor], torch.Tensor] | None = None
+    keeps: bool = False
+
+
+AS_THEY_COME: Final = Handling()
 
 
 class Summing:
@@ -44,7 +62,9 @@ class Summing:
         defaults = self._federation.defaults
         return max(defaults.aggregation_of(phase).fewest for phase in RoundPhase)
 
-    async def sum(self, plan: WorkPlan, given: Block, quorum: float) -> Sum:
+    async def sum(
+        self, plan: WorkPlan, given: Block, quorum: float, handling: Handling = AS_THEY_COME
+    ) -> Sum:
         """What the phase's rule makes of the updates, applied to a model, if a share `quorum` of
         the cohort sent one.
 
@@ -58,19 +78,22 @@ class Summing:
             federation.defaults.accumulator,
         )
         try:
-            return await self._summed(rule, plan, given, quorum)
+            return await self._summed(rule, plan, given, quorum, handling)
         finally:
             rule.close()
 
-    async def _summed(self, rule: Rule, plan: WorkPlan, given: Block, quorum: float) -> Sum:
+    async def _summed(
+        self, rule: Rule, plan: WorkPlan, given: Block, quorum: float, handling: Handling
+    ) -> Sum:
         federation = self._federation
         trained = WeightedMeans()
+        kept: list[KeptUpdate] = []
         progress = RoundProgress(plan.round, plan.phase, plan.clients)
         missing: dict[str, str] = {}
         federation.shows(progress)
         async with aclosing(federation.cohort.work(plan)) as answers:
             async for answer in answers:
-                refusal = await self._add(rule, answer)
+                refusal = await self._add(rule, answer, plan, handling, kept)
                 if refusal is None:
                     trained.add(answer)
                     progress = replace(progress, accepted=(*progress.accepted, answer.client))
@@ -86,7 +109,8 @@ class Summing:
             return Sum(None, missing | dict.fromkeys(progress.accepted, overflow.message), {})
         except TooFewUpdatesError as error:
             return Sum(None, missing | dict.fromkeys(progress.accepted, str(error)), {})
-        return Sum(model, missing, {f"train_{key}": x for key, x in trained.means().items()})
+        metrics = {f"train_{key}": x for key, x in trained.means().items()}
+        return Sum(model, missing, metrics, tuple(kept))
 
     async def _applied(self, rule: Rule, given: Block) -> Block:
         found = await asyncio.to_thread(rule.applied_to, given)
@@ -96,21 +120,46 @@ class Summing:
                 self._federation.notes(client, kind)
         return found.model
 
-    async def _add(self, rule: Rule, answer: Answer) -> str | None:
+    async def _add(
+        self,
+        rule: Rule,
+        answer: Answer,
+        plan: WorkPlan,
+        handling: Handling,
+        kept: list[KeptUpdate],
+    ) -> str | None:
         updates = self._federation.metrics.updates
         if not isinstance(answer, Update):
             updates.labels("missing").inc()
             return getattr(answer, "reason", "it evaluated instead of training")
         try:
-            await asyncio.to_thread(
-                rule.add, answer.client, answer.payload, answer.num_examples, answer.codec
-            )
+            row = await asyncio.to_thread(self._taken, rule, answer, plan, handling)
         except FednotError as refusal:
             kind = kind_of(refusal)
             if kind is not None:
                 self._federation.notes(answer.client, kind)
             answer.settle(refusal)
             return f"{refusal.reason}: {refusal.message}"
+        kept += [row] if row is not None else []
         answer.settle(None)
         updates.labels("accepted").inc()
         return None
+
+    def _taken(
+        self, rule: Rule, answer: Update, plan: WorkPlan, handling: Handling
+    ) -> KeptUpdate | None:
+        manifest, history = self._federation.model.manifest, self._federation.history
+        payload, codec = answer.payload, answer.codec
+        if handling.transformed is not None:
+            flat = handling.transformed(answer.client, codec.decode(payload.tensor, manifest))
+            payload, codec = Block.of(flat), Plain()
+        rule.add(answer.client, payload, answer.num_examples, codec)
+        if not handling.keeps:
+            return None
+        return history.keep(
+            codec.decode(payload.tensor, manifest),
+            base_version=plan.version.number,
+            client=answer.client,
+            num_examples=answer.num_examples,
+            manifest=manifest,
+        )

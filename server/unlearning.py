@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from sqlalchemy import Connection
 
+from fednot.errors import FednotError
 from server import stop_rule
 from server.assurance import AssuranceDriver, best_attempt
 from server.audit import note_job_end
@@ -16,8 +17,9 @@ from server.evaluation import finite
 from server.federation import Federation
 from server.global_model import Draft
 from server.ladder import rounds_of
+from server.method_needs import check_needs
 from server.methods import method_named
-from server.plans import next_plan
+from server.plans import Plan, next_plan, retrained
 from server.records import (
     Attempt,
     AttemptOutcome,
@@ -35,6 +37,7 @@ from server.rounds import NotEnoughClientsError, RoundOrder, Rounds, missing_tex
 from server.starting_point import starting_point
 from server.state import deletion_rows, job_rows, round_rows, version_rows
 from server.state.commits import Commit
+from server.steps import StepDriver, TargetAwayError
 from server.stop_rule import Judgement
 
 log = logging.getLogger("server.unlearning")
@@ -48,7 +51,8 @@ class UnlearningDriver:
         self._rounds = rounds
         self._completion = Completion(federation)
         self._assurance = AssuranceDriver(federation, rounds)
-        self._steps = {
+        self._steps = StepDriver(federation, rounds)
+        self._phases = {
             JobPhase.QUEUED: self._pin_base,
             JobPhase.NEGATING: self._begin_attempt,
             JobPhase.RECOVERING: self._recover,
@@ -60,7 +64,7 @@ class UnlearningDriver:
         if job.phase is not JobPhase.VERIFYING and not self._time_left(job):
             await self._give_up(job, "its deadline passed; nothing was rolled back")
             return
-        await self._steps[job.phase](job)
+        await self._phases[job.phase](job)
         self._federation.changes.beat()
 
     async def _pin_base(self, job: Job) -> None:
@@ -103,6 +107,7 @@ class UnlearningDriver:
         if plan is None:
             await self._assurance.choose(job)
             return
+        plan = await self._possible(job, plan)
         method, choice, explanation = plan.method, plan.choice, plan.explanation
         start = await starting_point(federation, method, choice.tensors, base, base_flat)
         attempt = Attempt(
@@ -132,9 +137,24 @@ class UnlearningDriver:
         await federation.model.commit(Commit.ATTEMPT_BEGUN, draft, commit)
         log.info("%s attempt %d: %s", job.id, attempt.number, explanation)
 
+    async def _possible(self, job: Job, plan: Plan) -> Plan:
+        """The plan, or to retrain if something that it needs is gone since it was asked for."""
+        federation = self._federation
+
+        def check(connection: Connection) -> None:
+            check_needs(federation, plan.method, job.scopes, connection, job.base_version)
+
+        try:
+            await federation.database.read(check)
+        except FednotError as error:
+            return retrained(f"{error.message}; retrain")
+        return plan
+
     async def _recover(self, job: Job) -> None:
-        """Runs one recovery round, or ends the attempt if the stop rule says so."""
+        """Takes a step of the method, or runs one recovery round, or ends the attempt."""
         attempt = job.attempts[-1]
+        if await self._step(job, attempt):
+            return
         judgement = await self._judge(job, attempt)
         if judgement.done:
             await self._end_attempt(job, attempt, judgement)
@@ -147,7 +167,12 @@ class UnlearningDriver:
             client_wait=self._time_left(job),
         )
         order = RoundOrder(
-            RoundPhase.RECOVERY, policy, await self._config(), job_id=job.id, attempt=attempt.number
+            RoundPhase.RECOVERY,
+            policy,
+            await self._config(),
+            job_id=job.id,
+            attempt=attempt.number,
+            work=method_named(attempt.method).recovery_work,
         )
         try:
             ended = await self._rounds.play(order, lambda _connection, _version: None)
@@ -160,6 +185,28 @@ class UnlearningDriver:
             )
             what = f"a failed recovery round of {job.id}"
             await pause(self._federation, failures, what, missing_text(ended))
+
+    async def _step(self, job: Job, attempt: Attempt) -> bool:
+        """Takes the next step of the attempt's method; False if there is none left."""
+        step = await self._steps.next(job, attempt)
+        if step is None:
+            return False
+        try:
+            await self._steps.take(job, attempt, step, self._time_left(job))
+        except NotEnoughClientsError as error:
+            await self._give_up(job, str(error))
+        except TargetAwayError as error:
+            await self._abandon(job, attempt, str(error))
+        return True
+
+    async def _abandon(self, job: Job, attempt: Attempt, why: str) -> None:
+        """Ends an attempt whose method cannot be done; the next one retrains."""
+        ended = replace(
+            attempt,
+            outcome=AttemptOutcome.ABANDONED,
+            explanation=f"{attempt.explanation}; abandoned after {len(attempt.steps)} steps: {why}",
+        )
+        await self._write_end(job, ended, JobPhase.NEGATING)
 
     async def _judge(self, job: Job, attempt: Attempt) -> Judgement:
         federation = self._federation
@@ -194,13 +241,15 @@ class UnlearningDriver:
             f"of {len(attempt.rounds)}: {reason}",
         )
         to = JobPhase.VERIFYING if judgement.recovered else JobPhase.NEGATING
+        await self._write_end(job, ended, to)
 
+    async def _write_end(self, job: Job, ended: Attempt, to: JobPhase) -> None:
         def command(connection: Connection) -> None:
             job_rows.end_attempt(connection, ended)
             job_rows.move(connection, job, to, time.time())
 
         await self._federation.database.write(Commit.ATTEMPT_ENDED, command)
-        log.info("%s attempt %d: %s", job.id, attempt.number, ended.explanation)
+        log.info("%s attempt %d: %s", job.id, ended.number, ended.explanation)
 
     async def _verify(self, job: Job) -> None:
         """Checks what was stored, then has it verified, then settled, then completed."""

@@ -37,6 +37,8 @@ class _RoundPhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RoundPhase
     """A recovery round of an unlearning job."""
     ROUND_PHASE_VERIFICATION: _RoundPhase.ValueType  # 3
     """A round on an attacked copy of the model, whose result is looked at and thrown away."""
+    ROUND_PHASE_UNLEARNING: _RoundPhase.ValueType  # 4
+    """A step of an unlearning method, between the start of an attempt and its recovery."""
 
 class RoundPhase(_RoundPhase, metaclass=_RoundPhaseEnumTypeWrapper):
     """Why a round is run."""
@@ -49,6 +51,8 @@ ROUND_PHASE_RECOVERY: RoundPhase.ValueType  # 2
 """A recovery round of an unlearning job."""
 ROUND_PHASE_VERIFICATION: RoundPhase.ValueType  # 3
 """A round on an attacked copy of the model, whose result is looked at and thrown away."""
+ROUND_PHASE_UNLEARNING: RoundPhase.ValueType  # 4
+"""A step of an unlearning method, between the start of an attempt and its recovery."""
 Global___RoundPhase: _TypeAlias = RoundPhase  # noqa: Y015
 
 class _SampleGroup:
@@ -144,6 +148,7 @@ class JoinRequest(_message.Message):
     CODECS_FIELD_NUMBER: _builtins.int
     INSTANCE_FIELD_NUMBER: _builtins.int
     UNSUPPORTED_SCOPES_FIELD_NUMBER: _builtins.int
+    UNLEARNING_WORKS_FIELD_NUMBER: _builtins.int
     client: _builtins.str
     """The client's name: 1 to 63 of a-z, 0-9, '-', '_' and '.', starting with a letter or digit.
     Over TLS the certificate tells it: this may be empty, and must not differ.
@@ -174,6 +179,10 @@ class JoinRequest(_message.Message):
     def unsupported_scopes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Which kinds of scope ("samples", "class", "subject") its Task cannot forget, and why."""
 
+    @_builtins.property
+    def unlearning_works(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The named works (UnlearnWork.work) that it can do."""
+
     def __init__(
         self,
         *,
@@ -186,10 +195,11 @@ class JoinRequest(_message.Message):
         codecs: _abc.Iterable[_model_pb2.UpdateCodec.ValueType] | None = ...,
         instance: _builtins.str = ...,
         unsupported_scopes: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        unlearning_works: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["manifest", b"manifest"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "codecs", b"codecs", "device", b"device", "instance", b"instance", "manifest", b"manifest", "num_test_examples", b"num_test_examples", "num_train_examples", b"num_train_examples", "software_version", b"software_version", "unsupported_scopes", b"unsupported_scopes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "codecs", b"codecs", "device", b"device", "instance", b"instance", "manifest", b"manifest", "num_test_examples", b"num_test_examples", "num_train_examples", b"num_train_examples", "software_version", b"software_version", "unlearning_works", b"unlearning_works", "unsupported_scopes", b"unsupported_scopes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -552,6 +562,52 @@ class ForgottenData(_message.Message):
 Global___ForgottenData: _TypeAlias = ForgottenData  # noqa: Y015
 
 @_typing.final
+class UnlearnWork(_message.Message):
+    """Do named work in place of ordinary training, and upload the update as one does that of TrainWork. A
+    barred client is asked, too, on the data of its own deletion alone.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRAIN_FIELD_NUMBER: _builtins.int
+    WORK_FIELD_NUMBER: _builtins.int
+    FORGOTTEN_FIELD_NUMBER: _builtins.int
+    REFERENCE_WORK_ID_FIELD_NUMBER: _builtins.int
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    work: _builtins.str
+    """Its name, such as "ascend"; docs/methods.md says what each does."""
+    reference_work_id: _builtins.str
+    """Names a second model in DownloadModelRequest.work_id, such as one that never saw the data; empty
+    if there is none.
+    """
+    job_id: _builtins.str
+    """The unlearning job that asks for it."""
+    @_builtins.property
+    def train(self) -> Global___TrainWork:
+        """The work as that of a round: what to start from, the seed, the hyper-parameters."""
+
+    @_builtins.property
+    def forgotten(self) -> Global___ForgottenData:
+        """What the job forgets of this client's data, to work on that; not set: on what is retained."""
+
+    def __init__(
+        self,
+        *,
+        train: Global___TrainWork | None = ...,
+        work: _builtins.str = ...,
+        forgotten: Global___ForgottenData | None = ...,
+        reference_work_id: _builtins.str = ...,
+        job_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["forgotten", b"forgotten", "train", b"train"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["forgotten", b"forgotten", "job_id", b"job_id", "reference_work_id", b"reference_work_id", "train", b"train", "work", b"work"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnlearnWork: _TypeAlias = UnlearnWork  # noqa: Y015
+
+@_typing.final
 class ProfileWork(_message.Message):
     """Look at groups of the client's own samples with a version and report what was seen. A barred client
     is asked, too, for the verification of its own deletion alone.
@@ -681,6 +737,7 @@ class PollWorkResponse(_message.Message):
     DESTROY_FIELD_NUMBER: _builtins.int
     FORGET_FIELD_NUMBER: _builtins.int
     PROFILE_FIELD_NUMBER: _builtins.int
+    UNLEARN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def train(self) -> Global___TrainWork:
         """Train."""
@@ -705,6 +762,10 @@ class PollWorkResponse(_message.Message):
     def profile(self) -> Global___ProfileWork:
         """Look at groups of samples."""
 
+    @_builtins.property
+    def unlearn(self) -> Global___UnlearnWork:
+        """Do named work of an unlearning method."""
+
     def __init__(
         self,
         *,
@@ -714,12 +775,13 @@ class PollWorkResponse(_message.Message):
         destroy: Global___DestroyWork | None = ...,
         forget: Global___ForgetWork | None = ...,
         profile: Global___ProfileWork | None = ...,
+        unlearn: Global___UnlearnWork | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["barred", b"barred", "destroy", b"destroy", "evaluate", b"evaluate", "forget", b"forget", "profile", b"profile", "train", b"train", "work", b"work"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["barred", b"barred", "destroy", b"destroy", "evaluate", b"evaluate", "forget", b"forget", "profile", b"profile", "train", b"train", "unlearn", b"unlearn", "work", b"work"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["barred", b"barred", "destroy", b"destroy", "evaluate", b"evaluate", "forget", b"forget", "profile", b"profile", "train", b"train", "work", b"work"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["barred", b"barred", "destroy", b"destroy", "evaluate", b"evaluate", "forget", b"forget", "profile", b"profile", "train", b"train", "unlearn", b"unlearn", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_work: _TypeAlias = _typing.Literal["train", "evaluate", "barred", "destroy", "forget", "profile"]  # noqa: Y015
+    _WhichOneofReturnType_work: _TypeAlias = _typing.Literal["train", "evaluate", "barred", "destroy", "forget", "profile", "unlearn"]  # noqa: Y015
     _WhichOneofArgType_work: _TypeAlias = _typing.Literal["work", b"work"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_work) -> _WhichOneofReturnType_work | None: ...
 

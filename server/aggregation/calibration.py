@@ -7,19 +7,10 @@ code by tensor and of the mean of all clients; here it is by client and by tenso
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 
-from fednot.codecs.codec import Codec
-from fednot.codecs.none import Plain
 from fednot.manifest import Manifest, TensorKind, TensorSpec
 from fednot.runs import PIECE_ELEMENTS
-from server.aggregation.rules import Aggregate, Aggregation, Mean
-from server.blocks import Block, Memory
-
-Stored = Callable[[str], torch.Tensor]
-"""A client's stored update, flat, uint8 of shape [nbytes]; a FednotError refuses the new one."""
 
 
 def calibrated(stored: torch.Tensor, new: torch.Tensor, manifest: Manifest) -> torch.Tensor:
@@ -53,40 +44,3 @@ def _view(flat: torch.Tensor, spec: TensorSpec) -> torch.Tensor:
 
 def _norm(values: torch.Tensor) -> float:
     return float(torch.linalg.vector_norm(values, dtype=torch.float64)) if values.numel() else 0.0
-
-
-class Calibrated:
-    """The mean of calibrated updates: a rule for the rounds in which FedEraser goes back over those
-    that it stored, `stored` by client.
-    """
-
-    def __init__(
-        self,
-        manifest: Manifest,
-        memory: Memory,
-        how: Aggregation,
-        precision: torch.dtype,
-        stored: Stored,
-    ) -> None:
-        self._manifest = manifest
-        self._mean = Mean(manifest, memory, how, precision)
-        self._stored = stored
-        self._plain = Plain()
-
-    def add(self, client: str, update: Block, num_examples: int, codec: Codec) -> None:
-        """Calibrates the update and adds it to the sum; it is decoded in memory for that.
-
-        Raises as `Rule.add` does, what `stored` raises, and ValueError if what is stored is of
-        another model.
-        """
-        new = codec.decode(update.tensor, self._manifest)
-        found = calibrated(self._stored(client), new, self._manifest)
-        self._mean.add(client, Block.of(found), num_examples, self._plain)
-
-    def applied_to(self, model: Block) -> Aggregate:
-        """The model plus the mean."""
-        return self._mean.applied_to(model)
-
-    def close(self) -> None:
-        """Nothing but the sums was kept."""
-        self._mean.close()

@@ -63,13 +63,33 @@ class ProfileOrder:
 
 
 @dataclass(frozen=True)
+class UnlearningOrder:
+    """Named work (`fednot.unlearning`) in place of ordinary training, for a job.
+
+    `works` names each client's. A client of `forgotten` works on that part of its data, claims at
+    most `counts` examples and is given `reference`, flat, if there is one; the others work on what
+    they retain.
+    """
+
+    job_id: str
+    works: Mapping[str, str]
+    forgotten: Mapping[str, ForgottenData] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
+    reference: torch.Tensor | None = None
+
+    def reference_of(self, client: str) -> torch.Tensor | None:
+        """The model that a client is given beside the one that it works on."""
+        return self.reference if client in self.forgotten else None
+
+
+@dataclass(frozen=True)
 class WorkPlan:
     """Work for a cohort: `deadline` seconds from its start, `round` 0 outside of rounds.
 
     `release` gives back the pages of a part of `flat` that was read, if they are on disk. A plan
     that is `resumed` was sent before the server started again: its clients may still be at it and
     are given time to come back. `profile` says what to look at in PROFILE work, `masked` how the
-    updates of TRAIN work are masked.
+    updates of TRAIN work are masked, `unlearning` what such work is if it is not plain training.
     """
 
     kind: WorkKind
@@ -85,6 +105,11 @@ class WorkPlan:
     resumed: bool = False
     profile: ProfileOrder | None = None
     masked: Attempt | None = None
+    unlearning: UnlearningOrder | None = None
+
+    def works_on_forgotten(self, client: str) -> bool:
+        """Whether the client is to work on data that is forgotten, barred or not."""
+        return self.unlearning is not None and client in self.unlearning.forgotten
 
     def seed_of(self, client: str) -> int:
         """The seed of one client in this round (63 bits), the same in every process."""

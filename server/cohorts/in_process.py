@@ -9,6 +9,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -23,7 +24,8 @@ from fednot.loss_profile import LossProfile
 from fednot.manifest import Manifest
 from fednot.task import SampleDataset, Task
 from fednot.tensors import difference, flatten_module, load_into
-from fednot.training import TrainContext
+from fednot.training import TrainContext, TrainResult
+from fednot.unlearning import work_named
 from server.blocks import Block
 from server.cohorts.cohort import (
     Answer,
@@ -32,6 +34,7 @@ from server.cohorts.cohort import (
     NoAnswer,
     Profiles,
     SampleGroup,
+    UnlearningOrder,
     Update,
     WorkKind,
     WorkPlan,
@@ -39,22 +42,27 @@ from server.cohorts.cohort import (
 
 CPU = torch.device("cpu")
 
+Around = Callable[[str, WorkPlan], AbstractContextManager[None]]
+Run = Callable[[str, WorkPlan, threading.Event], Answer]
+
 
 class InProcessCohort:
     """Clients by name, each with its Task.
 
     `tombstones` has, by client and by the tombstone's name, the ids of the samples under it, which
-    are never trained on.
+    are never trained on. `around` is entered for each client's work, in the thread that does it.
     """
 
     def __init__(
         self,
         tasks: Mapping[str, Task],
         tombstones: Mapping[str, Mapping[str, Collection[str]]] | None = None,
+        around: Around | None = None,
     ) -> None:
         barred = tombstones or {}
         self._members = {name: _Member(task, barred.get(name, {})) for name, task in tasks.items()}
         self.refusals: dict[str, FednotError] = {}
+        self._around = around
 
     def connected(self) -> frozenset[str]:
         """Every member."""
@@ -85,7 +93,7 @@ class InProcessCohort:
         try:
             for client in plan.clients:
                 member = self._members[client]
-                run = member.work_of(plan.kind)
+                run = self._surrounded(member.work_of(plan.kind))
                 try:
                     answer = await asyncio.to_thread(run, client, plan, over)
                 except Exception as error:
@@ -95,6 +103,17 @@ class InProcessCohort:
                 yield answer
         finally:
             over.set()
+
+    def _surrounded(self, run: Run) -> Run:
+        around = self._around
+        if around is None:
+            return run
+
+        def surrounded(client: str, plan: WorkPlan, over: threading.Event) -> Answer:
+            with around(client, plan):
+                return run(client, plan, over)
+
+        return surrounded
 
     def _settle(self, client: str) -> Callable[[FednotError | None], None]:
         def settle(refusal: FednotError | None) -> None:
@@ -131,10 +150,31 @@ class _Member:
             config=plan.config,
             cancelled=over,
         )
-        result = self._task.train(model, retained, context)
+        if plan.unlearning is None:
+            result = self._task.train(model, retained, context)
+        else:
+            result = self._unlearn(plan.unlearning, client, model, retained, context)
         update = difference(flatten_module(model, manifest), plan.flat, manifest)
         payload = Block.of(update)
         return Update(client, result.num_examples, payload, Plain(), result.metrics, lambda _: None)
+
+    def _unlearn(
+        self,
+        order: UnlearningOrder,
+        client: str,
+        model: nn.Module,
+        retained: SampleDataset,
+        context: TrainContext,
+    ) -> TrainResult:
+        forgotten = order.forgotten.get(client)
+        group = SampleGroup.FORGOTTEN
+        data = retained if forgotten is None else self._group(group, forgotten) or retained
+        flat, reference = order.reference_of(client), None
+        if flat is not None:
+            reference = self._task.build_model()
+            load_into(reference, flat, Manifest.of(reference))
+            reference.eval()
+        return work_named(order.works[client])(self._task, model, data, context, reference)
 
     def evaluate(self, client: str, plan: WorkPlan, _over: threading.Event) -> Answer:
         model, _ = self._loaded(plan)

@@ -14,6 +14,7 @@ from fednot.codecs.none import Plain
 from fednot.errors import FednotError, Reason
 from server.broadcast import Broadcast
 from server.cohorts.cohort import Answer, NoAnswer, Update, WorkPlan
+from server.fences import Fences
 from server.privacy import PrivacySpent
 from server.pulse import Pulse
 
@@ -31,6 +32,7 @@ class Session:
     ends, in seconds since the epoch; both None over plaintext. `codec` is how it encodes updates.
     `told_bar` is the request by which it was told in this session that it is barred. `privacy` is
     what its training has spent, None as long as it says nothing of differential privacy.
+    `unlearning_works` are the named works that it can do.
     """
 
     client: str
@@ -45,6 +47,7 @@ class Session:
     codec: Codec = field(default_factory=Plain)
     told_bar: str = ""
     privacy: PrivacySpent | None = None
+    unlearning_works: frozenset[str] = frozenset()
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
@@ -68,6 +71,18 @@ class Assignment:
         self._answers = answers
         self._verdict: asyncio.Future[None] | None = None
         self._at_end: set[Callable[[], object]] = set()
+
+    def check_fence(self, fences: Fences) -> None:
+        """Raises FednotError (CLIENT_BARRED), unless this is work on what is forgotten."""
+        if not self.plan.works_on_forgotten(self.client):
+            fences.check(self.client)
+
+    @property
+    def reference_id(self) -> str:
+        """Under which id the model beside the work's own is downloaded; "" if there is none."""
+        order = self.plan.unlearning
+        flat = order.reference_of(self.client) if order is not None else None
+        return f"{self.id}-reference" if flat is not None else ""
 
     def check_open(self) -> None:
         """Raises FednotError unless an answer is awaited: ROUND_OVER, or SHUTTING_DOWN; if it was
@@ -135,6 +150,20 @@ class Assignment:
         self._at_end.clear()
         if self._verdict is not None and not self._verdict.done():
             self._verdict.set_exception(self.over)
+
+
+class Reference(Assignment):
+    """The model beside that of a piece of work: it is downloaded, and wants no answer."""
+
+    def __init__(self, work: Assignment, broadcast: Broadcast) -> None:
+        super().__init__(work.client, work.plan, broadcast, asyncio.Queue())
+        self.id = work.reference_id
+        self.answered = True
+
+    def check_open(self) -> None:
+        """Raises FednotError (ROUND_OVER or SHUTTING_DOWN) if the work has ended."""
+        if self.over is not None:
+            raise self.over
 
 
 class RemoteCohort:
@@ -282,7 +311,9 @@ class RemoteCohort:
         answers: asyncio.Queue[Answer] = asyncio.Queue()
         broadcast = Broadcast(plan.flat, plan.release)
         batch = [Assignment(client, plan, broadcast, answers) for client in plan.clients]
-        self._assignments |= {assignment.id: assignment for assignment in batch}
+        references, beside = _references(plan, batch)
+        every = (*batch, *references)
+        self._assignments |= {assignment.id: assignment for assignment in every}
         if plan.masked is not None:
             plan.masked.assigned({assignment.client: assignment for assignment in batch})
         self._pulse.beat()
@@ -304,10 +335,12 @@ class RemoteCohort:
             for client in sorted(waiting):
                 yield NoAnswer(client, f"no answer in {plan.deadline:g} s; {self._seen(client)}")
         finally:
-            for assignment in batch:
+            for assignment in every:
                 assignment.end(_stops() if self._stopping else None)
                 del self._assignments[assignment.id]
             broadcast.close()
+            if beside is not None:
+                beside.close()
             self._pulse.beat()
 
     def _give_up_on_lapsed(self, batch: Iterable[Assignment], back_by: float) -> None:
@@ -331,6 +364,15 @@ class RemoteCohort:
         if session is None:
             return "it has no session"
         return f"last seen {time.monotonic() - session.last_seen:.0f} s ago"
+
+
+def _references(
+    plan: WorkPlan, batch: Iterable[Assignment]
+) -> tuple[list[Reference], Broadcast | None]:
+    if plan.unlearning is None or plan.unlearning.reference is None:
+        return [], None
+    beside = Broadcast(plan.unlearning.reference, lambda _start, _stop: None)
+    return [Reference(work, beside) for work in batch if work.reference_id], beside
 
 
 def _stops() -> FednotError:

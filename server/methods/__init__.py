@@ -5,12 +5,18 @@ from __future__ import annotations
 from typing import Final
 
 from fednot.errors import FednotError, Reason
+from server.methods.contrast import NegationWithContrast
+from server.methods.fcu import Fcu
+from server.methods.fed_eraser import FedEraser
 from server.methods.filter_signs import FilterSigns
 from server.methods.fine_tune import FineTune
+from server.methods.fukd import Fukd
 from server.methods.method import Method, Needs
+from server.methods.mode import Mode
 from server.methods.negation import Negation
 from server.methods.noise import Noise
 from server.methods.numbers import Numbered
+from server.methods.pgd import Pgd
 from server.methods.reinitialise import Reinitialise
 from server.methods.retrain import Retrain
 from server.methods.shrink_and_perturb import NegateAndPerturb, ShrinkAndPerturb
@@ -26,6 +32,12 @@ METHODS: Final[dict[str, Method]] = {
     Negation.name: Negation(),
     FineTune.name: FineTune(),
     Retrain.name: Retrain(),
+    FedEraser.name: FedEraser(),
+    Pgd.name: Pgd(),
+    Mode.name: Mode(),
+    Fcu.name: Fcu(),
+    Fukd.name: Fukd(),
+    NegationWithContrast.name: NegationWithContrast(),
     Noise.kind: Noise(),
     Reinitialise.name: Reinitialise(),
     FilterSigns.name: FilterSigns(),

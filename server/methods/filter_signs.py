@@ -13,7 +13,7 @@ import torch
 from fednot.manifest import TensorSpec
 from fednot.tensors import views
 from server.methods.fresh import drawing
-from server.methods.method import Needs, StartContext
+from server.methods.method import Needs, StartContext, WithoutSteps
 
 _INPUT_FIRST: Final = (
     "Conv1D",
@@ -40,7 +40,7 @@ def signs_of(spec: TensorSpec, seed: int) -> torch.Tensor:
     return signs.view(shape)
 
 
-class FilterSigns:
+class FilterSigns(WithoutSteps):
     """Flip the signs of some output filters of the chosen layers once, then recover as NoT does."""
 
     name: ClassVar[str] = "filter-signs"

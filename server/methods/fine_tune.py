@@ -4,27 +4,12 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch
+from server.methods.from_base import FromBase
+from server.methods.method import Needs, WithoutSteps
 
-from server.methods.method import Needs, StartContext
 
-
-class FineTune:
+class FineTune(FromBase, WithoutSteps):
     """Keep the base and go on training it without the forgotten data: the control."""
 
     name: ClassVar[str] = "fine-tune"
     needs: ClassVar[Needs] = Needs()
-    new_lineage: ClassVar[bool] = False
-    negates: ClassVar[bool] = False
-
-    def start(self, context: StartContext) -> torch.Tensor:
-        """The base, unchanged."""
-        return context.base.clone()
-
-    def undone(self, context: StartContext, flat: torch.Tensor) -> torch.Tensor | None:
-        """None: nothing was done."""
-        return None
-
-    def budget(self, *, default: int, rounds_trained: int) -> int:
-        """The server's default."""
-        return default

@@ -9,7 +9,7 @@ import torch
 
 from fednot.manifest import Manifest
 from server.blocks import Block, Memory, Trail
-from server.methods.method import Needs, StartContext
+from server.methods.method import Needs, StartContext, WithoutSteps
 
 PIECE: Final = 1 << 20
 """Elements that are written at a time."""
@@ -67,7 +67,7 @@ def _write(
         trail.passed(2 * new.nbytes)
 
 
-class Negation:
+class Negation(WithoutSteps):
     """Negate the chosen layers once, then recover by federated averaging on the retained data."""
 
     name: ClassVar[str] = "not"

@@ -14,7 +14,7 @@ import torch
 from fednot.manifest import TensorSpec
 from fednot.tensors import views
 from server.methods.fresh import drawing
-from server.methods.method import Needs, StartContext
+from server.methods.method import Needs, StartContext, WithoutSteps
 from server.methods.numbers import named
 
 OF_NEGATION: Final = 2.0
@@ -28,7 +28,7 @@ def added(old: torch.Tensor, noise: torch.Tensor, *, sign: int = 1) -> torch.Ten
 
 
 @dataclass(frozen=True)
-class Noise:
+class Noise(WithoutSteps):
     """Add noise to the chosen layers once, then recover as NoT does."""
 
     factor: float = 1.0

@@ -8,10 +8,10 @@ import torch
 
 from fednot.tensors import views
 from server.methods.fresh import fresh_tensor, learned
-from server.methods.method import Needs, StartContext
+from server.methods.method import Needs, StartContext, WithoutSteps
 
 
-class Reinitialise:
+class Reinitialise(WithoutSteps):
     """Draw the chosen layers afresh once, then recover as NoT does."""
 
     name: ClassVar[str] = "reinitialise"

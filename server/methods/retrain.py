@@ -6,10 +6,10 @@ from typing import ClassVar
 
 import torch
 
-from server.methods.method import Needs, StartContext
+from server.methods.method import Needs, StartContext, WithoutSteps
 
 
-class Retrain:
+class Retrain(WithoutSteps):
     """Start again from the initial version, for as many rounds as the model was trained."""
 
     name: ClassVar[str] = "retrain"

@@ -17,7 +17,7 @@ import torch
 from fednot.manifest import Manifest
 from fednot.runs import PIECE_ELEMENTS
 from server.methods.fresh import fresh, learned
-from server.methods.method import Needs, StartContext
+from server.methods.method import Needs, StartContext, WithoutSteps
 from server.methods.negation import negated
 from server.methods.numbers import named
 
@@ -61,7 +61,7 @@ def _write(into: torch.Tensor, values: torch.Tensor) -> None:
 
 
 @dataclass(frozen=True)
-class ShrinkAndPerturb:
+class ShrinkAndPerturb(WithoutSteps):
     """Mix the whole model with a fresh draw, then recover as NoT does."""
 
     share: float = KEPT
@@ -90,7 +90,7 @@ class ShrinkAndPerturb:
 
 
 @dataclass(frozen=True)
-class NegateAndPerturb:
+class NegateAndPerturb(WithoutSteps):
     """Negate the chosen layers, mix the whole model with a fresh draw, then recover as NoT does."""
 
     share: float = KEPT

@@ -125,7 +125,6 @@ def _scopes(connection: Connection, job: Job) -> Iterable[ForgottenScope]:
 
 
 def _try(connection: Connection, attempt: Attempt) -> Try:
-    last = attempt.rounds[-1].version if attempt.rounds else attempt.start_version
     rounds = round_rows.recovery_rounds(connection, attempt.job_id, attempt.number)
     counted = {name for each in rounds for name in set(each.cohort) - set(each.missing)}
     return Try(
@@ -138,7 +137,7 @@ def _try(connection: Connection, attempt: Attempt) -> Try:
         explanation=attempt.explanation,
         rung=attempt.rung,
         start=_found(connection, attempt.start_version),
-        end=_found(connection, last),
+        end=_found(connection, attempt.last_version),
         participants=len(counted),
         rounds=tuple(
             CurvePoint(round=each.round, version=each.version, figures=_finite(each.metrics))

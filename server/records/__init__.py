@@ -29,6 +29,7 @@ from server.records.rounds import (
 )
 from server.records.scopes import Assurance, ForgetOrder, Scope, ScopeKind
 from server.records.scores import Scores
+from server.records.updates import KeptUpdate, StoredUpdates
 from server.records.verification import (
     Finding,
     Judged,
@@ -65,6 +66,7 @@ __all__ = [
     "Job",
     "JobPhase",
     "Judged",
+    "KeptUpdate",
     "ReceiptKey",
     "RecoveryPolicy",
     "RecoveryRound",
@@ -79,6 +81,7 @@ __all__ = [
     "ScopeKind",
     "Scores",
     "StopReason",
+    "StoredUpdates",
     "Thresholds",
     "Verdict",
     "Verification",

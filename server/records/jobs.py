@@ -73,6 +73,7 @@ class Attempt:
     """One try of a job, from its pinned base version.
 
     `rung` is the place of its plan on the ladder of a deep assurance, 0 for the plan as asked.
+    `steps` are the versions that the method's own steps made, between the start and the recovery.
     """
 
     job_id: str
@@ -88,6 +89,13 @@ class Attempt:
     rounds: tuple[RecoveryRound, ...] = ()
     rung: int = 0
     verification: Verification | None = None
+    steps: tuple[int, ...] = ()
+
+    @property
+    def last_version(self) -> int:
+        """The version that it has come to."""
+        made = (self.start_version, *self.steps, *(each.version for each in self.rounds))
+        return made[-1]
 
 
 @dataclass(frozen=True)

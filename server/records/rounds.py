@@ -15,6 +15,7 @@ class RoundPhase(StrEnum):
     TRAINING = "training"
     RECOVERY = "recovery"
     VERIFICATION = "verification"
+    UNLEARNING = "unlearning"
 
 
 class RoundOutcome(StrEnum):

@@ -21,7 +21,7 @@ from server.federation import Federation
 from server.records import RoundProgress
 from server.secure_aggregation.attempt import Attempt, MaskingPolicy, new_attempt_name
 from server.state import client_rows
-from server.summing import Sum
+from server.summing import AS_THEY_COME, Handling, Sum
 
 ROSTER_SHARE: Final = 0.8
 """The part of a round's deadline in which keys may come; the rest is for the masked updates."""
@@ -38,13 +38,17 @@ class MaskedSumming:
         self._federation = federation
         self._policy = policy
 
-    async def sum(self, plan: WorkPlan, given: Block, quorum: float) -> Sum:
+    async def sum(
+        self, plan: WorkPlan, given: Block, quorum: float, handling: Handling = AS_THEY_COME
+    ) -> Sum:
         """The mean of the updates applied to a model, if a share `quorum` of the cohort, and as
         many as the threshold, sent one and helped to take the masks off.
 
         Call it in interruptible work: if that is interrupted, nothing of the sum was read. Raises
         OSError if the disk has no room for the sum.
         """
+        if handling != AS_THEY_COME:
+            raise ValueError("single updates cannot be handled, for they are masked")
         federation = self._federation
         try:
             attempt = Attempt(await self._terms(plan), self._policy.check)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from fednot.errors import FednotError, Reason
 from fednot.manifest import Manifest, ManifestError
 from fednot.naming import CLIENT_NAME, one_line
+from fednot.unlearning import WORKS
 from fednot.v1 import federation_pb2, model_pb2
 from fednot.wire import manifest_of
 from server.cohorts.remote import RemoteCohort, Session
@@ -76,6 +77,11 @@ def unsupported_scopes(request: federation_pb2.JoinRequest) -> dict[str, str]:
         for kind in SCOPE_KINDS
         if kind in said
     }
+
+
+def unlearning_works(said: Iterable[str]) -> frozenset[str]:
+    """Which named works a client can do, of those that there are."""
+    return frozenset(said) & WORKS.keys()
 
 
 def device_name(text: str) -> str:

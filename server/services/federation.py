@@ -19,6 +19,7 @@ from server.cohorts.cohort import Evaluation, NoAnswer, Profiles, WorkKind
 from server.cohorts.remote import RemoteCohort, Session
 from server.destruction import check_report
 from server.federation import Federation
+from server.methods.method import TRAIN
 from server.privacy import PrivacySpent
 from server.records import ClientRecord
 from server.services import callers
@@ -28,6 +29,7 @@ from server.services.admission import (
     device_name,
     instance_name,
     session_of,
+    unlearning_works,
     unsupported_scopes,
 )
 from server.services.downloads import DownloadDesk
@@ -43,6 +45,7 @@ from server.services.work_messages import (
     profile_work,
     profiles_of,
     train_work,
+    unlearn_work,
 )
 from server.state import client_rows, forget_rows
 from server.state.commits import Commit
@@ -96,6 +99,7 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
             certificate=callers.certificate(),
             instance=instance_name(request.instance),
             codec=self._offer.codec_for(request.codecs),
+            unlearning_works=unlearning_works(request.unlearning_works),
         )
         self._cohort.check_free(session)
         record = ClientRecord(
@@ -156,6 +160,12 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
             return federation_pb2.PollWorkResponse(evaluate=evaluate_work(assignment))
         if assignment.plan.kind is WorkKind.PROFILE:
             return federation_pb2.PollWorkResponse(profile=profile_work(assignment))
+        order = assignment.plan.unlearning
+        if order is not None and (named := order.works[session.client]) != TRAIN:
+            if named not in session.unlearning_works:
+                assignment.answer(NoAnswer(session.client, f"its fednot cannot do {named!r}"))
+                return federation_pb2.PollWorkResponse()
+            return federation_pb2.PollWorkResponse(unlearn=unlearn_work(assignment, order))
         return federation_pb2.PollWorkResponse(train=train_work(assignment))
 
     async def _ordered(self, client: str) -> federation_pb2.PollWorkResponse | None:

@@ -9,7 +9,7 @@ from fednot.errors import FednotError, Reason
 from fednot.loss_profile import LossProfile
 from fednot.naming import one_line
 from fednot.v1 import federation_pb2
-from server.cohorts.cohort import ForgottenData, SampleGroup
+from server.cohorts.cohort import ForgottenData, SampleGroup, UnlearningOrder
 from server.cohorts.remote import Assignment
 from server.destruction import DestroyOrder
 from server.forgetting import check_answer, name_of
@@ -48,6 +48,20 @@ def train_work(assignment: Assignment) -> federation_pb2.TrainWork:
     return work
 
 
+def unlearn_work(assignment: Assignment, order: UnlearningOrder) -> federation_pb2.UnlearnWork:
+    """Named work of an unlearning method."""
+    work = federation_pb2.UnlearnWork(
+        train=train_work(assignment),
+        work=order.works[assignment.client],
+        reference_work_id=assignment.reference_id,
+        job_id=order.job_id,
+    )
+    forgotten = order.forgotten.get(assignment.client)
+    if forgotten is not None:
+        work.forgotten.CopyFrom(_forgotten(forgotten))
+    return work
+
+
 def evaluate_work(assignment: Assignment) -> federation_pb2.EvaluateWork:
     """Evaluation work."""
     return federation_pb2.EvaluateWork(
@@ -71,14 +85,16 @@ def profile_work(assignment: Assignment) -> federation_pb2.ProfileWork:
         generation=plan.version.generation,
         deadline=timestamp(assignment.deadline_at),
         job_id=order.job_id,
-        forgotten=federation_pb2.ForgottenData(
-            everything=forgotten.everything,
-            tombstones=forgotten.tombstones,
-            class_labels=forgotten.labels,
-        ),
+        forgotten=_forgotten(forgotten),
         groups=[_group_value(group) for group in order.groups.get(client, ())],
         max_examples=order.max_examples,
         seed=plan.seed_of(client),
+    )
+
+
+def _forgotten(data: ForgottenData) -> federation_pb2.ForgottenData:
+    return federation_pb2.ForgottenData(
+        everything=data.everything, tombstones=data.tombstones, class_labels=data.labels
     )
 
 

@@ -97,7 +97,7 @@ def insert_attempt(connection: Connection, attempt: Attempt) -> None:
     row = asdict(attempt)
     row.pop("rounds")
     row.pop("verification")
-    row |= {"tensors": list(attempt.tensors), "warnings": list(attempt.warnings)}
+    row |= {key: list(row[key]) for key in ("tensors", "warnings", "steps")}
     connection.execute(insert(attempts).values(**row))
 
 
@@ -113,6 +113,19 @@ def end_attempt(connection: Connection, attempt: Attempt) -> None:
             explanation=attempt.explanation,
         )
     )
+
+
+def add_step(connection: Connection, attempt: Attempt, version: int) -> None:
+    """Notes the version that a step made.
+
+    Raises FencedError if the attempt no longer runs, or has taken another step since.
+    """
+    here = (attempts.c.job_id == attempt.job_id, attempts.c.number == attempt.number)
+    row = connection.execute(select(attempts).where(*here)).one()
+    if row.outcome != AttemptOutcome.RUNNING or tuple(row.steps) != attempt.steps:
+        raise FencedError(f"attempt {attempt.number} of {attempt.job_id} has gone on")
+    steps = [*attempt.steps, version]
+    connection.execute(update(attempts).where(*here).values(steps=steps))
 
 
 def set_verification(
@@ -270,4 +283,5 @@ def _attempt(connection: Connection, row: Row[Any]) -> Attempt:
         rounds=tuple(RecoveryRound(r.number, r.result_version, r.metrics) for r in found),
         rung=row.rung,
         verification=verification_json.from_json(row.verification),
+        steps=tuple(row.steps),
     )

@@ -151,6 +151,7 @@ attempts = Table(
     Column("explanation", Text, nullable=False),
     Column("rung", Integer, nullable=False, default=0),
     Column("verification", JSON),
+    Column("steps", JSON, nullable=False, default=list),
     UniqueConstraint("start_version", name="one_attempt_per_starting_version"),
 )
 
@@ -250,6 +251,18 @@ anomalies = Table(
     Column("kind", String(32), primary_key=True),
     Column("count", BigInteger, nullable=False),
     Column("last_at", Double, nullable=False),
+)
+
+kept_updates = Table(
+    "kept_updates",
+    metadata,
+    Column("base_version", Integer, ForeignKey("versions.number"), primary_key=True),
+    Column("client", String(63), ForeignKey("clients.name"), primary_key=True),
+    Column("sha256", String(64), nullable=False, index=True),
+    Column("num_examples", BigInteger, nullable=False),
+    Column("num_bytes", BigInteger, nullable=False),
+    Column("stride", Integer, nullable=False),
+    Column("destroyed_by", String(64), nullable=False, default="", index=True),
 )
 
 approvals = Table(

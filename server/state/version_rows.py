@@ -65,15 +65,30 @@ def next_number(connection: Connection) -> int:
 
 
 def rounds_trained(connection: Connection, number: int) -> int:
-    """How many completed rounds made a version, along its parents, since its initialisation."""
-    columns = (versions.c.parent, versions.c.round, versions.c.lineage)
+    """How many rounds made a version, along its parents, since its initialisation.
+
+    The steps of an unlearning method count too: versions of a step have one as their parent, or the
+    start of their attempt.
+    """
+    columns = (versions.c.parent, versions.c.round, versions.c.lineage, versions.c.origin)
     line = select(*columns).where(versions.c.number == number)
     ancestors = line.cte(recursive=True)
     same_line = (versions.c.number == ancestors.c.parent) & (
         versions.c.lineage == ancestors.c.lineage
     )
     ancestors = ancestors.union_all(select(*columns).join(ancestors, same_line))
-    query = select(func.count()).select_from(ancestors).where(ancestors.c.round > 0)
+    before = versions.alias()
+    is_step = (
+        select(before.c.number)
+        .where(
+            before.c.number == ancestors.c.parent,
+            before.c.lineage == ancestors.c.lineage,
+            before.c.origin == VersionOrigin.UNLEARNING,
+            ancestors.c.origin == VersionOrigin.UNLEARNING,
+        )
+        .exists()
+    )
+    query = select(func.count()).select_from(ancestors).where((ancestors.c.round > 0) | is_step)
     return connection.execute(query).scalar() or 0
 
 

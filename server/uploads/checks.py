@@ -37,11 +37,14 @@ def check_header(
             Reason.WRONG_BASE_VERSION,
             f"the update is against version {header.base_version}, not {plan.version.number}",
         )
-    if not 1 <= header.num_examples <= session.num_train_examples:
+    most = session.num_train_examples
+    if plan.unlearning is not None:
+        most = max(most, plan.unlearning.counts.get(session.client, 0))
+    if not 1 <= header.num_examples <= most:
         raise FednotError(
             Reason.WRONG_NUM_EXAMPLES,
             f"the update counts {header.num_examples} examples; "
-            f"{session.client} joined with {session.num_train_examples}",
+            f"{session.client} joined with {most}",
         )
     if plan.masked is not None:
         plan.masked.check_upload(session.client, header.num_examples)

@@ -20,7 +20,7 @@ from fednot.v1 import federation_pb2
 from server.anomalies import kind_of
 from server.blocks import Block
 from server.cohorts.cohort import Update
-from server.cohorts.remote import RemoteCohort, Session
+from server.cohorts.remote import Assignment, RemoteCohort, Session
 from server.evaluation import finite
 from server.federation import Federation
 from server.services.admission import session_of
@@ -100,8 +100,8 @@ class UploadDesk:
 
     async def _admitted(self, header: federation_pb2.UpdateHeader, session: Session) -> Upload:
         federation = self._federation
-        federation.fences.check(session.client)
-        assignment = self._cohort.assignment(session.client, header.work_id)
+        assignment = self._assignment(session.client, header.work_id)
+        assignment.check_fence(federation.fences)
         check_header(header, session, assignment, federation.model.manifest)
         _check_size(header.num_bytes, self._limits.most_bytes)
         upload = Upload(header, session, assignment, federation.fences, self._limits.least)
@@ -111,6 +111,13 @@ class UploadDesk:
         upload.holds(self._kept(upload) or await self._begun(upload))
         self._show()
         return upload
+
+    def _assignment(self, client: str, work_id: str) -> Assignment:
+        try:
+            return self._cohort.assignment(client, work_id)
+        except FednotError:
+            self._federation.fences.check(client)  # says more than that the work is unknown
+            raise
 
     async def finish(self, upload: Upload, checksum: str) -> int:
         """Hands a complete update to its round and returns the round's number once it counts.

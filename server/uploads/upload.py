@@ -60,7 +60,7 @@ class Upload:
 
         Raises FednotError: CLIENT_BARRED, ROUND_OVER, UPLOAD_REPLACED, SLOW_SENDER.
         """
-        self._fences.check(self.session.client)
+        self.assignment.check_fence(self._fences)
         self.assignment.check_open()
         arrival = self.held()
         now = time.monotonic()

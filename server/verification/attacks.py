@@ -90,9 +90,17 @@ def true_positives(
 def loss_attack(members: LossProfile, others: LossProfile, *, seed: int) -> float:
     """How often a classifier that sees a sample's loss says rightly whether it was a member.
 
-    Logistic regression on the logarithm of the loss, both groups brought to the same size by a draw
-    that `seed` settles, the mean over a stratified 10-fold; 0.5 is as good as guessing. A few
-    samples have fewer folds. Raises ValueError for a group with fewer than two.
+    `told_apart` by the logarithm of the loss. Raises ValueError for a group with fewer than two.
+    """
+    return told_apart(_log_losses(members), _log_losses(others), seed=seed)
+
+
+def told_apart(members: Values, others: Values, *, seed: int) -> float:
+    """How often a classifier of one value, of shape [N] for each group, tells the groups apart.
+
+    Logistic regression, both groups brought to the same size by a draw that `seed` settles, the
+    mean over a stratified 10-fold; 0.5 is as good as guessing. A few samples have fewer folds.
+    Raises ValueError for a group with fewer than two.
     """
     from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
     from sklearn.model_selection import (  # type: ignore[import-untyped]
@@ -100,7 +108,7 @@ def loss_attack(members: LossProfile, others: LossProfile, *, seed: int) -> floa
         cross_val_score,
     )
 
-    values, labels = _balanced(_log_losses(members), _log_losses(others), seed)
+    values, labels = balanced(members, others, seed)
     folds = min(FOLDS, len(labels) // 2)
     split = StratifiedKFold(folds, shuffle=True, random_state=seed)
     return float(cross_val_score(LogisticRegression(), values, labels, cv=split).mean())
@@ -116,9 +124,20 @@ def confidence_attack(
     """
     from sklearn.linear_model import LogisticRegression
 
-    values, labels = _balanced(_confidences(retained), _confidences(test), seed)
+    values, labels = balanced(_confidences(retained), _confidences(test), seed)
     attack = LogisticRegression().fit(values, labels)
     return float(attack.predict(_confidences(forgotten)[:, None]).mean())
+
+
+def balanced(members: Values, others: Values, seed: int) -> tuple[Any, NDArray[np.int64]]:
+    """Values [2n, 1] and labels [2n], 1 for a member, of the smaller group's size n."""
+    generator = np.random.default_rng(seed)
+    size = min(len(members), len(others))
+    if size < 2:
+        raise ValueError("an attack needs at least two samples of each group")
+    drawn = [generator.choice(group, size, replace=False) for group in (members, others)]
+    labels = np.repeat(np.array([1, 0], dtype=np.int64), size)
+    return np.concatenate(drawn)[:, None], labels
 
 
 def _shares(profile: LossProfile) -> Counts:
@@ -141,14 +160,3 @@ def _log_losses(profile: LossProfile) -> Values:
 def _confidences(profile: LossProfile) -> Values:
     found: Values = np.exp(-profile.losses)
     return found
-
-
-def _balanced(members: Values, others: Values, seed: int) -> tuple[Any, NDArray[np.int64]]:
-    """Values [2n, 1] and labels [2n], 1 for a member, of the smaller group's size n."""
-    generator = np.random.default_rng(seed)
-    size = min(len(members), len(others))
-    if size < 2:
-        raise ValueError("an attack needs at least two samples of each group")
-    drawn = [generator.choice(group, size, replace=False) for group in (members, others)]
-    labels = np.repeat(np.array([1, 0], dtype=np.int64), size)
-    return np.concatenate(drawn)[:, None], labels

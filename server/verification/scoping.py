@@ -39,6 +39,12 @@ def profile_order(
     return ProfileOrder(job_id, groups, forgotten, most)
 
 
+def forgotten_by(scopes: Sequence[Scope]) -> dict[str, ForgottenData]:
+    """What each client that is named forgets; classes name none."""
+    named = sorted({scope.client for scope in scopes if scope.kind is not ScopeKind.CLASS})
+    return {name: _forgotten(name, scopes) for name in named}
+
+
 def _forgotten(client: str, scopes: Sequence[Scope]) -> ForgottenData:
     own = [scope for scope in scopes if scope.client == client]
     return ForgottenData(

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -62,6 +63,11 @@ class ServerData:
     task: Task | None = None
     test: SampleDataset | None = None
     probes: Path | None = None
+
+    @cached_property
+    def proxy(self) -> SampleDataset | None:
+        """The Task's unlabelled data for distillation, None if there is none."""
+        return self.task.proxy_data() if self.task is not None else None
 
     def opened(self, scopes: Sequence[Scope]) -> Looking:
         """The probes of a job's scopes. One that cannot be used is logged, and named as a fault."""

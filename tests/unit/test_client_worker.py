@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from client.barring import Barring
 from client.metrics import OUTCOMES, PHASES, ClientMetrics
-from client.rounds import numbers
+from client.orders import numbers
 from client.worker import MAX_SENTENCE, Worker, WorkFailedError, sentence
 from fednot.training import WorkCancelledError
 from fednot.v1 import federation_pb2

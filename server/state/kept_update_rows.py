@@ -1,0 +1,114 @@
+"""Updates that are kept in the database: whose, of which round, under which hash."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import asdict
+from itertools import pairwise
+from typing import Any
+
+from sqlalchemy import Connection, Row, delete, insert, select, update
+
+from server.records import NOBODY, AuditEvent, KeptUpdate, StoredUpdates, Version, VersionOrigin
+from server.state import audit_rows, version_rows
+from server.state.schema import kept_updates
+
+
+def insert_updates(connection: Connection, updates: Iterable[KeptUpdate]) -> None:
+    """Notes the updates of a round, in the transaction that makes its version."""
+    rows = [asdict(each) for each in updates]
+    if rows:
+        connection.execute(insert(kept_updates), rows)
+
+
+def line_of(connection: Connection, number: int) -> list[Version]:
+    """The versions of a lineage down to the one of a number, its first one first."""
+    line: list[Version] = []
+    found = version_rows.get_version(connection, number)
+    while found is not None and (not line or found.lineage == line[-1].lineage):
+        line.append(found)
+        found = version_rows.get_version(connection, found.parent) if found.parent else None
+    return line[::-1]
+
+
+def of_line(connection: Connection, number: int) -> list[tuple[KeptUpdate, ...]] | None:
+    """The kept updates that made a version, by round, oldest first.
+
+    None if they do not tell how it was made: the first round is not kept, there is a longer gap
+    between two rounds than they say, or something else than averaging changed the model.
+    """
+    line = line_of(connection, number)
+    kept = _by_base(connection)
+    found: list[tuple[KeptUpdate, ...]] = []
+    left = 0
+    for before, after in pairwise(line):
+        updates = kept.get(before.number)
+        if updates:
+            found.append(updates)
+            left = updates[0].stride
+        if after.origin is VersionOrigin.CHOSEN:
+            continue
+        left -= 1
+        if left < 0 or not (after.round or updates):
+            return None
+    return found or None
+
+
+def hashes(connection: Connection) -> frozenset[str]:
+    """The sha256 of every update whose bytes must be kept."""
+    query = select(kept_updates.c.sha256).where(kept_updates.c.destroyed_by == "")
+    return frozenset(connection.execute(query).scalars())
+
+
+def forget_missing(connection: Connection, present: frozenset[str]) -> int:
+    """Drops the rows of updates whose bytes are gone, as after a restore; returns how many."""
+    gone = hashes(connection) - present
+    if gone:
+        connection.execute(delete(kept_updates).where(kept_updates.c.sha256.in_(gone)))
+    return len(gone)
+
+
+def destroy(connection: Connection, *, before: int, current: int, by: str, now: float) -> None:
+    """Marks what was trained before a version, or is not of the current one's line, as destroyed.
+
+    The files are deleted by whoever calls this, once the transaction is committed.
+    """
+    stays = [each.number for each in line_of(connection, current) if each.number >= before]
+    old = (kept_updates.c.base_version.not_in(stays), kept_updates.c.destroyed_by == "")
+    changed = connection.execute(update(kept_updates).where(*old).values(destroyed_by=by))
+    if changed.rowcount:
+        event = AuditEvent(NOBODY, "updates.destroyed", job_id=by, count=changed.rowcount)
+        audit_rows.append(connection, event, now)
+
+
+def stored(connection: Connection, destroyed_by: str = "") -> StoredUpdates:
+    """What is kept now, or what a job destroyed."""
+    query = select(kept_updates).where(kept_updates.c.destroyed_by == destroyed_by)
+    rows = connection.execute(query).all()
+    names = "\n".join(sorted(row.sha256 for row in rows))
+    return StoredUpdates(
+        count=len(rows),
+        num_bytes=sum(row.num_bytes for row in rows),
+        sha256=hashlib.sha256(names.encode()).hexdigest() if rows else "",
+    )
+
+
+def _by_base(connection: Connection) -> dict[int, tuple[KeptUpdate, ...]]:
+    query = select(kept_updates).where(kept_updates.c.destroyed_by == "")
+    rows = connection.execute(query.order_by(kept_updates.c.base_version, kept_updates.c.client))
+    found: dict[int, tuple[KeptUpdate, ...]] = {}
+    for row in rows:
+        found[row.base_version] = (*found.get(row.base_version, ()), _kept(row))
+    return found
+
+
+def _kept(row: Row[Any]) -> KeptUpdate:
+    return KeptUpdate(
+        base_version=row.base_version,
+        client=row.client,
+        sha256=row.sha256,
+        num_examples=row.num_examples,
+        num_bytes=row.num_bytes,
+        stride=row.stride,
+    )
