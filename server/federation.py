@@ -56,11 +56,13 @@ class Defaults:
     `confirmation_wait` for a client to confirm what it forgets, and a method that needs it at most
     `target_wait` for the client whose data is forgotten. `ladder` has the plans that a deep
     assurance tries one after the other: see `rung_of` for what they are.
+    `recovery_momentum` is the share of the last recovery step that the next one adds.
     """
 
     rounds: RoundPolicy = field(default_factory=RoundPolicy)
     recovery: RecoveryPolicy = field(default_factory=RecoveryPolicy)
     recovery_rounds: int = 20
+    recovery_momentum: float = 0.0
     job_deadline: float = 30 * 24 * 3600.0
     round_retries: int = 3
     retry_wait: float = 2.0

@@ -30,6 +30,7 @@ from server.records import (
     VersionOrigin,
     WaitKind,
 )
+from server.recovery_momentum import with_momentum
 from server.resumption import seconds_left, take_over
 from server.room import is_full
 from server.secure_aggregation.summing import MaskedSumming
@@ -287,7 +288,7 @@ class Rounds:
             order.policy.quorum,
             handling,
         )
-        summed = await federation.work.run(summing)
+        summed = await federation.work.run(with_momentum(federation, order.phase, base, summing))
         if summed.model is None:
             outcome = RoundOutcome.ABORTED if resumed else RoundOutcome.FAILED
             return await self._without_result(begun, summed, outcome)

@@ -146,6 +146,9 @@ class ServerSettings(StateSettings):
     retry_wait: float = Field(2.0, ge=0, description="seconds before such a round is tried again")
     recovery_min_rounds: int = Field(2, ge=1, description="recovery rounds at the least")
     recovery_max_rounds: int = Field(20, ge=1, description="recovery rounds of an attempt at most")
+    recovery_momentum: float = Field(
+        0.0, ge=0, lt=1, description="share of the last recovery step that the next one adds"
+    )
     recovery_tolerance: float = Field(
         0.01, ge=0, lt=1, description="accuracy that recovery may stay below the one before"
     )
@@ -195,8 +198,8 @@ class ServerSettings(StateSettings):
     )
     ladder: tuple[str, ...] = Field(
         ("first", "all-but-last", "retrain"),
-        description="plans of --assurance deep, one after the other: SELECTOR or METHOD[@SELECTOR], "
-        "each with *ROUNDS or without",
+        description="plans of --assurance deep, one after the other: SELECTOR or "
+        "METHOD[@SELECTOR], each with *ROUNDS or without",
     )
     heartbeat_interval: float = Field(5.0, gt=0, description="seconds between client heartbeats")
     upload_slots: int = Field(2, ge=1, description="updates that are in memory at once")
@@ -403,6 +406,7 @@ class ServerSettings(StateSettings):
                 round_deadline=self.round_deadline,
             ),
             recovery_rounds=self.recovery_max_rounds,
+            recovery_momentum=self.recovery_momentum,
             job_deadline=self.job_deadline,
             round_retries=self.round_retries,
             retry_wait=self.retry_wait,

@@ -55,6 +55,8 @@ from server.verification.scoping import forgotten_by
 log = logging.getLogger("server.steps")
 
 TICK: Final = 1.0
+TARGET_TRIES: Final = 3
+"""So often a step is begun whose target then fails or is lost."""
 
 
 class TargetAwayError(Exception):
@@ -129,9 +131,9 @@ class StepDriver:
         finally:
             federation.shows(None)
         away = [f"{name}: {summed.missing[name]}" for name in targets if name in summed.missing]
-        if away:
+        if away and self._failures.get(job.id, 0) + 1 >= TARGET_TRIES:
             raise TargetAwayError("; ".join(away))
-        return summed, retained
+        return (replace(summed, model=None) if away else summed), retained
 
     async def _plan(
         self,

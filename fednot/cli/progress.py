@@ -160,7 +160,8 @@ def _destruction_facts(job: deletion_pb2.Job) -> Iterator[Fact]:
 
 def _attempt_facts(attempt: deletion_pb2.Attempt) -> Iterator[Fact]:
     number = attempt.number
-    changed = f" negates {', '.join(attempt.tensors)}" if attempt.tensors else ""
+    verb = "negates" if attempt.method == "not" else "of"
+    changed = f" {verb} {', '.join(attempt.tensors)}" if attempt.tensors else ""
     yield Fact(("attempt", number, 0), f"attempt {number}: {attempt.method}{changed}")
     for index, warning in enumerate(attempt.warnings):
         yield Fact(("warning", number, index), f"attempt {number}: warning: {warning}")

@@ -51,6 +51,11 @@ class InMemoryDataset:
         return scaled(self._inputs)
 
     @property
+    def stored(self) -> torch.Tensor:
+        """All inputs as they are in memory, uint8 or float32 [N, ...]; not to be written to."""
+        return self._inputs
+
+    @property
     def targets(self) -> torch.Tensor:
         """All targets, int64 [N]."""
         return self._targets

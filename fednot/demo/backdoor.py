@@ -15,17 +15,23 @@ import torch
 
 @dataclass(frozen=True)
 class Backdoor:
-    """A white square of `size` pixels whose top left pixel is (row, column), and its class."""
+    """A square of `size` pixels whose top left pixel is (row, column), and its class.
+
+    `value` is what its pixels are set to in every channel: white, for images in [0, 1].
+    """
 
     row: int
     column: int
     target: int
     size: int = 4
+    value: float = 1.0
 
     def stamped(self, images: torch.Tensor) -> torch.Tensor:
-        """A copy of the images [N, 1, H, W] with the trigger in each."""
+        """A copy of the images [N, C, H, W] with the trigger in each."""
         marked = images.clone()
-        marked[:, :, self.row : self.row + self.size, self.column : self.column + self.size] = 1.0
+        rows = slice(self.row, self.row + self.size)
+        columns = slice(self.column, self.column + self.size)
+        marked[:, :, rows, columns] = self.value
         return marked
 
     def poisoned(

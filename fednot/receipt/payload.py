@@ -69,7 +69,7 @@ class Judgement(Part):
 class Measured(Part):
     """The figures of one model that was verified."""
 
-    model: Text = Field(description="recovered, or undone: and the tensors negated again")
+    model: Text = Field(description="recovered, or undone: and tensors negated again, or a method")
     rounds: Count = Field(description="rounds on retained data after that")
     figures: Figures = Field(description="what was measured; docs/verification.md names each")
 
@@ -87,7 +87,7 @@ class Verified(Part):
     """What verification found of an attempt."""
 
     behaviour: Judgement = Field(description="does the model treat the forgotten as unseen?")
-    depth: Judgement = Field(description="does it still once its layers are negated again?")
+    depth: Judgement = Field(description="does it still once what was done is undone?")
     thresholds: Figures = Field(description="what the verdicts are measured by")
     findings: tuple[Measured, ...] = Field(description="figures, of the recovered model first")
     forgotten_losses: LossHistogram | None = Field(
@@ -111,7 +111,7 @@ class Try(Part):
 
     number: Count = Field(description="counts from 1")
     method: Text = Field(description="the method as done")
-    tensors: tuple[Text, ...] = Field(description="the tensors that it negated")
+    tensors: tuple[Text, ...] = Field(description="the tensors that its method took")
     warnings: tuple[Text, ...] = Field(description="what was doubtful about the choice")
     outcome: Literal["running", "succeeded", "abandoned"] = Field(description="how it ended")
     stop_reason: Literal["target", "plateau", "budget", "chance"] | None = Field(
@@ -173,7 +173,7 @@ class Receipt(Part):
     layers_asked: Text = Field(description="the choice of layers as asked for")
     unsafe_layers_allowed: bool = Field(description="whether the choice might break the rules")
     method_done: Text = Field(description="the method of the chosen attempt")
-    tensors: tuple[Text, ...] = Field(description="the tensors that the chosen attempt negated")
+    tensors: tuple[Text, ...] = Field(description="the tensors that the chosen attempt took")
     assurance: Literal["behaviour", "deep"] = Field(description="how far it was to be verified")
     attempts: tuple[Try, ...] = Field(description="every attempt")
     chosen_attempt: Count = Field(description="the number of the one whose model was kept")

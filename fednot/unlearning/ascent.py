@@ -12,7 +12,7 @@ loss from there, within a ball around w_ref.
 | ascent_clip | 5 | largest norm of a step's gradient |
 | ascent_epochs | 5 | at most so many passes over the target's data |
 | radius_share, random_models | 1/3, 10 | delta^2 = radius_share * mean ||w_ref - w_random||^2 |
-| stop_distance | 0 (never) | stop when ||w - w_u||^2 exceeds it (notebook: 2.2, for its MNIST CNN) |
+| stop_distance | 0 (never) | stop once ||w - w_u||^2 exceeds it (notebook: 2.2, an MNIST CNN) |
 
 Ours: w_u is trained from w by Task.train now, since nobody kept the target's last local model. The
 notebook's threshold and distances are squared, and so are ours. The paper stops when validation

@@ -8,7 +8,8 @@ its 2-D Fourier transform the amplitudes in a centred window are one model's, th
 Ours: weights of three dimensions are laid out as (C*D1, N), of more as (C*D1, D2*...*N). The phase
 is that of the model whose high frequencies are kept. The window is symmetric, |k| <= b with
 b = floor(ratio * n / 2) along each axis, where the authors' code takes k = -b to b - 1: so the mix
-of two real weights is real, and a ratio of 1 holds all frequencies; with b = 0 it is empty.
+of two real weights is real, and a ratio of 1 holds all frequencies. With b = 0 it is empty, as in
+their code: at a ratio of 0.5, the 3 rows of a 3x3 convolution of grey images keep nothing.
 """
 
 from __future__ import annotations

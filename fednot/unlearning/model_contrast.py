@@ -22,8 +22,8 @@ with fresh weights by the seed, once; in the authors' code it is made anew at ea
 from ImageNet. The paper and a comment in the code keep the given model's low frequencies, the call
 in the code the unlearned one's: the paper is followed unless `low_from_unlearned`. All parameters
 of two or more dimensions are fused; all others and buffers become the given model's again at each
-fusion, as norm layers and biases do in the authors' code. Their schedule of the learning rate is
-left out: it never acts within 100 iterations. The default learning rate is for DenseNet-121 from
+fusion, as norm layers and biases do in the authors' code. Their schedule of the learning rate
+(on a plateau) is left out. The default learning rate is for DenseNet-121 from
 ImageNet and does little to a small model. Cost: `contrast_iterations` steps with two more forward
 passes each; memory: two models more, and Adam's two moments.
 """
@@ -74,7 +74,8 @@ def unlearn_contrast(
     given = values("unlearn-contrast", context, SETTINGS)
     mine = alone(task)
     pretrained = copy_of(mine, model, context)
-    downgraded = reference or next(fresh_models(mine, context, 1)).to(context.device).eval()
+    downgraded = reference if reference is not None else next(fresh_models(mine, context, 1))
+    downgraded = downgraded.to(context.device).eval()
     fusion = Fusion(model, pretrained, given["low_frequencies"], given["low_from_unlearned"] > 0)
     optimiser = torch.optim.Adam(
         list(trainable(model).values()),

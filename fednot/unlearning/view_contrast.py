@@ -96,6 +96,6 @@ class _Losses:
         outputs, features = self.forward(inputs)
         labelled = self.task.loss(outputs, targets)
         views = [augmentation.view(inputs, self.generator) for _ in range(int(self.given["views"]))]
-        seen = self.forward(torch.cat(views))[1].split(len(inputs))
+        seen = torch.split(self.forward(torch.cat(views))[1], len(inputs))
         pair = seen if len(seen) == 2 else (features, seen[0])
         return labelled, alikeness(pair[0], pair[1], self.given["contrast_temperature"])

@@ -9,6 +9,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -41,22 +42,27 @@ from server.cohorts.cohort import (
 
 CPU = torch.device("cpu")
 
+Around = Callable[[str, WorkPlan], AbstractContextManager[None]]
+Run = Callable[[str, WorkPlan, threading.Event], Answer]
+
 
 class InProcessCohort:
     """Clients by name, each with its Task.
 
     `tombstones` has, by client and by the tombstone's name, the ids of the samples under it, which
-    are never trained on.
+    are never trained on. `around` is entered for each client's work, in the thread that does it.
     """
 
     def __init__(
         self,
         tasks: Mapping[str, Task],
         tombstones: Mapping[str, Mapping[str, Collection[str]]] | None = None,
+        around: Around | None = None,
     ) -> None:
         barred = tombstones or {}
         self._members = {name: _Member(task, barred.get(name, {})) for name, task in tasks.items()}
         self.refusals: dict[str, FednotError] = {}
+        self._around = around
 
     def connected(self) -> frozenset[str]:
         """Every member."""
@@ -87,7 +93,7 @@ class InProcessCohort:
         try:
             for client in plan.clients:
                 member = self._members[client]
-                run = member.work_of(plan.kind)
+                run = self._surrounded(member.work_of(plan.kind))
                 try:
                     answer = await asyncio.to_thread(run, client, plan, over)
                 except Exception as error:
@@ -97,6 +103,17 @@ class InProcessCohort:
                 yield answer
         finally:
             over.set()
+
+    def _surrounded(self, run: Run) -> Run:
+        around = self._around
+        if around is None:
+            return run
+
+        def surrounded(client: str, plan: WorkPlan, over: threading.Event) -> Answer:
+            with around(client, plan):
+                return run(client, plan, over)
+
+        return surrounded
 
     def _settle(self, client: str) -> Callable[[FednotError | None], None]:
         def settle(refusal: FednotError | None) -> None:

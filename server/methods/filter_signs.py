@@ -1,7 +1,7 @@
 """A random sign for each output filter: negation of a random half of the chosen layers' filters.
 
-The paper negates whole layers; whoever wants to undo that has two states of a layer to try, and
-2^filters of these, but for the server, which can draw the signs again.
+The paper negates whole layers; this is ours. Whoever knows the seed draws the same signs again, and
+it follows from the sha256 of the base, which receipts tell: the draw is no secret.
 """
 
 from __future__ import annotations

@@ -8,9 +8,8 @@ the checks are the same code for all methods, so they compare fairly.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
-from types import MappingProxyType
 from typing import ClassVar, Final, Protocol
 
 import torch
@@ -124,7 +123,7 @@ class ClientStep:
     given: Callable[[], torch.Tensor]
     work: str = TRAIN
     target_work: str = TRAIN
-    config: Mapping[str, float] = MappingProxyType({})
+    config: Mapping[str, float] = field(default_factory=dict)
     reference: Callable[[], torch.Tensor] | None = None
     transformed: Callable[[str, torch.Tensor], torch.Tensor] | None = None
     keeps: bool = False

@@ -39,8 +39,8 @@ class Thresholds:
 class Finding:
     """The figures of one model, shares from 0 to 1; docs/verification.md names each.
 
-    `model` is "recovered", or "undone: " and the tensors that were negated again; `rounds` counts
-    the rounds on retained data after that.
+    `model` is "recovered", or "undone: " and the tensors that were negated again or the method that
+    was undone; `rounds` counts the rounds on retained data after that.
     """
 
     model: str

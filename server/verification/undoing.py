@@ -45,6 +45,6 @@ def undoing(layers: LayerMap, tensors: Sequence[str], most: int) -> Undoing:
     return Undoing(tuple(one for one in sets if same[frozenset(one)] == one), note)
 
 
-def name_of(tensors: Sequence[str]) -> str:
-    """What a finding's model is called: the recovered one, or what was undone in it."""
-    return f"undone: {', '.join(tensors)}" if tensors else RECOVERED
+def undone_name(what: str) -> str:
+    """What a finding's model is called: by the tensors, or the method, that was undone in it."""
+    return f"undone: {what}"

@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -17,7 +18,8 @@ from server.blocks import Block
 from server.cohorts.cohort import SampleGroup
 from server.federation import Federation
 from server.interruption import WorkInterruptedError
-from server.methods.negation import negated_block
+from server.methods import method_named
+from server.methods.negation import Negation, negated_block
 from server.records import (
     Attempt,
     Finding,
@@ -29,14 +31,19 @@ from server.records import (
 )
 from server.room import is_full
 from server.rounds import NotEnoughClientsError, Rounds, Trial, TrialFailedError
+from server.starting_point import context_of
 from server.state import round_rows
 from server.state.database import StateUnavailableError
 from server.state.fencing import FencedError
 from server.verification.looking import Eyes, View
-from server.verification.undoing import Undoing, name_of, undoing
+from server.verification.undoing import RECOVERED, Undoing, undoing, undone_name
 from server.verification.verdicts import judge, judge_depth
 
 log = logging.getLogger("server.verification")
+
+
+_Attack = Callable[[], Block | None]
+"""Makes a model of the undo attack; None if there is nothing to undo."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +86,7 @@ class Verifier:
         was_verified = any(earlier.verification for earlier in job.attempts)
         await eyes.await_holders(0.0 if was_verified else policy.wait)
         seen = await eyes.look(flat)
-        found = [_finding((), 0, seen)]
+        found = [_finding(RECOVERED, 0, seen)]
         behaviour = judge(seen.figures, policy.thresholds, missing=eyes.missing)
         undone = await self._undone(job, attempt, flat, eyes, can_tell=_can_tell(seen))
         depth = judge_depth(
@@ -117,15 +124,12 @@ class Verifier:
         plan: Undoing = undoing(federation.model.layers, attempt.tensors, policy.undo_layers)
         found: list[Finding] = []
         gaps: list[str] = []
-        for tensors in plan.sets:
-            model = await asyncio.to_thread(
-                negated_block,
-                Block.of(flat),
-                federation.model.manifest,
-                tensors,
-                federation.memory,
-            )
-            found.append(_finding(tensors, 0, await eyes.look(model.tensor)))
+        attacks = [*await self._own(job, attempt, flat), *self._negations(plan, flat)]
+        for name, make in attacks:
+            model = await asyncio.to_thread(make)
+            if model is None:
+                continue
+            found.append(_finding(name, 0, await eyes.look(model.tensor)))
             if not policy.undo_rounds:
                 continue
             try:
@@ -133,8 +137,33 @@ class Verifier:
             except (NotEnoughClientsError, TrialFailedError) as error:
                 gaps.append(f"the rounds after the undo attack could not be run: {error}")
                 break
-            found.append(_finding(tensors, policy.undo_rounds, await eyes.look(model.tensor)))
+            found.append(_finding(name, policy.undo_rounds, await eyes.look(model.tensor)))
         return _Undone(tuple(found), "; ".join(gaps), plan.note)
+
+    def _negations(self, plan: Undoing, flat: torch.Tensor) -> list[tuple[str, _Attack]]:
+        given, manifest = Block.of(flat), self._federation.model.manifest
+        memory = self._federation.memory
+        return [
+            (undone_name(", ".join(one)), partial(negated_block, given, manifest, one, memory))
+            for one in plan.sets
+        ]
+
+    async def _own(
+        self, job: Job, attempt: Attempt, flat: torch.Tensor
+    ) -> list[tuple[str, _Attack]]:
+        """What the attempt's method itself can undo, where that is more than negations."""
+        method = method_named(attempt.method)
+        if method.name == Negation.name:
+            return []
+        federation = self._federation
+        base, base_flat = await federation.model.read(job.base_version)
+        context = await context_of(federation, method, attempt.tensors, base, base_flat)
+
+        def undo() -> Block | None:
+            model = method.undone(context, flat)
+            return None if model is None else Block.of(model)
+
+        return [(undone_name(method.name), undo)]
 
     async def _played_on(self, job: Job, model: Block, rounds: int) -> Block:
         run = await self._federation.database.read(round_rows.latest_run)
@@ -161,8 +190,8 @@ def _can_tell(seen: View) -> bool:
     return "auc" in seen.figures or "trigger_effect" in seen.figures
 
 
-def _finding(tensors: Sequence[str], rounds: int, seen: View) -> Finding:
-    found = Finding(name_of(tensors), rounds, dict(seen.figures))
+def _finding(model: str, rounds: int, seen: View) -> Finding:
+    found = Finding(model, rounds, dict(seen.figures))
     told = ", ".join(f"{key} {value:.3f}" for key, value in sorted(found.figures.items()))
     log.info("%s, %d rounds: %s", found.model, rounds, told)
     return found

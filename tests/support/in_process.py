@@ -38,6 +38,7 @@ from server.state import client_rows, deletion_rows, round_rows
 from server.state.database import Database
 from server.state.model_store import ModelStore
 from server.state.stores.directory import DirectoryStore
+from server.update_history import UpdateHistory
 from server.verification.server_data import ServerData
 
 POLL = 0.02
@@ -121,8 +122,10 @@ async def in_process(
     client_tasks: Mapping[str, Task],
     defaults: Defaults,
     probes: Path | None = None,
+    keep_updates: int = 0,
 ) -> AsyncIterator[InProcessFederation]:
-    """A federation of these tasks whose coordinator runs until the end of the block."""
+    """A federation of these tasks whose coordinator runs until the end of the block; it keeps the
+    updates of every so many rounds."""
     database = Database(folder / "state.sqlite3")
     ledger = await open_ledger(folder / "ledger.jsonl", database)
     store = DirectoryStore(folder / "versions")
@@ -139,6 +142,8 @@ async def in_process(
         ledger=ledger,
         server_data=ServerData(server_task, data, probes),
     )
+    updates = DirectoryStore(folder / "updates") if keep_updates else None
+    federation.history = UpdateHistory(database, updates, keep_updates)
     for name, task in client_tasks.items():
         record = ClientRecord(name, time.time(), time.time(), len(task.train_data()), 0, "cpu")
         await database.write(BY_TEST, lambda c, record=record: client_rows.record_join(c, record))

@@ -165,19 +165,27 @@ def test_each_method_says_what_it_needs() -> None:
         "filter-signs": Needs(layers=True),
         "shrink-and-perturb": Needs(initial=True),
         "negate-and-perturb": Needs(layers=True, initial=True),
+        "not-contrast": Needs(layers=True),
+        "fed-eraser": Needs(initial=True, history=True),
+        "pgd": Needs(target=True),
+        "mode": Needs(initial=True, target=True),
+        "fcu": Needs(target=True),
+        "fukd": Needs(history=True, proxy=True),
     }
 
 
-def test_only_retraining_starts_a_new_lineage() -> None:
-    assert [name for name, method in METHODS.items() if method.new_lineage] == ["retrain"]
+def test_who_starts_from_the_initial_version_starts_a_new_lineage() -> None:
+    anew = {name for name, method in METHODS.items() if method.new_lineage}
+    assert anew == {"retrain", "fed-eraser"}
 
 
 def test_who_flips_signs_counts_as_negating_in_the_lineage() -> None:
-    assert [name for name, method in METHODS.items() if method.negates] == [
+    assert {name for name, method in METHODS.items() if method.negates} == {
         "not",
+        "not-contrast",
         "filter-signs",
         "negate-and-perturb",
-    ]
+    }
 
 
 def test_negation_is_undone_in_whatever_recovered() -> None:

@@ -45,7 +45,8 @@ def norm(tensor: torch.Tensor) -> float:
     return float(torch.linalg.vector_norm(tensor.double()))
 
 
-PERTURBING = [METHODS[n] for n in METHODS if n not in ("not", "fine-tune", "retrain")]
+PERTURBING = [METHODS[n] for n in ("noise", "reinitialise", "filter-signs")]
+PERTURBING += [METHODS["shrink-and-perturb"], METHODS["negate-and-perturb"]]
 every = pytest.mark.parametrize("method", PERTURBING, ids=lambda method: method.name)
 
 

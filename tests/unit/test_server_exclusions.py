@@ -20,6 +20,7 @@ AGAINST = {
     "--recovery-aggregation other than mean": ("--recovery-aggregation", "multi-krum"),
     "--clip-norm": ("--clip-norm", "1.5"),
     "--codecs": ("--codecs", "topk"),
+    "--keep-updates": ("--keep-updates", "1"),
 }
 
 

@@ -20,7 +20,7 @@ from server.records import (
 )
 from server.state.verification_json import from_json, to_json
 from server.verification.scoping import holders_of, profile_order
-from server.verification.undoing import name_of, undoing
+from server.verification.undoing import undoing, undone_name
 
 ASIDE = (SampleGroup.FORGOTTEN, SampleGroup.UNSEEN)
 BESIDE = (SampleGroup.RETAINED, SampleGroup.TEST)
@@ -88,8 +88,8 @@ def test_layers_beyond_the_most_are_named() -> None:
 
 
 def test_findings_are_named() -> None:
-    assert name_of(()) == "recovered"
-    assert name_of(("a.w", "b.w")) == "undone: a.w, b.w"
+    assert undone_name("a.w, b.w") == "undone: a.w, b.w"
+    assert undone_name("noise:1") == "undone: noise:1"
 
 
 def test_a_verification_comes_back_from_json_as_it_was() -> None:
