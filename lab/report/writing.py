@@ -49,7 +49,7 @@ def write(folder: Path, *, margin: float = MARGIN) -> Written:
     for group in study.groups:
         measured = [measure(group, row, margin) for row in group.rows]
         points = frontier(measured)
-        told = claims(measured, points)
+        told = claims(measured, points, group.partition)
         pictures = tuple(_pictures(group, points))
         sections.append(_section(group, measured, points, told, pictures, margin))
         groups.append(group_of(group, measured, before(group), points, told))
