@@ -82,8 +82,8 @@ def _depth(measured: Sequence[Measured], points: Sequence[Point]) -> Iterator[st
     found = cheapest_deep(points)
     if found is None or found.rounds is None:
         yield (
-            "No variant but retraining passes behaviour and depth in every seed and is as good on "
-            "test data; the frontier shows what each lacks."
+            "No variant passes behaviour and depth in every seed and is as good on test data; the "
+            f"frontier shows what each lacks. Retraining: {_verdict_of_retraining(measured)}."
         )
         return
     share = ""
@@ -92,6 +92,11 @@ def _depth(measured: Sequence[Measured], points: Sequence[Point]) -> Iterator[st
         share = f", {found.ratio:.2f} of retraining's: {inside} {DEPTH_LIMIT:g}"
     told = f"{found.rounds:.1f} rounds{share}"
     yield f"The cheapest that passes both verdicts is {found.name}, {told}."
+
+
+def _verdict_of_retraining(measured: Sequence[Measured]) -> str:
+    found = next((one.passes for one in measured if one.method == "retrain"), None)
+    return {True: "pass", False: "fail", None: "not known"}[found]
 
 
 def _by_identity(measured: Sequence[Measured]) -> Iterator[str]:

@@ -196,7 +196,7 @@ def frontier_table(points: Sequence[Point]) -> Table:
             NONE if point.rounds is None else f"{point.rounds:.1f}",
             NONE if point.ratio is None else f"{point.ratio:.2f}",
             NONE if point.effect is None else f"{100 * point.effect:.2f}",
-            {True: "pass", False: "fail", None: NONE}[point.passes],
+            {True: "pass", False: "fail", None: "not known"}[point.passes],
             "yes" if point.best else (f"no place: {point.why_not}" if point.why_not else "no"),
         )
         for point in points
@@ -206,7 +206,8 @@ def frontier_table(points: Sequence[Point]) -> Table:
         ("method", "rounds", "of retraining's", "worst effect", "both verdicts", "best"),
         rows,
         "Rounds to retraining's test accuracy; the worst effect as in the table of verification. "
-        "Best: no other is as good in both and better in one. Both verdicts: in every seed.",
+        "Best: no other is as good in both and better in one. Both verdicts: pass if in every seed, not known "
+        "if one was not possible and none failed.",
     )
 
 
