@@ -206,8 +206,8 @@ def frontier_table(points: Sequence[Point]) -> Table:
         ("method", "rounds", "of retraining's", "worst effect", "both verdicts", "best"),
         rows,
         "Rounds to retraining's test accuracy; the worst effect as in the table of verification. "
-        "Best: no other is as good in both and better in one. Both verdicts: pass if in every seed, not known "
-        "if one was not possible and none failed.",
+        "Best: no other is as good in both and better in one. Both verdicts: pass if in every "
+        "seed, not known if one was not possible and none failed.",
     )
 
 
