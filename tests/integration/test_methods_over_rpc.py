@@ -11,7 +11,7 @@ from support.federation import LocalFederation, refusal
 from fednot.errors import Reason
 from fednot.v1 import deletion_pb2
 
-FLAGS = ("--min-clients", "2", "--keep-updates", "1", "--verify", "false", "--target-wait", "5")
+FLAGS = ("--min-clients", "2", "--keep-updates", "1", "--no-verify", "--target-wait", "5")
 
 
 @pytest.fixture
