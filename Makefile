@@ -14,18 +14,29 @@ FUZZ_SECONDS ?= 60
 FUZZ_TARGETS ?= decoders upload_stream model_reader
 SECONDS ?= 300
 DATABASE ?=
+DATA ?=
+LAB ?=
 QUICK := not compose and not faults and not soak and not long and not attacks
 
-.PHONY: demo test faults attacks fuzz soak lint protos bench clean
+.PHONY: demo lab lab-small test faults attacks fuzz soak lint protos bench clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,lab,dev]'
 	touch $@
 
 demo: $(STAMP)
 	$(BIN)/fednot demo --seed $(SEED) --rounds $(ROUNDS) --clients $(CLIENTS) \
 		--assurance $(ASSURANCE) $(if $(SECURE),--secure-aggregation) --out $(OUT)
+
+# The reduced CIFAR-10 table and the frontier, from the folder DATA; goes on where it was stopped.
+lab: $(STAMP)
+	test -n '$(DATA)' || { echo 'lab: give the folder that has cifar-10-batches-bin: make lab DATA=FOLDER' >&2; exit 2; }
+	$(BIN)/python -m lab run lab/configs/cifar10-cnn.toml --data '$(DATA)' --out lab-out $(LAB)
+	$(BIN)/python -m lab run lab/configs/frontier.toml --out lab-out/frontier $(LAB)
+
+lab-small: $(STAMP)
+	$(BIN)/python -m lab run lab/configs/digits-small.toml --out lab-out/digits-small $(LAB)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m '$(QUICK)' $(ARGS)

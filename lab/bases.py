@@ -19,7 +19,7 @@ from sqlalchemy import Connection, select, update
 from fednot.whole_file import write_whole
 from lab import outcome
 from lab.cells import BaseSpec, Cell
-from lab.engines.engine import Engine, LabError, Told
+from lab.engines.engine import Engine, LabError, Opening, Told
 from lab.scene import scene_of
 from server.state.commits import Commit
 from server.state.database import Database
@@ -69,7 +69,7 @@ async def made(out: Path, spec: BaseSpec, engine: Engine, told: Told) -> Base:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     scene, started = scene_of(spec), time.monotonic()
-    async with engine.opened(folder, scene, undo=False, flops={}, told=told) as session:
+    async with engine.opened(Opening(folder, scene, told)) as session:
         await session.train()
         costs = session.costs
     values: dict[str, Any] = {

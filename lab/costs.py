@@ -57,8 +57,12 @@ class Costs:
     def moved(self, plan: WorkPlan, nbytes: int) -> None:
         """Counts bytes of a round."""
         if counts(plan):
-            with self._lock:
-                self._of(plan).nbytes += nbytes
+            self.add_bytes(plan.version.number, nbytes)
+
+    def add_bytes(self, version: int, nbytes: int) -> None:
+        """Counts bytes of what works on the version of a number."""
+        with self._lock:
+            self.rounds.setdefault(version, RoundCosts()).nbytes += nbytes
 
     def worked(self, plan: WorkPlan, flops: int) -> None:
         """Counts the operations of a client's work."""

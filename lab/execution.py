@@ -16,7 +16,7 @@ import fednot
 from fednot.manifest import Manifest
 from lab import bases, measuring, outcome, results
 from lab.cells import Cell
-from lab.engines.engine import Engine, LabError, Session, Told
+from lab.engines.engine import Engine, LabError, Opening, Session, Told
 from lab.scene import PROBES, Scene, scene_of
 from server.methods import method_named
 
@@ -131,21 +131,19 @@ class _Sequence:
     async def play(self, engine: Engine, flops: dict[str, int], told: Told) -> None:
         """Deletes the clients."""
         cell = self._cell
-        for number, client in enumerate(self._targets, 1):
+        for number in range(1, len(self._targets) + 1):
             before = sum(len(each.made) for each in self.outcomes)
-            self._scene.server_task.watch(self._targets[:number])
-            async with engine.opened(
-                self._folder,
-                self._scene,
-                undo=cell.measure.undo,
-                flops=flops,
-                told=_after(before, told),
-            ) as session:
-                await self._forget(session, client, number)
+            gone = self._targets[:number]
+            self._scene.server_task.watch(gone)
+            opening = Opening(
+                self._folder, self._scene, _after(before, told), cell, gone, flops=flops
+            )
+            async with engine.opened(opening) as session:
+                await self._forget(session)
 
-    async def _forget(self, session: Session, client: str, number: int) -> None:
-        deletion = await session.forget(self._cell, client, number)
-        found = outcome.read(self._folder, self._manifest, deletion)
+    async def _forget(self, session: Session) -> None:
+        job_id = await session.forget()
+        found = outcome.read(self._folder, self._manifest, job_id)
         if found.attempt.method != method_named(self._cell.method.name).name:
             raise LabError(
                 f"{self._cell.method.name} was not done: {found.job.attempts[-1].explanation}"

@@ -10,16 +10,15 @@ import hashlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
 import torch
 from sqlalchemy import Connection
 
-from lab.cells import BaseSpec, Cell
+from lab.cells import Cell
 from lab.costs import Costs, CountedCohort, TimedEvaluator
-from lab.engines.engine import ANSWER_SECONDS, LabError, Told
+from lab.engines.engine import ANSWER_SECONDS, LabError, Opening
 from lab.outcome import UPDATES, made_by
 from lab.scene import PROBES, Scene
 from server import initial_model
@@ -34,7 +33,6 @@ from server.phases import ENDED
 from server.records import (
     NOBODY,
     ClientRecord,
-    Deletion,
     DeletionAsk,
     JobPhase,
     RecoveryPolicy,
@@ -70,50 +68,41 @@ class Workers:
 
 @dataclass(frozen=True)
 class Federated:
-    """A federation of a setting whose coordinator is at work."""
+    """A federation whose coordinator is at work."""
 
     federation: Federation
     coordinator: Coordinator
-    scene: Scene
+    opening: Opening
     costs: Costs
-    told: Told
 
-    async def train(self) -> Run:
+    async def train(self) -> None:
         """Trains the base to its end. Raises LabError if the run fails."""
-        training = self.scene.spec.training
-        clients = len(self.scene.clients)
-        policy = RoundPolicy(quorum=1.0, deadline=ANSWER_SECONDS, min_clients=clients)
-        run = Run(0, training.rounds, 0, RunState.ACTIVE, time.time(), policy, training.overrides)
+        run = run_of(self.opening.scene)
         await self.coordinator.start_training(run, NOBODY)
         found = await self._ended(
             lambda: self.federation.database.read(round_rows.latest_run),
             lambda run: run is not None and run.state is not RunState.ACTIVE,
             lambda run: run.rounds_done if run else 0,
-            limit=ANSWER_SECONDS * training.rounds,
+            limit=ANSWER_SECONDS * run.rounds,
         )
         if found is None or found.state is not RunState.COMPLETED:
             raise LabError(f"the base was not trained: {found.failure if found else 'no run'}")
-        return found
 
-    async def forget(self, cell: Cell, client: str, number: int) -> Deletion:
-        """Deletes a client, the `number`-th in a row, as a cell says, to the job's end.
-
-        Raises LabError if the job does not complete.
-        """
-        ask = ask_of(cell, client, clients=len(self.scene.clients) - number)
+    async def forget(self) -> str:
+        """Deletes the client that is next, to the job's end. Raises LabError if the job fails."""
+        ask, database = ask_of(self.opening), self.federation.database
         await self.coordinator.accept(ask)
-        database = self.federation.database
         found = await self._ended(
             lambda: database.read(
                 lambda c: deletion_rows.get_deletion(c, ask.request_id, ask.caller)
             ),
             lambda deletion: deletion.job.phase in ENDED,
             lambda deletion: sum(len(made_by(attempt)) for attempt in deletion.job.attempts),
-            limit=ANSWER_SECONDS * (cell.rounds + 10),
+            limit=ANSWER_SECONDS * (ask.policy.max_rounds + 10),
         )
         if found.job.phase is not JobPhase.COMPLETED:
-            raise LabError(f"the deletion of {client} {found.job.phase}: {found.job.failure}")
-        return found
+            raise LabError(f"the deletion of {ask.client} {found.job.phase}: {found.job.failure}")
+        return found.job.id
 
     async def _ended(
         self,
@@ -126,7 +115,7 @@ class Federated:
         until = time.monotonic() + limit
         while True:
             found = await look()
-            self.told(rounds(found))
+            self.opening.told(rounds(found))
             if is_over(found):
                 return found
             if time.monotonic() > until:
@@ -137,68 +126,68 @@ class Federated:
         return self.federation.activity.waiting_for or "the clients are still at work"
 
 
-def ask_of(cell: Cell, client: str, *, clients: int) -> DeletionAsk:
-    """What is asked for when a cell deletes a client and so many others stay."""
-    request_id = f"forget-{client}"
+def run_of(scene: Scene) -> Run:
+    """The run that trains a base."""
+    training = scene.spec.training
+    policy = RoundPolicy(quorum=1.0, deadline=ANSWER_SECONDS, min_clients=len(scene.clients))
+    return Run(0, training.rounds, 0, RunState.ACTIVE, time.time(), policy, training.overrides)
+
+
+def ask_of(opening: Opening) -> DeletionAsk:
+    """What is asked for when a cell deletes its next client. Raises LabError if it deletes none."""
+    cell, gone = opening.cell, opening.gone
+    if cell is None or not gone:
+        raise LabError("no client is to be deleted")
+    request_id = f"forget-{gone[-1]}"
     return DeletionAsk(
         caller=NOBODY,
         request_id=request_id,
-        client=client,
+        client=gone[-1],
         method=cell.method.name,
         layers=cell.method.layers,
         allow_unsafe_layers=True,
-        policy=policy_of(cell, clients),
+        policy=policy_of(cell, len(opening.scene.clients) - len(gone)),
         digest=hashlib.sha256(request_id.encode()).hexdigest(),
     )
 
 
 def policy_of(cell: Cell, clients: int) -> RecoveryPolicy:
     """A cell's recovery over so many clients: its whole budget, or the product's stop rule."""
+    shared = RecoveryPolicy(
+        max_rounds=cell.rounds, min_clients=clients, round_deadline=ANSWER_SECONDS
+    )
     if cell.recovery.stop == "target":
-        return RecoveryPolicy(
-            min_rounds=cell.recovery.min_rounds,
-            max_rounds=cell.rounds,
-            tolerance=cell.recovery.tolerance,
-            min_clients=clients,
-            round_deadline=ANSWER_SECONDS,
-        )
-    return RecoveryPolicy(
+        told = cell.recovery
+        return replace(shared, min_rounds=told.min_rounds, tolerance=told.tolerance)
+    return replace(
+        shared,
         min_rounds=1,
-        max_rounds=cell.rounds,
         tolerance=KEEPS_ALL,
         plateau_rounds=NEVER,
         full_budget=True,
         chance_rounds=NEVER,
-        min_clients=clients,
-        round_deadline=ANSWER_SECONDS,
     )
 
 
-def defaults_of(spec: BaseSpec, *, undo: bool) -> Defaults:
-    """The server's settings for the cells of a base; sums are float64, so that their order is
-    without effect.
-    """
+def defaults_of(opening: Opening) -> Defaults:
+    """The server's settings; sums are float64, so that their order is without effect."""
+    spec = opening.scene.spec
     return Defaults(
         rounds=RoundPolicy(quorum=1.0, deadline=ANSWER_SECONDS),
         keep_versions=2,
         accumulator=torch.float64,
         seed=spec.seed,
-        verification=VerificationPolicy(enabled=undo, max_examples=spec.examples),
+        recovery_momentum=opening.momentum,
+        verification=VerificationPolicy(enabled=opening.undo, max_examples=spec.examples),
     )
 
 
 @asynccontextmanager
-async def federated(
-    folder: Path,
-    scene: Scene,
-    workers: Workers,
-    *,
-    undo: bool,
-    told: Told = lambda _rounds: None,
-) -> AsyncIterator[Federated]:
-    """A federation on a state directory whose coordinator works until the end of the block."""
-    task, defaults = scene.server_task, defaults_of(scene.spec, undo=undo)
-    probes = folder / PROBES if undo else None
+async def federated(opening: Opening, workers: Workers) -> AsyncIterator[Federated]:
+    """A federation whose coordinator works until the end of the block."""
+    folder, scene = opening.folder, opening.scene
+    task, defaults = scene.server_task, defaults_of(opening)
+    probes = folder / PROBES if opening.undo else None
     database = Database(folder / "state.sqlite3")
     ledger = await open_ledger(folder / "ledger.jsonl", database)
     initial = initial_model.from_task(task, defaults.seed)
@@ -221,7 +210,7 @@ async def federated(
     await coordinator.recover_state()
     worker = asyncio.create_task(coordinator.run())
     try:
-        yield Federated(federation, coordinator, scene, workers.costs, told)
+        yield Federated(federation, coordinator, opening, workers.costs)
     finally:
         worker.cancel()
         await asyncio.gather(worker, return_exceptions=True)

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from fednot.manifest import Manifest
 from lab.costs import Costs
-from server.records import Attempt, Deletion, Job, JobPhase, Version
+from server.records import Attempt, Job, JobPhase, Version
 from server.state import deletion_rows, round_rows, version_rows
 from server.state.database import Database
 from server.state.stores.directory import DirectoryStore
@@ -75,11 +75,11 @@ class Outcome:
         }
 
 
-def read(folder: Path, manifest: Manifest, deletion: Deletion) -> Outcome:
-    """Reads the outcome of a deletion from a state directory."""
+def read(folder: Path, manifest: Manifest, job_id: str) -> Outcome:
+    """Reads what a job did from a state directory."""
 
     def command(connection: Connection) -> tuple[Job, list[Version], Version]:
-        job = deletion_rows.get_deletion_of_job(connection, deletion.job.id).job
+        job = deletion_rows.get_deletion_of_job(connection, job_id).job
         numbers = [n for attempt in job.attempts for n in made_by(attempt)]
         found = [version_rows.get_version(connection, number) for number in numbers]
         return job, [version for version in found if version], current_of(connection)

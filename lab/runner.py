@@ -65,6 +65,7 @@ class Runner:
     options: Options
     display: Display
     failures: dict[str, str] = field(default_factory=dict)
+    _ends: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def run(self, plan: Plan) -> None:
         """Runs all that is left; cancelled, it ends its processes first."""
@@ -80,6 +81,7 @@ class Runner:
             for task in every:
                 task.cancel()
             await asyncio.gather(*every, return_exceptions=True)
+            await asyncio.gather(*self._ends)
 
     async def _cell(
         self, cell: Cell, trained: dict[str, asyncio.Task[str]], free: asyncio.Semaphore
@@ -130,7 +132,9 @@ class Runner:
                 self.display.moves(unit.id, _rounds_in(line))
             code = await child.wait()
         finally:
-            await asyncio.shield(_end(child))
+            ending = asyncio.create_task(_end(child))
+            self._ends.add(ending)  # which outlives a cancellation that comes now
+            await asyncio.shield(ending)
             spec.unlink(missing_ok=True)
         return f"{_tail(log)} (exit code {code}; {log})" if code else ""
 

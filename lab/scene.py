@@ -24,6 +24,18 @@ from lab.tasks import LabServerTask, LabTask
 PROBES: Final = "probes"
 """The folder of sealed probes in a state directory."""
 
+_BINARY: Final = "from https://www.cs.toronto.edu/~kriz/cifar.html, the binary version"
+FILES: Final = {
+    "cifar10": "it has cifar-10-batches-bin with data_batch_1.bin to data_batch_5.bin and "
+    f"test_batch.bin, {_BINARY}",
+    "cifar100": f"it has cifar-100-binary with train.bin and test.bin, {_BINARY}",
+    "caltech101": "it has 101_ObjectCategories, a folder of images a class, from "
+    "https://data.caltech.edu/records/mzrjq-6wc02",
+    "spoken-digits": "it has one .npz that `python -m lab.datasets.spoken_digits` makes from the "
+    "recordings of https://github.com/Jakobovski/free-spoken-digit-dataset",
+}
+"""What has to be in the folder of --data, and where it comes from."""
+
 TASK: Final = "lab.scene:task_of"
 """Where server and client processes find their Task."""
 
@@ -99,16 +111,7 @@ def scene_of(spec: BaseSpec) -> Scene:
     """Reads the data of a base and deals them out. Raises ConfigError, DataError."""
     _check(spec)
     setting = setting_of(spec)
-    drawn = spec.dataset.train + spec.dataset.proxy if spec.dataset.train else None
-    pool = load(
-        setting.dataset,
-        setting.folder,
-        train=drawn,
-        test=setting.test,
-        seed=setting.seed,
-        size=setting.size,
-    )
-    pool, proxy = _held_out(pool, spec)
+    pool, proxy = _held_out(_loaded(spec, setting), spec)
     parts = partition(pool, setting.partition, setting.clients, setting.seed, **setting.options())
     targets = targets_of(spec, list(parts))
     poisoned = replace(setting, poisoned=targets[: spec.poisoned])
@@ -173,14 +176,28 @@ def _check(spec: BaseSpec) -> None:
             raise ConfigError(f"there is no {what} {name!r}; there are {', '.join(known)}")
 
 
+def _loaded(spec: BaseSpec, setting: Setting) -> Pool:
+    dataset = spec.dataset
+    try:
+        return load(
+            setting.dataset,
+            setting.folder,
+            train=dataset.train + dataset.proxy if dataset.train else None,
+            test=setting.test,
+            seed=setting.seed,
+            size=setting.size,
+        )
+    except DataError as error:
+        expected = FILES.get(dataset.name)
+        raise DataError(f"{error}; {expected}" if expected else str(error)) from error
+
+
 def _folder(spec: BaseSpec) -> Path | None:
     if spec.dataset.name == "digits":
         return None
     if spec.data is None:
-        raise DataError(
-            f"{spec.dataset.name} is read from a folder; give it with --data (docs/lab.md, "
-            '"Running", says what has to be in it)'
-        )
+        name = spec.dataset.name
+        raise DataError(f"{name} is read from a folder; give it with --data; {FILES.get(name, '')}")
     return spec.data / spec.dataset.folder
 
 

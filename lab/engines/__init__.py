@@ -16,4 +16,12 @@ def engine_named(name: str, address: str = "") -> Engine:
         from lab.engines.in_process import InProcess
 
         return InProcess()
+    if name == "grpc":
+        from lab.engines.grpc import OverGrpc
+
+        return OverGrpc()
+    if name == "ray":
+        from lab.engines.ray import OnRay
+
+        return OnRay(address)
     raise ConfigError(f"there is no engine {name!r}; there are {', '.join(ENGINES)}")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 from lab.costs import Costs
-from lab.engines.engine import Session, Told
+from lab.engines.engine import Opening, Session
 from lab.federation import Workers, federated
-from lab.scene import Scene
 from server.cohorts.in_process import InProcessCohort
 
 
@@ -19,19 +17,9 @@ class InProcess:
     name = "in-process"
 
     @asynccontextmanager
-    async def opened(
-        self,
-        folder: Path,
-        scene: Scene,
-        *,
-        undo: bool,
-        flops: Mapping[str, int],
-        told: Told,
-    ) -> AsyncIterator[Session]:
+    async def opened(self, opening: Opening) -> AsyncIterator[Session]:
         """A federation whose clients are Tasks of this process."""
-        costs = Costs(scene.sizes, dict(flops))
-        cohort = InProcessCohort(scene.client_tasks, around=costs.around)
-        async with federated(
-            folder, scene, Workers(cohort, costs), undo=undo, told=told
-        ) as session:
+        costs = Costs(opening.scene.sizes, dict(opening.flops))
+        cohort = InProcessCohort(opening.scene.client_tasks, around=costs.around)
+        async with federated(opening, Workers(cohort, costs)) as session:
             yield session
