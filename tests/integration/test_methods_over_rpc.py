@@ -1,4 +1,4 @@
-"""Methods with steps over real processes: the client that is forgotten helps, the others recover."""
+"""Methods with steps over real processes: the forgotten client helps, the others recover."""
 
 from __future__ import annotations
 
