@@ -12,14 +12,17 @@ loss from there, within a ball around w_ref.
 | ascent_clip | 5 | largest norm of a step's gradient |
 | ascent_epochs | 5 | at most so many passes over the target's data |
 | radius_share, random_models | 1/3, 10 | delta^2 = radius_share * mean ||w_ref - w_random||^2 |
+| stop_loss | 1 | stop at a batch whose loss is over so many times log(classes); 0: never |
 | stop_distance | 0 (never) | stop once ||w - w_u||^2 exceeds it (notebook: 2.2, an MNIST CNN) |
 
 Ours: w_u is trained from w by Task.train now, since nobody kept the target's last local model. The
 notebook's threshold and distances are squared, and so are ours. The paper stops when validation
-accuracy falls below a bound; the notebook, and we, by the distance to w_u. Buffers (BatchNorm's
-statistics) do not count in distances, follow the data while the ascent runs, and are w's in the
-result. Cost: the local epochs, then `ascent_epochs` epochs; memory: three models beside the
-trained one, in turn.
+accuracy falls below a bound, and the notebook by the distance to w_u; its 2.2 fits one model, so
+here the loss of the batch before its step decides, and the bound is the loss of a guess, as of a
+model that never learned. Without a stop the ascent goes on to the ball's surface, and what is left
+was seen not to recover. Buffers (BatchNorm's statistics) do not count in distances, follow the data
+while the ascent runs, and are w's in the result. Cost: the local epochs, then at most
+`ascent_epochs` epochs; memory: three models beside the trained one, in turn.
 """
 
 from __future__ import annotations
@@ -53,6 +56,7 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     "ascent_epochs": Setting(5, 1),
     "radius_share": Setting(1 / 3),
     "random_models": Setting(10, 1),
+    "stop_loss": Setting(1.0),
     "stop_distance": Setting(0.0),
 }
 
@@ -109,6 +113,16 @@ def others_mean(
     return [(a - share * b) / (1 - share) for a, b in zip(mean, local, strict=True)]
 
 
+def guess_loss(outputs: torch.Tensor, times: float) -> float:
+    """`times` the cross-entropy of a uniform guess, log(C), for logits [N, C].
+
+    Infinite for other outputs, whose loss has no such mark, and if `times` is 0.
+    """
+    if times == 0 or outputs.dim() != 2 or outputs.shape[1] < 2:
+        return math.inf
+    return times * math.log(outputs.shape[1])
+
+
 def _radius(
     task: Task, model: nn.Module, context: TrainContext, given: Mapping[str, float]
 ) -> float:
@@ -134,7 +148,7 @@ class _Climb:
     given: Mapping[str, float]
 
     def run(self, data: SampleDataset, context: TrainContext) -> dict[str, float]:
-        """Climbs until the epochs or the stop distance are reached; gives the metrics."""
+        """Climbs until the epochs are over or a stop is reached; gives the metrics."""
         epochs = int(self.given["ascent_epochs"])
         plan = replace(Plan.of(self.task, data, context), epochs=epochs)
         moved = list(trainable(self.model).values())
@@ -148,12 +162,15 @@ class _Climb:
             torch.manual_seed(context.seed)
             for indices in plan.batches():
                 context.check()
-                losses.append(self._step(optimiser, moved, batch_of(data, indices), context))
+                climbing = self._step(optimiser, moved, batch_of(data, indices), context)
+                if climbing is None:
+                    break
+                losses.append(climbing)
                 distance = squared_distance(moved, self.local)
                 if 0 < self.given["stop_distance"] < distance:
                     break
         return {
-            "loss": sum(losses) / len(losses),
+            "loss": sum(losses) / max(1, len(losses)),
             "steps": float(len(losses)),
             "radius": self.ball.radius,
             "distance": distance,
@@ -165,10 +182,14 @@ class _Climb:
         moved: Sequence[torch.Tensor],
         batch: tuple[torch.Tensor, torch.Tensor],
         context: TrainContext,
-    ) -> float:
+    ) -> float | None:
+        """The loss before one step; None if the model guesses already, so that no step was made."""
         inputs, targets = (tensor.to(context.device) for tensor in batch)
         optimiser.zero_grad()
-        loss = self.task.loss(self.model(inputs), targets)
+        outputs = self.model(inputs)
+        loss = self.task.loss(outputs, targets)
+        if float(loss.detach()) > guess_loss(outputs, self.given["stop_loss"]):
+            return None
         torch.autograd.backward(-loss)
         nn.utils.clip_grad_norm_(moved, self.given["ascent_clip"])
         optimiser.step()

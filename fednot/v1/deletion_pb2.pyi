@@ -391,9 +391,13 @@ class UnlearnRequest(_message.Message):
     request. Empty lets the server choose one, which makes a lost reply impossible to repeat safely.
     """
     method: _builtins.str
-    """The method: "not" (default), "fine-tune" or "retrain"."""
+    """The method: "not" (default), "retrain", or another that the server has; some take a number, as
+    in "noise:0.5".
+    """
     layers: _builtins.str
-    """Which layers to negate: "first" (default), "layers=NAME,...", "index=N,..." or "all-but-last"."""
+    """Which layers to negate: "first" (default), "layers=NAME,...", "index=N,...", "all-but-last",
+    "last" or "all"; the last two are unsafe.
+    """
     allow_unsafe_layers: _builtins.bool
     """Take the layers even if they are no antichain or hold the output layer."""
     priority: _builtins.int
@@ -556,7 +560,7 @@ class Attempt(_message.Message):
     """In a sentence, why it was chosen or given up."""
     @_builtins.property
     def tensors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The tensors that were negated; empty for a method that negates none."""
+        """The tensors that the method took, which "not" negates; empty for a method that takes none."""
 
     @_builtins.property
     def rounds(self) -> _containers.RepeatedCompositeFieldContainer[Global___RecoveryRound]:

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from fednot.errors import FednotError
 from lab.membership import study
 from lab.membership.unlearner import Course
@@ -45,13 +47,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--methods", default="retrain,fine-tune,not", help="NAME,NAME:VALUE,...")
     parser.add_argument("--layers", default="first", help="the layers to negate")
     parser.add_argument("--models", type=int, default=16, help="shadow models")
-    parser.add_argument("--retained", type=int, default=1000, help="samples that are kept")
-    parser.add_argument("--candidates", type=int, default=400, help="samples, half of them learned")
-    parser.add_argument("--epochs", type=int, default=8, help="epochs before the deletion")
-    parser.add_argument("--recovery", type=int, default=4, help="epochs of recovery")
+    parser.add_argument("--retained", type=int, default=500, help="samples that are kept")
+    parser.add_argument("--candidates", type=int, default=500, help="samples, half of them learned")
+    parser.add_argument("--epochs", type=int, default=15, help="epochs before the deletion")
+    parser.add_argument("--recovery", type=int, default=5, help="epochs of recovery")
     parser.add_argument("--seed", type=int, default=0)
     return parser
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)  # so small a model gains nothing by more
     sys.exit(main())

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from lab.membership.lira import Attack, Members, Values, judge, ratios, scaled
 
 FEWEST: Final = 6
-"""Shadow models: so many leave two with and two without each example besides the one attacked."""
+"""Shadow models: without the one attacked and its partner, two with and two without an example."""
 
 
 class Train(Protocol):
@@ -38,26 +38,30 @@ class Shadows:
 def halves(models: int, examples: int, seed: int) -> Members:
     """Which of K models trains on which of N examples, bool [K, N].
 
-    Every example is in half of the models, rounded down or up, and each model has about half of the
-    examples, as in Carlini et al.: so no example is without models that saw it, and that did not.
+    Two neighbours are partners: one has exactly the examples that the other lacks. So every example
+    is in half of the models, and leaving out a pair keeps it so. Raises ValueError for fewer than
+    six models, or an odd number.
     """
-    generator = np.random.default_rng(seed)
-    ranks = generator.random((models, examples)).argsort(axis=0).argsort(axis=0)
-    odd = generator.integers(0, 2, examples) if models % 2 else np.zeros(examples, dtype=np.int64)
-    found: Members = ranks < models // 2 + odd
+    if models < FEWEST or models % 2:
+        raise ValueError(f"{models} shadow models do not do; use an even number from {FEWEST} on")
+    drawn = np.random.default_rng(seed).random((models // 2, examples)) < 0.5
+    found: Members = np.stack([drawn, ~drawn], axis=1).reshape(models, examples)
     return found
 
 
 def answers(logits: NDArray[np.floating], targets: NDArray[np.int64]) -> Values:
     """The scaled confidence of each example, [N], by logits [N, C].
 
-    Raises ValueError for logits of another shape.
+    Raises ValueError for logits of another shape, or that are not finite: one such model would
+    spoil every example.
     """
     if logits.ndim != 2 or len(logits) != len(targets):
         raise ValueError(
             f"logits of shape {list(logits.shape)} do not answer for {len(targets)} examples; "
             "they must be of shape [examples, classes]"
         )
+    if not np.isfinite(logits).all():
+        raise ValueError("a shadow model diverged; lower the learning rate")
     return scaled(logits.astype(np.float64), targets)
 
 
@@ -71,11 +75,9 @@ def train_shadows(
 ) -> Shadows:
     """Trains the models one after the other, each with a seed of its own; `targets` are [N].
 
-    Raises ValueError for fewer than six models, a model without a sample to train on, or logits of
-    another shape or that are not finite: one such model would spoil every example.
+    Raises ValueError as `halves`, for a model without a sample to train on, and for logits
+    that `answers` refuses.
     """
-    if models < FEWEST:
-        raise ValueError(f"{models} shadow models are too few; use at least {FEWEST}")
     members = halves(models, len(targets), seed)
     found = np.empty(members.shape, dtype=np.float64)
     for number, chosen in enumerate(members):
@@ -83,20 +85,20 @@ def train_shadows(
         if not indices:
             raise ValueError(f"shadow model {number} has no examples; there are too few in all")
         found[number] = answers(train(indices, seed + number + 1), targets)
-        if not np.isfinite(found[number]).all():
-            raise ValueError(f"shadow model {number} diverged; lower its learning rate")
         progress(number + 1)
     return Shadows(found, members)
 
 
 def leave_one_out(shadows: Shadows) -> Attack:
-    """Attacks each shadow model with the others, whose own halves are the truth.
+    """Attacks each shadow model with the others but its partner; their own halves are the truth.
 
+    With the partner there would be one model fewer that saw an example than that did not if the one
+    attacked saw it: the smaller side's mean is less sure, and guessing would score below a half.
     Raises ValueError if nothing can be judged.
     """
     scores = np.empty_like(shadows.confidences)
     for number in range(len(scores)):
-        others = np.arange(len(scores)) != number
+        others = np.arange(len(scores)) // 2 != number // 2
         scores[number] = ratios(
             shadows.confidences[number], shadows.confidences[others], shadows.members[others]
         )

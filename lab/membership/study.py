@@ -22,7 +22,7 @@ from fednot.whole_file import write_whole
 from fednot.zoo.cnn import Cnn
 from lab.membership.lira import Members
 from lab.membership.population import loss_attack
-from lab.membership.shadow import FEWEST, Shadows, answers, halves, leave_one_out
+from lab.membership.shadow import Shadows, answers, halves, leave_one_out
 from lab.membership.unlearner import Course, Logits, Unlearner
 from lab.results import ResultError
 
@@ -91,10 +91,8 @@ def attacked(
 ) -> tuple[Attacked, ...]:
     """Makes so many models of each kind on random halves and attacks each with the others.
 
-    Raises ValueError for fewer than six models.
+    Raises ValueError as `lab.membership.shadow.halves`.
     """
-    if models < FEWEST:
-        raise ValueError(f"{models} shadow models are too few; use at least {FEWEST}")
     members = halves(models, len(targets), seed)
     found: dict[str, list[NDArray[np.float64]]] = {}
     for number, chosen in enumerate(members):

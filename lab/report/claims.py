@@ -11,14 +11,17 @@ from lab.scores import FOUR, Spread
 
 COST_LIMIT: Final = 0.6
 DEPTH_LIMIT: Final = 0.7
+IDENTITY_LIMIT: Final = 3.0
+NATURAL: Final = "natural"
 
 
-def claims(measured: Sequence[Measured], points: Sequence[Point]) -> list[str]:
+def claims(measured: Sequence[Measured], points: Sequence[Point], partition: str = "") -> list[str]:
     """A sentence for each claim that this group has something to say of."""
     return [
         *_forgets_better(measured),
         *_costs_less(measured),
         *_depth(measured, points),
+        *(_by_identity(measured) if partition == NATURAL else ()),
     ]
 
 
@@ -79,8 +82,8 @@ def _depth(measured: Sequence[Measured], points: Sequence[Point]) -> Iterator[st
     found = cheapest_deep(points)
     if found is None or found.rounds is None:
         yield (
-            "No variant but retraining passes behaviour and depth in every seed and is as good on "
-            "test data; the frontier shows what each lacks."
+            "No variant passes behaviour and depth in every seed and is as good on test data; the "
+            f"frontier shows what each lacks. Retraining: {_verdict_of_retraining(measured)}."
         )
         return
     share = ""
@@ -89,6 +92,23 @@ def _depth(measured: Sequence[Measured], points: Sequence[Point]) -> Iterator[st
         share = f", {found.ratio:.2f} of retraining's: {inside} {DEPTH_LIMIT:g}"
     told = f"{found.rounds:.1f} rounds{share}"
     yield f"The cheapest that passes both verdicts is {found.name}, {told}."
+
+
+def _verdict_of_retraining(measured: Sequence[Measured]) -> str:
+    found = next((one.passes for one in measured if one.method == "retrain"), None)
+    return {True: "pass", False: "fail", None: "not known"}[found]
+
+
+def _by_identity(measured: Sequence[Measured]) -> Iterator[str]:
+    """Where a client is a person: how far the accuracy on who is forgotten is from retraining's."""
+    for one in measured:
+        gap = one.gaps.get("forget")
+        if gap is not None and one.method != "retrain":
+            inside = "within" if 100 * gap.mean <= IDENTITY_LIMIT else "not within"
+            yield (
+                f"{one.name}: the accuracy on who is forgotten is {_points(gap)} points from "
+                f"retraining's, {inside} {IDENTITY_LIMIT:g}."
+            )
 
 
 def _points(spread: Spread) -> str:

@@ -76,10 +76,11 @@ class Measured:
 
     @property
     def passes(self) -> bool | None:
-        """Whether both verdicts are "pass" in every seed; None if there is no verdict."""
-        if not self.depth:
-            return None
-        return set(self.behaviour) == {"pass"} and set(self.depth) == {"pass"}
+        """Whether both verdicts are "pass" in every seed, False if one fails; else None."""
+        found = {*self.behaviour, *self.depth}
+        if "fail" in found:
+            return False
+        return True if found == {"pass"} else None
 
     @property
     def always_reached(self) -> bool:

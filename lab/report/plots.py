@@ -65,7 +65,7 @@ def frontier_plot(group: Group, points: Sequence[Point]) -> str | None:
     for passes, marker, label in (
         (True, "o", "pass"),
         (False, "x", "fail"),
-        (None, "s", "no verdict"),
+        (None, "s", "not known"),
     ):
         found = [point for point in placed if point.passes is passes]
         if found:

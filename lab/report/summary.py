@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from typing import Any, Final
 
+from lab.membership.study import LiraResult
 from lab.report.frontier import Point
 from lab.report.groups import Group, Trouble
 from lab.report.measures import Measured, Spreads
@@ -15,12 +16,15 @@ from lab.report.published import beside
 FORMAT: Final = 1
 
 
-def summary_of(groups: Sequence[Mapping[str, Any]], troubles: Sequence[Trouble]) -> str:
+def summary_of(
+    groups: Sequence[Mapping[str, Any]], troubles: Sequence[Trouble], lira: LiraResult | None
+) -> str:
     """The JSON text; accuracies are shares from 0 to 1, published figures per cent."""
     found = {
         "format": FORMAT,
         "groups": list(groups),
         "troubles": [asdict(trouble) for trouble in troubles],
+        "lira": lira.model_dump(mode="json") if lira else None,
     }
     return json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from lab.membership.study import LiraResult
 from lab.report.frontier import Point
 from lab.report.groups import Trouble
 from lab.report.measures import Measured, Spreads, Step, Undone
@@ -195,7 +196,7 @@ def frontier_table(points: Sequence[Point]) -> Table:
             NONE if point.rounds is None else f"{point.rounds:.1f}",
             NONE if point.ratio is None else f"{point.ratio:.2f}",
             NONE if point.effect is None else f"{100 * point.effect:.2f}",
-            {True: "pass", False: "fail", None: NONE}[point.passes],
+            {True: "pass", False: "fail", None: "not known"}[point.passes],
             "yes" if point.best else (f"no place: {point.why_not}" if point.why_not else "no"),
         )
         for point in points
@@ -205,7 +206,36 @@ def frontier_table(points: Sequence[Point]) -> Table:
         ("method", "rounds", "of retraining's", "worst effect", "both verdicts", "best"),
         rows,
         "Rounds to retraining's test accuracy; the worst effect as in the table of verification. "
-        "Best: no other is as good in both and better in one. Both verdicts: in every seed.",
+        "Best: no other is as good in both and better in one. Both verdicts: pass if in every "
+        "seed, not known if one was not possible and none failed.",
+    )
+
+
+def lira_table(found: LiraResult) -> Table:
+    """Per-example attacks on learned and unlearned examples."""
+    rows = tuple(
+        (
+            one.name,
+            *(
+                f"{100 * share:.2f}"
+                for share in (
+                    one.balanced_accuracy,
+                    one.auc,
+                    one.tpr_at_1_percent_fpr,
+                    one.loss_attack,
+                )
+            ),
+        )
+        for one in found.attacked
+    )
+    return Table(
+        "LiRA on examples that were unlearned against such that were never seen",
+        ("model", "balanced accuracy", "AUC", "TPR at 1 % FPR", "one rule for all"),
+        rows,
+        f"In per cent; 50, 50, 1 and 50 are guessing. {found.models} models of one machine each, "
+        f"no federation, on the embedded digits: {found.retained} retained samples and half of "
+        f"{found.candidates} candidates, {found.epochs} epochs and {found.recovery} of recovery, "
+        f"seed {found.seed}. Each model is attacked with all others but its partner.",
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from fednot.whole_file import write_whole
 from lab import results
+from lab.membership import study as per_example
 from lab.report import plots, tables
 from lab.report.claims import claims
 from lab.report.costs import MARGIN
@@ -48,10 +49,11 @@ def write(folder: Path, *, margin: float = MARGIN) -> Written:
     for group in study.groups:
         measured = [measure(group, row, margin) for row in group.rows]
         points = frontier(measured)
-        told = claims(measured, points)
+        told = claims(measured, points, group.partition)
         pictures = tuple(_pictures(group, points))
         sections.append(_section(group, measured, points, told, pictures, margin))
         groups.append(group_of(group, measured, before(group), points, told))
+    sections += _per_example(folder)
     page = Page("Report of the lab", tuple(_opening(study)), (*_troubled(study), *sections))
     _draw(folder, sections)
     files = Written(
@@ -59,7 +61,7 @@ def write(folder: Path, *, margin: float = MARGIN) -> Written:
     )
     write_whole(files.markdown, markdown(page))
     write_whole(files.html, html(page))
-    write_whole(files.summary, summary_of(groups, study.troubles))
+    write_whole(files.summary, summary_of(groups, study.troubles, per_example.read(folder)))
     return files
 
 
@@ -115,6 +117,14 @@ def _pictures(group: Group, points: Sequence[Point]) -> Iterator[Picture]:
     for name, (svg, says) in drawn.items():
         if svg is not None:
             yield Picture(f"{PLOTS}/{start}-{name}.svg", svg, f"{says}, {group.title}.")
+
+
+def _per_example(folder: Path) -> list[Section]:
+    """What `python -m lab.membership` found, if it was run for this folder."""
+    found = per_example.read(folder)
+    if found is None:
+        return []
+    return [Section("Per-example membership inference", (), (tables.lira_table(found),))]
 
 
 def _troubled(study: Study) -> tuple[Section, ...]:

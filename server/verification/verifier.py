@@ -153,7 +153,7 @@ class Verifier:
     ) -> list[tuple[str, _Attack]]:
         """What the attempt's method itself can undo, where that is more than negations."""
         method = method_named(attempt.method)
-        if method.name == Negation.name:
+        if isinstance(method, Negation):
             return []
         federation = self._federation
         base, base_flat = await federation.model.read(job.base_version)

@@ -1,4 +1,4 @@
-"""Methods with steps over real processes: the client that is forgotten helps, the others recover."""
+"""Methods with steps over real processes: the forgotten client helps, the others recover."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from support.federation import LocalFederation, refusal
 from fednot.errors import Reason
 from fednot.v1 import deletion_pb2
 
-FLAGS = ("--min-clients", "2", "--keep-updates", "1", "--verify", "false", "--target-wait", "5")
+FLAGS = ("--min-clients", "2", "--keep-updates", "1", "--no-verify", "--target-wait", "5")
 
 
 @pytest.fixture

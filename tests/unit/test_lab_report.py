@@ -64,6 +64,14 @@ def made(**negation: Any) -> list[Result]:
     return found
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a report of everything."""
+    folder = folder_of(tmp_path_factory.mktemp("study"), made())
+    write(folder)
+    return folder
+
+
 def tables_of(text: str) -> dict[str, list[list[str]]]:
     """The tables of a Markdown page by their titles, header first."""
     found = {}
@@ -75,10 +83,9 @@ def tables_of(text: str) -> dict[str, list[list[str]]]:
     return found
 
 
-def test_the_papers_table(tmp_path: Path) -> None:
+def test_the_papers_table(written: Path) -> None:
     """Forget of seed 0: .55 against .5, of seed 1: .65 against .6: gaps of 5, average 1.25."""
-    write(folder_of(tmp_path, made()))
-    rows = tables_of((tmp_path / "report.md").read_text())["Accuracy and membership inference"]
+    rows = tables_of((written / "report.md").read_text())["Accuracy and membership inference"]
     assert rows[0][:6] == ["method", "seeds", "retain", "forget", "test", "MIA"]
     assert [row[0] for row in rows[2:]] == [
         "before the deletion",
@@ -98,9 +105,8 @@ def test_the_papers_table(tmp_path: Path) -> None:
     ]
 
 
-def test_every_table_is_there_and_square(tmp_path: Path) -> None:
-    write(folder_of(tmp_path, made()))
-    found = tables_of((tmp_path / "report.md").read_text())
+def test_every_table_is_there_and_square(written: Path) -> None:
+    found = tables_of((written / "report.md").read_text())
     assert [title for title in found if not title.startswith("Published")] == [
         "Accuracy and membership inference",
         "Costs of the whole unlearning",
@@ -123,28 +129,26 @@ def test_every_table_is_there_and_square(tmp_path: Path) -> None:
     assert found["Verification"][-1][1:3] == ["2 pass", "2 fail"]
 
 
-def test_the_page_needs_nothing_else_and_escapes(tmp_path: Path) -> None:
-    write(folder_of(tmp_path, made()))
-    page = (tmp_path / "report.html").read_text()
+def test_the_page_needs_nothing_else_and_escapes(written: Path) -> None:
+    page = (written / "report.html").read_text()
     assert "NoT &lt;b&gt;|*first*" in page
     assert "<b>" not in page
     assert "<script" not in page
     assert not re.search(r'(?:src|href)="(?!data:)', page)
     uris = re.findall(r"data:image/svg\+xml;base64,([^\"]+)", page)
     assert len(uris) == 3
-    plots = sorted(path.read_text() for path in (tmp_path / "plots").glob("*.svg"))
+    plots = sorted(path.read_text() for path in (written / "plots").glob("*.svg"))
     assert sorted(base64.b64decode(uri).decode() for uri in uris) == plots
 
 
-def test_the_plots_stand_in_the_text(tmp_path: Path) -> None:
-    write(folder_of(tmp_path, made()))
-    named = re.findall(r"!\[[^]]+\]\(([^)]+)\)", (tmp_path / "report.md").read_text())
+def test_the_plots_stand_in_the_text(written: Path) -> None:
+    named = re.findall(r"!\[[^]]+\]\(([^)]+)\)", (written / "report.md").read_text())
     assert named == [
         "plots/cifar10-cnn-iid-test.svg",
         "plots/cifar10-cnn-iid-forget.svg",
         "plots/cifar10-cnn-iid-frontier.svg",
     ]
-    assert "fine-tune" in (tmp_path / named[0]).read_text()
+    assert "fine-tune" in (written / named[0]).read_text()
 
 
 def test_the_same_results_give_the_same_files(tmp_path: Path) -> None:
@@ -155,9 +159,8 @@ def test_the_same_results_give_the_same_files(tmp_path: Path) -> None:
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == first
 
 
-def test_the_summary_has_the_figures(tmp_path: Path) -> None:
-    write(folder_of(tmp_path, made()))
-    found = json.loads((tmp_path / "summary.json").read_text())
+def test_the_summary_has_the_figures(written: Path) -> None:
+    found = json.loads((written / "summary.json").read_text())
     (group,) = found["groups"]
     negated = group["methods"][HOSTILE]
     assert negated["average_gap"]["mean"] == pytest.approx(0.0125)
@@ -251,9 +254,8 @@ def test_published_figures_stand_beside_what_they_are_of() -> None:
     assert beside("cifar10", "cnn", "dirichlet_0_1") == ()
 
 
-def test_published_tables_are_marked(tmp_path: Path) -> None:
-    write(folder_of(tmp_path, made()))
-    text = (tmp_path / "report.md").read_text()
+def test_published_tables_are_marked(written: Path) -> None:
+    text = (written / "report.md").read_text()
     rows = next(t for name, t in tables_of(text).items() if name.startswith("Published: NoT"))
     assert [row[0] for row in rows[2:]] == [
         "retrain (published)",

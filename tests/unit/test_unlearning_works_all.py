@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 import fednot
+from fednot.distributed import Led, Ranks
 from fednot.errors import FednotError, Reason
 from fednot.training import TrainContext, TrainResult, WorkCancelledError
 from fednot.unlearning import WORKS, work_named
@@ -78,6 +79,16 @@ def test_no_samples_are_refused(name: str) -> None:
         work_named(name)(
             STAMPS, built(STAMPS), stamps(0), TrainContext(CPU, 1, 1, config=CONFIG), built(STAMPS)
         )
+
+
+@pytest.mark.parametrize("name", ["guide", "unlearn-contrast", "train-contrast"])
+def test_under_torchrun_what_others_cannot_share_is_done_by_rank_0_alone(name: str) -> None:
+    """The other ranks read labels of their own data, so they would train on the true ones."""
+    led = Led(STAMPS, Ranks(None, 0, 2, CPU), stamps(40), lambda: None)
+    found, expected = built(STAMPS), built(STAMPS)
+    done(name, led, found)
+    done(name, STAMPS, expected)
+    assert torch.equal(flat(found), flat(expected))
 
 
 class Odd(nn.Module):

@@ -14,7 +14,7 @@ import fednot
 from fednot.data import InMemoryDataset
 from fednot.task import SampleDataset
 from fednot.training import TrainContext, TrainResult
-from fednot.unlearning.ascent import Ball, ascend
+from fednot.unlearning.ascent import Ball, ascend, guess_loss
 
 
 class Slope(nn.Module):
@@ -103,6 +103,27 @@ def test_it_stops_by_the_squared_distance_to_the_local_model() -> None:
         assert metrics["distance"] == pytest.approx(distance)
 
 
+def test_it_stops_where_the_model_guesses_before_it_destroys_it() -> None:
+    """Without that stop the loss goes on to rise until the epochs are over."""
+    task, data = StampsTask(), stamps(60)
+    losses, steps = [], []
+    for stop in (1.0, 0.0):
+        model = learned(task, data, 2)
+        config = {"share": 0.1, "ascent_learning_rate": 0.05, "stop_loss": stop}
+        result = ascend(task, model, data, TrainContext(CPU, 1, 1, config=config), None)
+        losses.append(task.evaluate(model, data, CPU)["loss"])
+        steps.append(result.metrics["steps"])
+    assert 0.5 < losses[0] < losses[1] / 4
+    assert steps[0] < steps[1] == 5 * 8  # 60 samples are 8 batches of 8
+
+
+def test_the_loss_of_a_guess() -> None:
+    assert guess_loss(torch.zeros(8, 4), 2.0) == pytest.approx(2 * math.log(4))
+    assert guess_loss(torch.zeros(8, 4), 0.0) == math.inf
+    assert guess_loss(torch.zeros(8, 1), 1.0) == math.inf
+    assert guess_loss(torch.zeros(8, 4, 2), 1.0) == math.inf
+
+
 def test_without_others_there_is_nothing_to_start_from() -> None:
     with pytest.raises(ValueError, match="with a share of 1, retrain"):
         climbed((1.0, 6.0), share=1.0)
@@ -125,7 +146,7 @@ def test_the_targets_loss_rises_and_the_ball_holds() -> None:
     """A model with BatchNorm that has learned the target's samples unlearns them."""
     task, data = StampsTask(), stamps(60)
     model, given = learned(task, data, 2), learned(task, data, 2)
-    config = {"share": 0.1, "ascent_learning_rate": 0.1, "learning_rate": 0.0}
+    config = {"share": 0.1, "ascent_learning_rate": 0.1, "learning_rate": 0.0, "stop_loss": 0.0}
     result = ascend(task, model, data, TrainContext(CPU, 1, 1, config=config), None)
     before, after = (task.evaluate(m, data, CPU) for m in (given, model))
     assert before["accuracy"] > 0.9
@@ -133,5 +154,5 @@ def test_the_targets_loss_rises_and_the_ball_holds() -> None:
     assert accuracy(task, model, data) < 0.6
     # With a local learning rate of 0 the local model, and so w_ref, is the given one.
     pairs = zip(model.parameters(), given.parameters(), strict=True)
-    moved = math.sqrt(sum(float((a - b).square().sum()) for a, b in pairs))
+    moved = math.sqrt(sum(float((a - b).detach().square().sum()) for a, b in pairs))
     assert 0 < moved <= result.metrics["radius"] * (1 + 1e-5)
