@@ -13,6 +13,7 @@ from typing import Any, Final
 import torch
 
 import fednot
+from fednot.errors import FednotError
 from fednot.manifest import Manifest
 from lab import bases, measuring, outcome, results
 from lab.cells import Cell
@@ -127,9 +128,10 @@ class _Sequence:
         self._manifest = manifest
         self.outcomes: list[outcome.Outcome] = []
         self.curves: list[list[dict[str, Any]]] = []
+        self.failure = ""
 
     async def play(self, engine: Engine, flops: dict[str, int], told: Told) -> None:
-        """Deletes the clients."""
+        """Deletes the clients, up to one after the first whose deletion is refused or fails."""
         cell = self._cell
         for number in range(1, len(self._targets) + 1):
             before = sum(len(each.made) for each in self.outcomes)
@@ -138,8 +140,14 @@ class _Sequence:
             opening = Opening(
                 self._folder, self._scene, _after(before, told), cell, gone, flops=flops
             )
-            async with engine.opened(opening) as session:
-                await self._forget(session)
+            try:
+                async with engine.opened(opening) as session:
+                    await self._forget(session)
+            except (LabError, FednotError) as error:
+                if number == 1:
+                    raise
+                self.failure = str(error)
+                return
 
     async def _forget(self, session: Session) -> None:
         job_id = await session.forget()
@@ -156,9 +164,11 @@ class _Sequence:
         return self._scene.targets[: self._cell.measure.deletions]
 
     def deletions(self) -> list[dict[str, Any]]:
-        """Each deletion with the figures of the model that it left."""
+        """Each deletion with the figures of the model that it left, then the one that failed."""
         rows = []
-        for number, (client, found) in enumerate(zip(self._targets, self.outcomes, strict=True), 1):
+        for number, (client, found) in enumerate(
+            zip(self._targets, self.outcomes, strict=False), 1
+        ):
             rows.append(
                 {
                     "client": client,
@@ -169,6 +179,9 @@ class _Sequence:
                     "rounds": len(found.made),
                 }
             )
+        if self.failure:
+            client, method = self._targets[len(rows)], self._cell.method.name
+            rows.append({"client": client, "method": method, "failure": self.failure})
         return rows
 
 
