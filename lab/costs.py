@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import aclosing, contextmanager
+from contextlib import AbstractContextManager, aclosing, contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -95,6 +95,24 @@ class Costs:
 
     def _of(self, plan: WorkPlan) -> RoundCosts:
         return self.rounds.setdefault(plan.version.number, RoundCosts())
+
+
+class Meter:
+    """Counts a client's operations where it works, in another process than the coordinator's."""
+
+    def __init__(self, examples: Mapping[str, int], known: Mapping[str, int]) -> None:
+        self._costs = Costs(examples, dict(known))
+        self._before = 0
+
+    def around(self, client: str, plan: WorkPlan) -> AbstractContextManager[None]:
+        """Counts what is computed within."""
+        return self._costs.around(client, plan)
+
+    def measured(self) -> int:
+        """The operations since it was asked last."""
+        total = sum(cost.flops for cost in self._costs.rounds.values())
+        found, self._before = total - self._before, total
+        return found
 
 
 def counts(plan: WorkPlan) -> bool:

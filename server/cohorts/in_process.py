@@ -92,17 +92,20 @@ class InProcessCohort:
         over = threading.Event()
         try:
             for client in plan.clients:
-                member = self._members[client]
-                run = self._surrounded(member.work_of(plan.kind))
-                try:
-                    answer = await asyncio.to_thread(run, client, plan, over)
-                except Exception as error:
-                    answer = NoAnswer(client, f"{type(error).__name__}: {error}")
+                answer = await asyncio.to_thread(self.answer, client, plan, over)
                 if isinstance(answer, Update):
                     answer = replace(answer, settle=self._settle(client))
                 yield answer
         finally:
             over.set()
+
+    def answer(self, client: str, plan: WorkPlan, over: threading.Event) -> Answer:
+        """One client's answer to a plan, computed in this thread until `over` is set."""
+        run = self._surrounded(self._members[client].work_of(plan.kind))
+        try:
+            return run(client, plan, over)
+        except Exception as error:
+            return NoAnswer(client, f"{type(error).__name__}: {error}")
 
     def _surrounded(self, run: Run) -> Run:
         around = self._around
