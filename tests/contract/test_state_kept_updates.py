@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,9 +15,6 @@ from support.state import accepted, begun, version
 from server.records import Attempt, KeptUpdate
 from server.state import audit_rows, job_rows, kept_update_rows, version_rows
 from server.state.fencing import FencedError
-
-Line = Callable[[Connection], None]
-NOTHING: list[tuple[KeptUpdate, ...]] | None = None
 
 
 def kept(base: int, client: str = "c2", stride: int = 1) -> KeptUpdate:
@@ -92,6 +90,19 @@ class TestOfLine:
         run(command)
         assert run(lambda c: bases_of(c, 5)) == [1, 3, 4]
 
+    def test_a_kept_round_stands_for_the_rounds_that_there_were(self, run: Any) -> None:
+        """Not for as many as there might have been until the next one."""
+
+        def command(c: Connection) -> None:
+            begun(c)
+            made(c, "training", "training", "training")
+            keep(c, (1, 4), 3)
+
+        run(command)
+        for last, strides in ((2, [1]), (3, [2]), (4, [3]), (5, [3, 1])):
+            found = run(lambda c, last=last: kept_update_rows.of_line(c, last))
+            assert [updates[0].stride for updates in found] == strides
+
     def test_an_aborted_round_leaves_no_gap(self, run: Any) -> None:
         """It made no version; the next one, of another number, begins from the same base."""
 
@@ -154,6 +165,21 @@ class TestOfLine:
         assert run(lambda c: kept_update_rows.of_line(c, 99)) is None
 
 
+class TestMayGoOn:
+    """Whether it is of use to keep the updates to a version's successor."""
+
+    def test_only_from_the_first_version_of_a_lineage_on(self, run: Any) -> None:
+        def command(c: Connection) -> None:
+            begun(c)
+            made(c, "training")
+            made(c, "unlearning", "recovery", start=4, lineage=2)
+            keep(c, (1,))
+
+        run(command)
+        use = {n: run(lambda c, n=n: kept_update_rows.may_go_on(c, n)) for n in range(1, 6)}
+        assert use == {1: True, 2: True, 3: False, 4: True, 5: False}
+
+
 class TestDestroy:
     """What a job destroys at its end."""
 
@@ -206,6 +232,33 @@ class TestRows:
         assert run(kept_update_rows.hashes) == {sha("2/c2")}
         assert run(lambda c: kept_update_rows.stored(c, "job-1")).count == 1
         assert run(lambda c: kept_update_rows.forget_missing(c, frozenset({sha("2/c2")}))) == 0
+
+    def test_a_row_that_a_receipt_tells_of_stays_whatever_is_missing(self, run: Any) -> None:
+        """Two equal updates share a file; one of them was destroyed before."""
+
+        def command(c: Connection) -> int:
+            begun(c)
+            keep(c, (1,))
+            kept_update_rows.destroy(c, before=9, current=2, by="job-1", now=20.0)
+            twin = replace(kept(2), sha256=kept(1).sha256)
+            kept_update_rows.insert_updates(c, [twin])
+            return kept_update_rows.forget_missing(c, frozenset())
+
+        assert run(command) == 1
+        assert run(lambda c: kept_update_rows.stored(c, "job-1")).count == 1
+
+    def test_many_rows_are_dropped_at_once(self, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        """More than a statement may name."""
+        monkeypatch.setattr(kept_update_rows, "MOST_NAMES", 2)
+
+        def command(c: Connection) -> int:
+            begun(c)
+            made(c, "training", "training", "training")
+            keep(c, range(1, 6))
+            return kept_update_rows.forget_missing(c, frozenset())
+
+        assert run(command) == 5
+        assert run(kept_update_rows.hashes) == frozenset()
 
     def test_nothing_kept_has_no_hash(self, run: Any) -> None:
         run(begun)
