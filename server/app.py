@@ -163,10 +163,9 @@ async def _federation(
 
 async def _history(settings: ServerSettings, database: Database) -> UpdateHistory:
     place = settings.kept_updates_place
-    if not settings.keep_updates and not place.exists():
-        return UpdateHistory(database)
     try:
-        history = UpdateHistory(database, DirectoryStore(place), settings.keep_updates)
+        store = DirectoryStore(place) if settings.keep_updates or place.exists() else None
+        history = UpdateHistory(database, store, settings.keep_updates)
         await history.open()
     except OSError as error:
         raise StateError(f"the kept updates in {place} cannot be used: {error}") from error

@@ -16,7 +16,16 @@ from prometheus_client import (
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from server.client_states import ClientState
-from server.records import Anomaly, JobPhase, RoundOutcome, RoundPhase, Verdict, Version, WaitKind
+from server.records import (
+    Anomaly,
+    JobPhase,
+    RoundOutcome,
+    RoundPhase,
+    StoredUpdates,
+    Verdict,
+    Version,
+    WaitKind,
+)
 
 UPDATE_OUTCOMES: Final = ("accepted", "refused", "missing", "dropped")
 """Dropped: accepted, and then lost with the round that a deletion aborted."""
@@ -81,6 +90,7 @@ class Metrics:
             "Free bytes of the fullest disk that the server writes to",
             registry=registry,
         )
+        self._add_kept_updates(registry)
         self._add_transfers(registry)
         self.privacy = Gauge(
             "fednot_privacy_epsilon_max",
@@ -124,6 +134,16 @@ class Metrics:
             "Since when the server waits for such a thing, 0 if it does not",
             ["for"],
             registry=registry,
+        )
+
+    def _add_kept_updates(self, registry: CollectorRegistry) -> None:
+        self.kept_updates = Gauge(
+            "fednot_kept_updates",
+            "Updates of clients that are kept for unlearning methods that need them",
+            registry=registry,
+        )
+        self.kept_update_bytes = Gauge(
+            "fednot_kept_update_bytes", "The size of the kept updates", registry=registry
         )
 
     def _add_transfers(self, registry: CollectorRegistry) -> None:
@@ -214,6 +234,11 @@ class Metrics:
             self.accuracy.set(version.metrics["accuracy"])
         if "loss" in version.metrics:
             self.loss.set(version.metrics["loss"])
+
+    def show_kept_updates(self, kept: StoredUpdates) -> None:
+        """Shows how many updates are kept, and how large they are."""
+        self.kept_updates.set(kept.count)
+        self.kept_update_bytes.set(kept.num_bytes)
 
     def show_failed_verdicts(self, counts: Mapping[str, int]) -> None:
         """Shows how many completed deletions kept a model that failed, by kind of verdict."""

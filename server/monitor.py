@@ -16,13 +16,14 @@ from server.cohorts.remote import RemoteCohort
 from server.federation import Federation
 from server.identity import ServerIdentity
 from server.privacy import most
-from server.records import ClientRecord, JobPhase, Version
+from server.records import ClientRecord, JobPhase, StoredUpdates, Version
 from server.state import (
     anomaly_rows,
     client_rows,
     deadline_rows,
     deletion_rows,
     job_rows,
+    kept_update_rows,
     version_rows,
 )
 from server.state.commits import Commit
@@ -92,6 +93,7 @@ class Monitor:
         )
         metrics.show_jobs(seen.jobs, seen.oldest, overdue=seen.overdue)
         metrics.show_failed_verdicts(seen.failed_verdicts)
+        metrics.show_kept_updates(seen.kept)
         metrics.free.set(self._federation.room.free)
         spent = most(session.privacy for session in self._cohort.sessions().values())
         metrics.privacy.set(spent.epsilon if spent else 0.0)
@@ -138,6 +140,7 @@ class _Snapshot(NamedTuple):
     oldest: float
     overdue: int
     failed_verdicts: dict[str, int]
+    kept: StoredUpdates
 
 
 def _snapshot(connection: Connection) -> _Snapshot:
@@ -150,4 +153,5 @@ def _snapshot(connection: Connection) -> _Snapshot:
         deadline_rows.oldest_open(connection),
         deadline_rows.count_overdue(connection),
         job_rows.count_failed_verdicts(connection),
+        kept_update_rows.stored(connection),
     )

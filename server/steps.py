@@ -10,7 +10,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -60,7 +60,7 @@ TARGET_TRIES: Final = 3
 
 
 class TargetAwayError(Exception):
-    """A client whose data is forgotten did not do its part; the message says which, and why."""
+    """A client whose data is forgotten did not do its part; the message says why, and no name."""
 
 
 class StepDriver:
@@ -85,7 +85,8 @@ class StepDriver:
     async def take(self, job: Job, attempt: Attempt, step: Step, time_left: float) -> None:
         """Takes a step and commits the version that it made, or waits to try it again.
 
-        Raises NotEnoughClientsError, TargetAwayError, WorkInterruptedError, FencedError.
+        Raises NotEnoughClientsError, TargetAwayError, WorkInterruptedError, FencedError;
+        ModelStoreError if something that the step is made from is lost.
         """
         number = len(attempt.steps) + 1
         if isinstance(step, ServerStep):
@@ -130,9 +131,12 @@ class StepDriver:
             summed = await self._summing.sum(plan, Block.of(plan.flat), quorum, handling)
         finally:
             federation.shows(None)
-        away = [f"{name}: {summed.missing[name]}" for name in targets if name in summed.missing]
+        away = {name: summed.missing[name] for name in targets if name in summed.missing}
+        if away:
+            log.warning("%s: the part of %s is missing", job.id, away)
         if away and self._failures.get(job.id, 0) + 1 >= TARGET_TRIES:
-            raise TargetAwayError("; ".join(away))
+            why = "; ".join(sorted(set(away.values())))
+            raise TargetAwayError(f"{_of(targets, away)} did not do its part: {why}")
         return (replace(summed, model=None) if away else summed), retained
 
     async def _plan(
@@ -172,7 +176,7 @@ class StepDriver:
             while away := sorted(targets.keys() - federation.cohort.connected()):
                 left = until - time.monotonic()
                 if left <= 0:
-                    raise TargetAwayError(f"{', '.join(away)} did not come in {seconds:.0f} s")
+                    raise TargetAwayError(f"{_of(targets, away)} did not come in {seconds:.0f} s")
                 federation.waits_for(
                     WaitKind.CLIENTS, f"waiting for {', '.join(away)} to help forget its data"
                 )
@@ -255,9 +259,11 @@ class StepDriver:
         )
         clients = {update.client for update in step.past.updates}
         current = self._federation.model.current.number
-        rounds = found or [()]
+        rounds, stride = found or [()], max(1, self._federation.history.interval)
         return tuple(
-            replace(row, base_version=current) for row in rounds[0] if row.client in clients
+            replace(row, base_version=current, stride=stride)
+            for row in rounds[0]
+            if row.client in clients
         )
 
     async def _share(self, job: Job) -> float:
@@ -273,6 +279,11 @@ class StepDriver:
                 goes += scope.count or 0
         stays = sum(count for name, count in held.items() if fences.may_train(name))
         return goes / (goes + stays) if goes else 0.0
+
+
+def _of(targets: Collection[str], away: Collection[str]) -> str:
+    """Who is away, without a name: receipts quote this, and name nobody."""
+    return f"{len(away)} of {len(targets)} clients whose data is forgotten"
 
 
 def _counts(job: Job) -> dict[str, int]:

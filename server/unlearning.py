@@ -37,6 +37,7 @@ from server.rounds import NotEnoughClientsError, RoundOrder, Rounds, missing_tex
 from server.starting_point import starting_point
 from server.state import deletion_rows, job_rows, round_rows, version_rows
 from server.state.commits import Commit
+from server.state.model_store import ModelStoreError
 from server.steps import StepDriver, TargetAwayError
 from server.stop_rule import Judgement
 
@@ -147,7 +148,7 @@ class UnlearningDriver:
         try:
             await federation.database.read(check)
         except FednotError as error:
-            return retrained(f"{error.message}; retrain")
+            return replace(retrained(f"{error.message}; retrain"), rung=plan.rung)
         return plan
 
     async def _recover(self, job: Job) -> None:
@@ -195,7 +196,7 @@ class UnlearningDriver:
             await self._steps.take(job, attempt, step, self._time_left(job))
         except NotEnoughClientsError as error:
             await self._give_up(job, str(error))
-        except TargetAwayError as error:
+        except (TargetAwayError, ModelStoreError) as error:
             await self._abandon(job, attempt, str(error))
         return True
 

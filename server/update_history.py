@@ -2,7 +2,7 @@
 
 Each is a file of the decoded update in a store of its own, named by content. A file is written as
 the update comes, its row in the transaction that makes the round's version; what no row names is
-swept before the next round that keeps some.
+swept at the start and before the next round that keeps some.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from server.records import KeptUpdate, StoredUpdates
 from server.state import kept_update_rows, version_rows
 from server.state.commits import Commit
 from server.state.database import Database
-from server.state.model_store import ModelStore
+from server.state.model_store import ModelStore, ModelStoreError
 
 log = logging.getLogger("server.update_history")
 
@@ -40,22 +40,31 @@ class UpdateHistory:
         self._store = store
 
     async def open(self) -> None:
-        """Drops the rows whose files are gone: a backup does not have them."""
-        if self._store is None:
-            return
-        present = await asyncio.to_thread(self._store.hashes)
-        missed = await self._database.write(
-            Commit.UPDATES_MISSED, lambda c: kept_update_rows.forget_missing(c, present)
-        )
-        if missed:
+        """Drops the rows whose files are gone, for a backup does not have them, and sweeps."""
+        present: frozenset[str] = frozenset()
+        if self._store is not None:
+            present = await asyncio.to_thread(self._store.hashes)
+        if await self._database.read(kept_update_rows.hashes) - present:
+            missed = await self._database.write(
+                Commit.UPDATES_MISSED, lambda c: kept_update_rows.forget_missing(c, present)
+            )
             log.warning("%d kept updates are gone; methods that need them will be refused", missed)
+        await self.sweep()
 
     async def keeps(self, base_version: int) -> bool:
-        """Whether the updates to a version are kept, which it sweeps for."""
+        """Whether the updates to a version are kept, which it sweeps for.
+
+        None are where no method could use them, since what came before is not kept.
+        """
         if not self.interval:
             return False
-        trained = await self._database.read(lambda c: version_rows.rounds_trained(c, base_version))
-        if trained % self.interval:
+
+        def is_due(connection: Connection) -> bool:
+            trained = version_rows.rounds_trained(connection, base_version)
+            due = trained % self.interval == 0
+            return due and kept_update_rows.may_go_on(connection, base_version)
+
+        if not await self._database.read(is_due):
             return False
         await self.sweep()
         return True
@@ -113,7 +122,11 @@ def past_round(updates: Sequence[KeptUpdate], store: ModelStore, manifest: Manif
     """A kept round whose updates are read when they are asked for."""
 
     def read(sha256: str) -> torch.Tensor:
-        return store.read(sha256, manifest).tensor
+        try:
+            return store.read(sha256, manifest).tensor
+        except ModelStoreError as error:
+            log.warning("a kept update: %s", error)
+            raise ModelStoreError("an update that was kept is lost or was altered") from error
 
     past = [
         PastUpdate(each.client, each.num_examples, partial(read, each.sha256)) for each in updates

@@ -165,6 +165,9 @@ def _attempt_facts(attempt: deletion_pb2.Attempt) -> Iterator[Fact]:
     yield Fact(("attempt", number, 0), f"attempt {number}: {attempt.method}{changed}")
     for index, warning in enumerate(attempt.warnings):
         yield Fact(("warning", number, index), f"attempt {number}: warning: {warning}")
+    if attempt.steps:
+        text = f"attempt {number}: {sentences.steps(len(attempt.steps))}"
+        yield Fact(("steps", number, 0), text)
     for index, each in enumerate(attempt.rounds, start=1):
         scores = sentences.metrics(each.metrics) or "not evaluated"
         text = f"attempt {number}, recovery round {index}: {scores}"

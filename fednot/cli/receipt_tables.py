@@ -10,6 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from rich.table import Table
 from rich.text import Text
 
+from fednot.cli import sentences
 from fednot.cli.output import printable
 from fednot.receipt import Receipt
 from fednot.receipt.payload import ForgottenScope, Judgement, Model, Try
@@ -66,6 +67,9 @@ def _rows(receipt: Receipt) -> Iterator[tuple[str, str]]:
             yield "found", f"{finding.model}{rounds}: {figures}"
     destroyed = ", ".join(str(each.number) for each in receipt.destroyed)
     yield "destroyed", f"versions {destroyed}" if destroyed else "no version"
+    if receipt.kept_updates:
+        gone = receipt.kept_updates
+        yield "kept updates", f"{gone.count} of clients destroyed, {gone.num_bytes} bytes"
     if receipt.held:
         yield "held", "versions " + ", ".join(str(each.number) for each in receipt.held)
     yield "at clients", _at_clients(receipt)
@@ -95,7 +99,8 @@ def _attempt(attempt: Try) -> str:
         words = (VERDICTS[each.verdict][0] for each in (found.behaviour, found.depth))
         judged = "; behaviour {}, depth {}".format(*words)
     why = f", {attempt.explanation}" if attempt.explanation else ""
-    return f"{attempt.method}{on}: {attempt.outcome}{why}{judged}"
+    steps = f", {sentences.steps(attempt.steps)}" if attempt.steps else ""
+    return f"{attempt.method}{on}{steps}: {attempt.outcome}{why}{judged}"
 
 
 def _at_clients(receipt: Receipt) -> str:

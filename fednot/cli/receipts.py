@@ -129,7 +129,7 @@ def _checked(jws: str, pem: str) -> Receipt:
 
 def _show(output: Output, checked: Receipt) -> None:
     if output.json:
-        payload: Mapping[str, Any] = checked.model_dump(mode="json")
+        payload: Mapping[str, Any] = checked.model_dump(mode="json", exclude_defaults=True)
         output.document({"verified": True, "receipt": payload})
         return
     from fednot.cli.receipt_tables import receipt_table

@@ -68,6 +68,11 @@ def job_phase(value: int) -> str:
     return word(deletion_pb2.JobPhase.Name, "JOB_PHASE_", value)
 
 
+def steps(count: int) -> str:
+    """How many steps of its method an attempt has taken, at least one."""
+    return f"{count} {'step' if count == 1 else 'steps'} of its method taken"
+
+
 def stop_reason(value: int) -> str:
     """The word for why a recovery stopped."""
     return word(deletion_pb2.StopReason.Name, "STOP_REASON_", value)

@@ -193,6 +193,9 @@ def _status_rows(found: operator_pb2.GetStatusResponse) -> Iterable[tuple[str, s
         )
     if found.secure_aggregation:
         yield "updates", "masked by the clients; the server sees sums alone"
+    if found.HasField("kept_updates"):
+        kept = found.kept_updates
+        yield "kept updates", f"{kept.count} of clients, {sentences.size(kept.num_bytes)}"
     yield "open deletions", str(found.open_deletions)
     if found.HasField("privacy"):
         yield "privacy", f"{sentences.privacy(found.privacy)}, spent by the client that spent most"

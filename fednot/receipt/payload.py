@@ -124,6 +124,19 @@ class Try(Part):
     participants: Count = Field(description="how many clients' updates are in its recovery")
     rounds: tuple[CurvePoint, ...] = Field(description="the curve of its recovery")
     verification: Verified | None = Field(description="what verification found; null without any")
+    steps: Count = Field(
+        default=0, description="steps that its method took before the recovery; left out if none"
+    )
+
+
+class KeptUpdates(Part):
+    """Updates of clients that the server had kept, and destroyed."""
+
+    count: Count = Field(description="how many")
+    num_bytes: Count = Field(description="their size in bytes, together")
+    sha256: Hash = Field(
+        description="over their hashes as text, sorted, with a newline between two"
+    )
 
 
 class Cache(Part):
@@ -198,6 +211,9 @@ class Receipt(Part):
     issued_at: AwareDatetime = Field(description="when")
     key_id: Annotated[str, Field(pattern="^[A-Za-z0-9_-]{43}$")] = Field(
         description="the thumbprint (RFC 7638) of the key that signed it"
+    )
+    kept_updates: KeptUpdates | None = Field(
+        default=None, description="updates that the server destroyed; left out if it kept none"
     )
 
     @property

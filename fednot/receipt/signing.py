@@ -68,11 +68,14 @@ class SigningKey:
         return self._key.as_pem(private=True)
 
     def sign(self, receipt: Receipt) -> str:
-        """The receipt as a compact JWS. Raises ReceiptError if it names another key."""
+        """The receipt as a compact JWS. Raises ReceiptError if it names another key.
+
+        Fields that came later are left out as long as they say nothing, for older readers.
+        """
         if receipt.key_id != self.id:
             raise ReceiptError(f"the receipt is to be signed with {receipt.key_id}")
         header = {"alg": ALGORITHM, "typ": TYPE, "kid": self.id}
-        payload = receipt.model_dump_json().encode()
+        payload = receipt.model_dump_json(exclude_defaults=True).encode()
         return jws.serialize_compact(header, payload, self._key, algorithms=[ALGORITHM])
 
 

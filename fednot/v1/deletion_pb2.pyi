@@ -544,6 +544,7 @@ class Attempt(_message.Message):
     WARNINGS_FIELD_NUMBER: _builtins.int
     EXPLANATION_FIELD_NUMBER: _builtins.int
     VERIFICATION_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Counts a job's attempts from 1."""
     method: _builtins.str
@@ -574,6 +575,10 @@ class Attempt(_message.Message):
     def verification(self) -> Global___Verification:
         """What verification found; not set before."""
 
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The versions that steps of its method made so far, between its start and its recovery."""
+
     def __init__(
         self,
         *,
@@ -588,10 +593,11 @@ class Attempt(_message.Message):
         warnings: _abc.Iterable[_builtins.str] | None = ...,
         explanation: _builtins.str = ...,
         verification: Global___Verification | None = ...,
+        steps: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["verification", b"verification"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation", "method", b"method", "number", b"number", "outcome", b"outcome", "rounds", b"rounds", "start_version", b"start_version", "stop_reason", b"stop_reason", "stopped_at", b"stopped_at", "tensors", b"tensors", "verification", b"verification", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation", "method", b"method", "number", b"number", "outcome", b"outcome", "rounds", b"rounds", "start_version", b"start_version", "steps", b"steps", "stop_reason", b"stop_reason", "stopped_at", b"stopped_at", "tensors", b"tensors", "verification", b"verification", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

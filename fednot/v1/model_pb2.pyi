@@ -57,7 +57,9 @@ class _VersionOriginEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Version
     VERSION_ORIGIN_TRAINING: _VersionOrigin.ValueType  # 2
     """The result of a training round."""
     VERSION_ORIGIN_UNLEARNING: _VersionOrigin.ValueType  # 3
-    """The starting point of an unlearning attempt: negated, or whatever the method made of the base."""
+    """The starting point of an unlearning attempt: negated, or whatever the method made of the base;
+    or the result of a step of its method.
+    """
     VERSION_ORIGIN_RECOVERY: _VersionOrigin.ValueType  # 4
     """The result of a recovery round."""
     VERSION_ORIGIN_CHOSEN: _VersionOrigin.ValueType  # 5
@@ -73,7 +75,9 @@ VERSION_ORIGIN_INITIAL: VersionOrigin.ValueType  # 1
 VERSION_ORIGIN_TRAINING: VersionOrigin.ValueType  # 2
 """The result of a training round."""
 VERSION_ORIGIN_UNLEARNING: VersionOrigin.ValueType  # 3
-"""The starting point of an unlearning attempt: negated, or whatever the method made of the base."""
+"""The starting point of an unlearning attempt: negated, or whatever the method made of the base;
+or the result of a step of its method.
+"""
 VERSION_ORIGIN_RECOVERY: VersionOrigin.ValueType  # 4
 """The result of a recovery round."""
 VERSION_ORIGIN_CHOSEN: VersionOrigin.ValueType  # 5

@@ -31,7 +31,7 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x66\x65\x64not/v1/operator.proto\x12\tfednot.v1\x1a\x18\x66\x65\x64not/v1/approval.proto\x1a\x18\x66\x65\x64not/v1/deletion.proto\x1a\x1a\x66\x65\x64not/v1/federation.proto\x1a\x15\x66\x65\x64not/v1/model.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd8\x01\n\x0bRoundPolicy\x12\x15\n\x08\x66raction\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x13\n\x06quorum\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12+\n\x08\x64\x65\x61\x64line\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x18\n\x0bmin_clients\x18\x04 \x01(\rH\x02\x88\x01\x01\x12.\n\x0b\x63lient_wait\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0b\n\t_fractionB\t\n\x07_quorumB\x0e\n\x0c_min_clients\"w\n\x14StartTrainingRequest\x12\x0e\n\x06rounds\x18\x01 \x01(\r\x12&\n\x06policy\x18\x02 \x01(\x0b\x32\x16.fednot.v1.RoundPolicy\x12\'\n\x06\x63onfig\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\"\xa3\x01\n\x0bTrainingRun\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0e\n\x06rounds\x18\x02 \x01(\r\x12\x13\n\x0brounds_done\x18\x03 \x01(\r\x12\"\n\x05state\x18\x04 \x01(\x0e\x32\x13.fednot.v1.RunState\x12\x0f\n\x07\x66\x61ilure\x18\x05 \x01(\t\x12.\n\nstarted_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"<\n\x15StartTrainingResponse\x12#\n\x03run\x18\x01 \x01(\x0b\x32\x16.fednot.v1.TrainingRun\"\x15\n\x13StopTrainingRequest\";\n\x14StopTrainingResponse\x12#\n\x03run\x18\x01 \x01(\x0b\x32\x16.fednot.v1.TrainingRun\"\x12\n\x10GetStatusRequest\"\xd1\x03\n\x11GetStatusResponse\x12\x18\n\x10software_version\x18\x01 \x01(\t\x12#\n\x07\x63urrent\x18\x02 \x01(\x0b\x32\x12.fednot.v1.Version\x12$\n\x08released\x18\x03 \x01(\x0b\x32\x12.fednot.v1.Version\x12#\n\x03run\x18\x04 \x01(\x0b\x32\x16.fednot.v1.TrainingRun\x12\'\n\x05round\x18\x05 \x01(\x0b\x32\x18.fednot.v1.RoundProgress\x12\x13\n\x0bwaiting_for\x18\x06 \x01(\t\x12\x19\n\x11\x63lients_connected\x18\x07 \x01(\r\x12\x16\n\x0e\x63lients_barred\x18\x08 \x01(\r\x12%\n\x08\x64\x65letion\x18\t \x01(\x0b\x32\x13.fednot.v1.Deletion\x12\x16\n\x0eopen_deletions\x18\n \x01(\r\x12\'\n\x03now\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x61ggregation\x18\x0c \x01(\t\x12\x1a\n\x12secure_aggregation\x18\r \x01(\x08\x12(\n\x07privacy\x18\x0e \x01(\x0b\x32\x17.fednot.v1.PrivacySpent\"\xdf\x03\n\nClientInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x05state\x18\x02 \x01(\x0e\x32\x16.fednot.v1.ClientState\x12-\n\tjoined_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0clast_seen_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1a\n\x12num_train_examples\x18\x05 \x01(\x04\x12\x19\n\x11num_test_examples\x18\x06 \x01(\x04\x12\x0e\n\x06\x64\x65vice\x18\x07 \x01(\t\x12\x10\n\x08\x64\x65graded\x18\x08 \x01(\x08\x12\x11\n\tbarred_by\x18\t \x01(\t\x12:\n\x16\x63\x65rtificate_expires_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x07privacy\x18\x0b \x01(\x0b\x32\x17.fednot.v1.PrivacySpent\x12\x37\n\tanomalies\x18\x0c \x03(\x0b\x32$.fednot.v1.ClientInfo.AnomaliesEntry\x1a\x30\n\x0e\x41nomaliesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\x14\n\x12ListClientsRequest\"=\n\x13ListClientsResponse\x12&\n\x07\x63lients\x18\x01 \x03(\x0b\x32\x15.fednot.v1.ClientInfo\"&\n\x14ReadmitClientRequest\x12\x0e\n\x06\x63lient\x18\x01 \x01(\t\"e\n\x15ReadmitClientResponse\x12%\n\x06\x63lient\x18\x01 \x01(\x0b\x32\x15.fednot.v1.ClientInfo\x12%\n\x08\x61pproval\x18\x02 \x01(\x0b\x32\x13.fednot.v1.Approval\"/\n\rMissingClient\x12\x0e\n\x06\x63lient\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\xaf\x03\n\x05Round\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12$\n\x05phase\x18\x02 \x01(\x0e\x32\x15.fednot.v1.RoundPhase\x12(\n\x07outcome\x18\x03 \x01(\x0e\x32\x17.fednot.v1.RoundOutcome\x12\x14\n\x0c\x62\x61se_version\x18\x04 \x01(\x04\x12\x16\n\x0eresult_version\x18\x05 \x01(\x04\x12\x0e\n\x06\x63ohort\x18\x06 \x03(\t\x12)\n\x07missing\x18\x07 \x03(\x0b\x32\x18.fednot.v1.MissingClient\x12.\n\x07metrics\x18\x08 \x03(\x0b\x32\x1d.fednot.v1.Round.MetricsEntry\x12.\n\nstarted_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nded_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06job_id\x18\x0b \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x0c \x01(\r\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\":\n\x11ListRoundsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"O\n\x12ListRoundsResponse\x12 \n\x06rounds\x18\x01 \x03(\x0b\x32\x10.fednot.v1.Round\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"<\n\x13ListVersionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"U\n\x14ListVersionsResponse\x12$\n\x08versions\x18\x01 \x03(\x0b\x32\x12.fednot.v1.Version\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\")\n\x16\x44ownloadVersionRequest\x12\x0f\n\x07version\x18\x01 \x01(\x04\"G\n\rVersionHeader\x12#\n\x07version\x18\x01 \x01(\x0b\x32\x12.fednot.v1.Version\x12\x11\n\tnum_bytes\x18\x02 \x01(\x04\"\x8b\x01\n\x17\x44ownloadVersionResponse\x12*\n\x06header\x18\x01 \x01(\x0b\x32\x18.fednot.v1.VersionHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x12+\n\x07trailer\x18\x03 \x01(\x0b\x32\x18.fednot.v1.StreamTrailerH\x00\x42\x06\n\x04part*\x81\x01\n\x08RunState\x12\x19\n\x15RUN_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10RUN_STATE_ACTIVE\x10\x01\x12\x17\n\x13RUN_STATE_COMPLETED\x10\x02\x12\x15\n\x11RUN_STATE_STOPPED\x10\x03\x12\x14\n\x10RUN_STATE_FAILED\x10\x04*\x8c\x01\n\x0b\x43lientState\x12\x1c\n\x18\x43LIENT_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x43LIENT_STATE_IDLE\x10\x01\x12\x18\n\x14\x43LIENT_STATE_WORKING\x10\x02\x12\x15\n\x11\x43LIENT_STATE_GONE\x10\x03\x12\x17\n\x13\x43LIENT_STATE_BARRED\x10\x04*\xb6\x01\n\x0cRoundOutcome\x12\x1d\n\x19ROUND_OUTCOME_UNSPECIFIED\x10\x00\x12\x19\n\x15ROUND_OUTCOME_RUNNING\x10\x01\x12\x1b\n\x17ROUND_OUTCOME_COMPLETED\x10\x02\x12\x1a\n\x16ROUND_OUTCOME_DEGRADED\x10\x03\x12\x18\n\x14ROUND_OUTCOME_FAILED\x10\x04\x12\x19\n\x15ROUND_OUTCOME_ABORTED\x10\x05\x32\x98\x05\n\x0fOperatorService\x12R\n\rStartTraining\x12\x1f.fednot.v1.StartTrainingRequest\x1a .fednot.v1.StartTrainingResponse\x12O\n\x0cStopTraining\x12\x1e.fednot.v1.StopTrainingRequest\x1a\x1f.fednot.v1.StopTrainingResponse\x12\x46\n\tGetStatus\x12\x1b.fednot.v1.GetStatusRequest\x1a\x1c.fednot.v1.GetStatusResponse\x12L\n\x0bListClients\x12\x1d.fednot.v1.ListClientsRequest\x1a\x1e.fednot.v1.ListClientsResponse\x12R\n\rReadmitClient\x12\x1f.fednot.v1.ReadmitClientRequest\x1a .fednot.v1.ReadmitClientResponse\x12I\n\nListRounds\x12\x1c.fednot.v1.ListRoundsRequest\x1a\x1d.fednot.v1.ListRoundsResponse\x12O\n\x0cListVersions\x12\x1e.fednot.v1.ListVersionsRequest\x1a\x1f.fednot.v1.ListVersionsResponse\x12Z\n\x0f\x44ownloadVersion\x12!.fednot.v1.DownloadVersionRequest\x1a\".fednot.v1.DownloadVersionResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x66\x65\x64not/v1/operator.proto\x12\tfednot.v1\x1a\x18\x66\x65\x64not/v1/approval.proto\x1a\x18\x66\x65\x64not/v1/deletion.proto\x1a\x1a\x66\x65\x64not/v1/federation.proto\x1a\x15\x66\x65\x64not/v1/model.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd8\x01\n\x0bRoundPolicy\x12\x15\n\x08\x66raction\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x13\n\x06quorum\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12+\n\x08\x64\x65\x61\x64line\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x18\n\x0bmin_clients\x18\x04 \x01(\rH\x02\x88\x01\x01\x12.\n\x0b\x63lient_wait\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0b\n\t_fractionB\t\n\x07_quorumB\x0e\n\x0c_min_clients\"w\n\x14StartTrainingRequest\x12\x0e\n\x06rounds\x18\x01 \x01(\r\x12&\n\x06policy\x18\x02 \x01(\x0b\x32\x16.fednot.v1.RoundPolicy\x12\'\n\x06\x63onfig\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\"\xa3\x01\n\x0bTrainingRun\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0e\n\x06rounds\x18\x02 \x01(\r\x12\x13\n\x0brounds_done\x18\x03 \x01(\r\x12\"\n\x05state\x18\x04 \x01(\x0e\x32\x13.fednot.v1.RunState\x12\x0f\n\x07\x66\x61ilure\x18\x05 \x01(\t\x12.\n\nstarted_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"<\n\x15StartTrainingResponse\x12#\n\x03run\x18\x01 \x01(\x0b\x32\x16.fednot.v1.TrainingRun\"\x15\n\x13StopTrainingRequest\";\n\x14StopTrainingResponse\x12#\n\x03run\x18\x01 \x01(\x0b\x32\x16.fednot.v1.TrainingRun\"\x12\n\x10GetStatusRequest\"\xff\x03\n\x11GetStatusResponse\x12\x18\n\x10software_version\x18\x01 \x01(\t\x12#\n\x07\x63urrent\x18\x02 \x01(\x0b\x32\x12.fednot.v1.Version\x12$\n\x08released\x18\x03 \x01(\x0b\x32\x12.fednot.v1.Version\x12#\n\x03run\x18\x04 \x01(\x0b\x32\x16.fednot.v1.TrainingRun\x12\'\n\x05round\x18\x05 \x01(\x0b\x32\x18.fednot.v1.RoundProgress\x12\x13\n\x0bwaiting_for\x18\x06 \x01(\t\x12\x19\n\x11\x63lients_connected\x18\x07 \x01(\r\x12\x16\n\x0e\x63lients_barred\x18\x08 \x01(\r\x12%\n\x08\x64\x65letion\x18\t \x01(\x0b\x32\x13.fednot.v1.Deletion\x12\x16\n\x0eopen_deletions\x18\n \x01(\r\x12\'\n\x03now\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x61ggregation\x18\x0c \x01(\t\x12\x1a\n\x12secure_aggregation\x18\r \x01(\x08\x12(\n\x07privacy\x18\x0e \x01(\x0b\x32\x17.fednot.v1.PrivacySpent\x12,\n\x0ckept_updates\x18\x0f \x01(\x0b\x32\x16.fednot.v1.KeptUpdates\"/\n\x0bKeptUpdates\x12\r\n\x05\x63ount\x18\x01 \x01(\x04\x12\x11\n\tnum_bytes\x18\x02 \x01(\x04\"\xdf\x03\n\nClientInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x05state\x18\x02 \x01(\x0e\x32\x16.fednot.v1.ClientState\x12-\n\tjoined_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0clast_seen_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1a\n\x12num_train_examples\x18\x05 \x01(\x04\x12\x19\n\x11num_test_examples\x18\x06 \x01(\x04\x12\x0e\n\x06\x64\x65vice\x18\x07 \x01(\t\x12\x10\n\x08\x64\x65graded\x18\x08 \x01(\x08\x12\x11\n\tbarred_by\x18\t \x01(\t\x12:\n\x16\x63\x65rtificate_expires_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x07privacy\x18\x0b \x01(\x0b\x32\x17.fednot.v1.PrivacySpent\x12\x37\n\tanomalies\x18\x0c \x03(\x0b\x32$.fednot.v1.ClientInfo.AnomaliesEntry\x1a\x30\n\x0e\x41nomaliesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\x14\n\x12ListClientsRequest\"=\n\x13ListClientsResponse\x12&\n\x07\x63lients\x18\x01 \x03(\x0b\x32\x15.fednot.v1.ClientInfo\"&\n\x14ReadmitClientRequest\x12\x0e\n\x06\x63lient\x18\x01 \x01(\t\"e\n\x15ReadmitClientResponse\x12%\n\x06\x63lient\x18\x01 \x01(\x0b\x32\x15.fednot.v1.ClientInfo\x12%\n\x08\x61pproval\x18\x02 \x01(\x0b\x32\x13.fednot.v1.Approval\"/\n\rMissingClient\x12\x0e\n\x06\x63lient\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\xaf\x03\n\x05Round\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12$\n\x05phase\x18\x02 \x01(\x0e\x32\x15.fednot.v1.RoundPhase\x12(\n\x07outcome\x18\x03 \x01(\x0e\x32\x17.fednot.v1.RoundOutcome\x12\x14\n\x0c\x62\x61se_version\x18\x04 \x01(\x04\x12\x16\n\x0eresult_version\x18\x05 \x01(\x04\x12\x0e\n\x06\x63ohort\x18\x06 \x03(\t\x12)\n\x07missing\x18\x07 \x03(\x0b\x32\x18.fednot.v1.MissingClient\x12.\n\x07metrics\x18\x08 \x03(\x0b\x32\x1d.fednot.v1.Round.MetricsEntry\x12.\n\nstarted_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nded_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06job_id\x18\x0b \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x0c \x01(\r\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\":\n\x11ListRoundsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"O\n\x12ListRoundsResponse\x12 \n\x06rounds\x18\x01 \x03(\x0b\x32\x10.fednot.v1.Round\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"<\n\x13ListVersionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"U\n\x14ListVersionsResponse\x12$\n\x08versions\x18\x01 \x03(\x0b\x32\x12.fednot.v1.Version\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\")\n\x16\x44ownloadVersionRequest\x12\x0f\n\x07version\x18\x01 \x01(\x04\"G\n\rVersionHeader\x12#\n\x07version\x18\x01 \x01(\x0b\x32\x12.fednot.v1.Version\x12\x11\n\tnum_bytes\x18\x02 \x01(\x04\"\x8b\x01\n\x17\x44ownloadVersionResponse\x12*\n\x06header\x18\x01 \x01(\x0b\x32\x18.fednot.v1.VersionHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x12+\n\x07trailer\x18\x03 \x01(\x0b\x32\x18.fednot.v1.StreamTrailerH\x00\x42\x06\n\x04part*\x81\x01\n\x08RunState\x12\x19\n\x15RUN_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10RUN_STATE_ACTIVE\x10\x01\x12\x17\n\x13RUN_STATE_COMPLETED\x10\x02\x12\x15\n\x11RUN_STATE_STOPPED\x10\x03\x12\x14\n\x10RUN_STATE_FAILED\x10\x04*\x8c\x01\n\x0b\x43lientState\x12\x1c\n\x18\x43LIENT_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x43LIENT_STATE_IDLE\x10\x01\x12\x18\n\x14\x43LIENT_STATE_WORKING\x10\x02\x12\x15\n\x11\x43LIENT_STATE_GONE\x10\x03\x12\x17\n\x13\x43LIENT_STATE_BARRED\x10\x04*\xb6\x01\n\x0cRoundOutcome\x12\x1d\n\x19ROUND_OUTCOME_UNSPECIFIED\x10\x00\x12\x19\n\x15ROUND_OUTCOME_RUNNING\x10\x01\x12\x1b\n\x17ROUND_OUTCOME_COMPLETED\x10\x02\x12\x1a\n\x16ROUND_OUTCOME_DEGRADED\x10\x03\x12\x18\n\x14ROUND_OUTCOME_FAILED\x10\x04\x12\x19\n\x15ROUND_OUTCOME_ABORTED\x10\x05\x32\x98\x05\n\x0fOperatorService\x12R\n\rStartTraining\x12\x1f.fednot.v1.StartTrainingRequest\x1a .fednot.v1.StartTrainingResponse\x12O\n\x0cStopTraining\x12\x1e.fednot.v1.StopTrainingRequest\x1a\x1f.fednot.v1.StopTrainingResponse\x12\x46\n\tGetStatus\x12\x1b.fednot.v1.GetStatusRequest\x1a\x1c.fednot.v1.GetStatusResponse\x12L\n\x0bListClients\x12\x1d.fednot.v1.ListClientsRequest\x1a\x1e.fednot.v1.ListClientsResponse\x12R\n\rReadmitClient\x12\x1f.fednot.v1.ReadmitClientRequest\x1a .fednot.v1.ReadmitClientResponse\x12I\n\nListRounds\x12\x1c.fednot.v1.ListRoundsRequest\x1a\x1d.fednot.v1.ListRoundsResponse\x12O\n\x0cListVersions\x12\x1e.fednot.v1.ListVersionsRequest\x1a\x1f.fednot.v1.ListVersionsResponse\x12Z\n\x0f\x44ownloadVersion\x12!.fednot.v1.DownloadVersionRequest\x1a\".fednot.v1.DownloadVersionResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,12 +42,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CLIENTINFO_ANOMALIESENTRY']._serialized_options = b'8\001'
   _globals['_ROUND_METRICSENTRY']._loaded_options = None
   _globals['_ROUND_METRICSENTRY']._serialized_options = b'8\001'
-  _globals['_RUNSTATE']._serialized_start=3119
-  _globals['_RUNSTATE']._serialized_end=3248
-  _globals['_CLIENTSTATE']._serialized_start=3251
-  _globals['_CLIENTSTATE']._serialized_end=3391
-  _globals['_ROUNDOUTCOME']._serialized_start=3394
-  _globals['_ROUNDOUTCOME']._serialized_end=3576
+  _globals['_RUNSTATE']._serialized_start=3214
+  _globals['_RUNSTATE']._serialized_end=3343
+  _globals['_CLIENTSTATE']._serialized_start=3346
+  _globals['_CLIENTSTATE']._serialized_end=3486
+  _globals['_ROUNDOUTCOME']._serialized_start=3489
+  _globals['_ROUNDOUTCOME']._serialized_end=3671
   _globals['_ROUNDPOLICY']._serialized_start=238
   _globals['_ROUNDPOLICY']._serialized_end=454
   _globals['_STARTTRAININGREQUEST']._serialized_start=456
@@ -63,39 +63,41 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSTATUSREQUEST']._serialized_start=889
   _globals['_GETSTATUSREQUEST']._serialized_end=907
   _globals['_GETSTATUSRESPONSE']._serialized_start=910
-  _globals['_GETSTATUSRESPONSE']._serialized_end=1375
-  _globals['_CLIENTINFO']._serialized_start=1378
-  _globals['_CLIENTINFO']._serialized_end=1857
-  _globals['_CLIENTINFO_ANOMALIESENTRY']._serialized_start=1809
-  _globals['_CLIENTINFO_ANOMALIESENTRY']._serialized_end=1857
-  _globals['_LISTCLIENTSREQUEST']._serialized_start=1859
-  _globals['_LISTCLIENTSREQUEST']._serialized_end=1879
-  _globals['_LISTCLIENTSRESPONSE']._serialized_start=1881
-  _globals['_LISTCLIENTSRESPONSE']._serialized_end=1942
-  _globals['_READMITCLIENTREQUEST']._serialized_start=1944
-  _globals['_READMITCLIENTREQUEST']._serialized_end=1982
-  _globals['_READMITCLIENTRESPONSE']._serialized_start=1984
-  _globals['_READMITCLIENTRESPONSE']._serialized_end=2085
-  _globals['_MISSINGCLIENT']._serialized_start=2087
-  _globals['_MISSINGCLIENT']._serialized_end=2134
-  _globals['_ROUND']._serialized_start=2137
-  _globals['_ROUND']._serialized_end=2568
-  _globals['_ROUND_METRICSENTRY']._serialized_start=2522
-  _globals['_ROUND_METRICSENTRY']._serialized_end=2568
-  _globals['_LISTROUNDSREQUEST']._serialized_start=2570
-  _globals['_LISTROUNDSREQUEST']._serialized_end=2628
-  _globals['_LISTROUNDSRESPONSE']._serialized_start=2630
-  _globals['_LISTROUNDSRESPONSE']._serialized_end=2709
-  _globals['_LISTVERSIONSREQUEST']._serialized_start=2711
-  _globals['_LISTVERSIONSREQUEST']._serialized_end=2771
-  _globals['_LISTVERSIONSRESPONSE']._serialized_start=2773
-  _globals['_LISTVERSIONSRESPONSE']._serialized_end=2858
-  _globals['_DOWNLOADVERSIONREQUEST']._serialized_start=2860
-  _globals['_DOWNLOADVERSIONREQUEST']._serialized_end=2901
-  _globals['_VERSIONHEADER']._serialized_start=2903
-  _globals['_VERSIONHEADER']._serialized_end=2974
-  _globals['_DOWNLOADVERSIONRESPONSE']._serialized_start=2977
-  _globals['_DOWNLOADVERSIONRESPONSE']._serialized_end=3116
-  _globals['_OPERATORSERVICE']._serialized_start=3579
-  _globals['_OPERATORSERVICE']._serialized_end=4243
+  _globals['_GETSTATUSRESPONSE']._serialized_end=1421
+  _globals['_KEPTUPDATES']._serialized_start=1423
+  _globals['_KEPTUPDATES']._serialized_end=1470
+  _globals['_CLIENTINFO']._serialized_start=1473
+  _globals['_CLIENTINFO']._serialized_end=1952
+  _globals['_CLIENTINFO_ANOMALIESENTRY']._serialized_start=1904
+  _globals['_CLIENTINFO_ANOMALIESENTRY']._serialized_end=1952
+  _globals['_LISTCLIENTSREQUEST']._serialized_start=1954
+  _globals['_LISTCLIENTSREQUEST']._serialized_end=1974
+  _globals['_LISTCLIENTSRESPONSE']._serialized_start=1976
+  _globals['_LISTCLIENTSRESPONSE']._serialized_end=2037
+  _globals['_READMITCLIENTREQUEST']._serialized_start=2039
+  _globals['_READMITCLIENTREQUEST']._serialized_end=2077
+  _globals['_READMITCLIENTRESPONSE']._serialized_start=2079
+  _globals['_READMITCLIENTRESPONSE']._serialized_end=2180
+  _globals['_MISSINGCLIENT']._serialized_start=2182
+  _globals['_MISSINGCLIENT']._serialized_end=2229
+  _globals['_ROUND']._serialized_start=2232
+  _globals['_ROUND']._serialized_end=2663
+  _globals['_ROUND_METRICSENTRY']._serialized_start=2617
+  _globals['_ROUND_METRICSENTRY']._serialized_end=2663
+  _globals['_LISTROUNDSREQUEST']._serialized_start=2665
+  _globals['_LISTROUNDSREQUEST']._serialized_end=2723
+  _globals['_LISTROUNDSRESPONSE']._serialized_start=2725
+  _globals['_LISTROUNDSRESPONSE']._serialized_end=2804
+  _globals['_LISTVERSIONSREQUEST']._serialized_start=2806
+  _globals['_LISTVERSIONSREQUEST']._serialized_end=2866
+  _globals['_LISTVERSIONSRESPONSE']._serialized_start=2868
+  _globals['_LISTVERSIONSRESPONSE']._serialized_end=2953
+  _globals['_DOWNLOADVERSIONREQUEST']._serialized_start=2955
+  _globals['_DOWNLOADVERSIONREQUEST']._serialized_end=2996
+  _globals['_VERSIONHEADER']._serialized_start=2998
+  _globals['_VERSIONHEADER']._serialized_end=3069
+  _globals['_DOWNLOADVERSIONRESPONSE']._serialized_start=3072
+  _globals['_DOWNLOADVERSIONRESPONSE']._serialized_end=3211
+  _globals['_OPERATORSERVICE']._serialized_start=3674
+  _globals['_OPERATORSERVICE']._serialized_end=4338
 # @@protoc_insertion_point(module_scope)

@@ -359,6 +359,7 @@ class GetStatusResponse(_message.Message):
     AGGREGATION_FIELD_NUMBER: _builtins.int
     SECURE_AGGREGATION_FIELD_NUMBER: _builtins.int
     PRIVACY_FIELD_NUMBER: _builtins.int
+    KEPT_UPDATES_FIELD_NUMBER: _builtins.int
     software_version: _builtins.str
     """The server's software version."""
     waiting_for: _builtins.str
@@ -403,6 +404,10 @@ class GetStatusResponse(_message.Message):
     def privacy(self) -> _federation_pb2.PrivacySpent:
         """The most that a connected client has spent; not set if none trains with differential privacy."""
 
+    @_builtins.property
+    def kept_updates(self) -> Global___KeptUpdates:
+        """What the server keeps of clients' updates (--keep-updates); not set if it keeps none."""
+
     def __init__(
         self,
         *,
@@ -420,14 +425,41 @@ class GetStatusResponse(_message.Message):
         aggregation: _builtins.str = ...,
         secure_aggregation: _builtins.bool = ...,
         privacy: _federation_pb2.PrivacySpent | None = ...,
+        kept_updates: Global___KeptUpdates | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["current", b"current", "deletion", b"deletion", "now", b"now", "privacy", b"privacy", "released", b"released", "round", b"round", "run", b"run"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["current", b"current", "deletion", b"deletion", "kept_updates", b"kept_updates", "now", b"now", "privacy", b"privacy", "released", b"released", "round", b"round", "run", b"run"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aggregation", b"aggregation", "clients_barred", b"clients_barred", "clients_connected", b"clients_connected", "current", b"current", "deletion", b"deletion", "now", b"now", "open_deletions", b"open_deletions", "privacy", b"privacy", "released", b"released", "round", b"round", "run", b"run", "secure_aggregation", b"secure_aggregation", "software_version", b"software_version", "waiting_for", b"waiting_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aggregation", b"aggregation", "clients_barred", b"clients_barred", "clients_connected", b"clients_connected", "current", b"current", "deletion", b"deletion", "kept_updates", b"kept_updates", "now", b"now", "open_deletions", b"open_deletions", "privacy", b"privacy", "released", b"released", "round", b"round", "run", b"run", "secure_aggregation", b"secure_aggregation", "software_version", b"software_version", "waiting_for", b"waiting_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
+
+@_typing.final
+class KeptUpdates(_message.Message):
+    """Updates of clients that the server keeps for unlearning methods that need them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNT_FIELD_NUMBER: _builtins.int
+    NUM_BYTES_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    """How many there are."""
+    num_bytes: _builtins.int
+    """Their size in bytes, decoded."""
+    def __init__(
+        self,
+        *,
+        count: _builtins.int = ...,
+        num_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "num_bytes", b"num_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeptUpdates: _TypeAlias = KeptUpdates  # noqa: Y015
 
 @_typing.final
 class ClientInfo(_message.Message):

@@ -108,12 +108,12 @@ class InProcessCohort:
             return NoAnswer(client, f"{type(error).__name__}: {error}")
 
     def _surrounded(self, run: Run) -> Run:
-        around = self._around
-        if around is None:
+        context = self._around
+        if context is None:
             return run
 
         def surrounded(client: str, plan: WorkPlan, over: threading.Event) -> Answer:
-            with around(client, plan):
+            with context(client, plan):
                 return run(client, plan, over)
 
         return surrounded

@@ -83,6 +83,11 @@ def run_restore(arguments: Sequence[str]) -> int:
         found = restore(settings, settings.source_dir)
         requeued = [key.request_id for key in found.reconciled.requeued]
         told = list(found.reconciled.told)
+        if found.lost_updates:
+            told.append(
+                f"{found.lost_updates} kept updates are lost: a backup has none; fed-eraser and "
+                "fukd can be asked for once a model was trained anew from its initial version"
+            )
         values = {"backup": asdict(found.page), "requeued": requeued, "told": told}
         current = f"restored: version {found.page.current_version} is current"
         return _say(settings, values, "\n".join([*told, current]))

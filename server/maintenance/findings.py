@@ -81,6 +81,19 @@ def of_versions(kept: Kept, store: ModelStore, present: Collection[str]) -> Iter
         yield Finding("versions", f"no version keeps the model file {sha256}")
 
 
+def of_updates(kept: Collection[str], store: ModelStore | None) -> Iterator[Finding]:
+    """Kept updates that are not what their rows say; `store` is None if there is no folder."""
+    if store is None:
+        if kept:
+            yield Finding("updates", f"all {len(kept)} kept updates are missing")
+        return
+    for sha256 in sorted(kept):
+        try:
+            store.verify(sha256)
+        except (ModelStoreError, OSError) as error:
+            yield Finding("updates", f"a kept update: {error}")
+
+
 def of_negations(connection: Connection) -> Iterator[Finding]:
     """Negations that were done twice: each would bring back what the one before took out."""
     for row in connection.execute(select(versions.c.number, versions.c.negated_tensors)):

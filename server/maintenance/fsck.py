@@ -11,8 +11,10 @@ from server.maintenance import findings
 from server.maintenance.findings import Finding
 from server.maintenance.places import snapshot
 from server.settings import StateSettings
+from server.state import kept_update_rows
 from server.state.database import StateError
 from server.state.stores import open_store
+from server.state.stores.directory import DirectoryStore
 
 LOOK_AGAIN: Final = 2.0
 """Seconds after which whatever was only under way has happened."""
@@ -44,8 +46,11 @@ def _look(settings: StateSettings) -> Iterator[Finding]:
     present = store.hashes()
     with snapshot(place) as connection:
         kept = findings.kept_versions(connection)
+        updates = kept_update_rows.hashes(connection)
     # Not in the transaction, which a database may end if it waits long for the next statement.
     yield from findings.of_versions(kept, store, present)
+    folder = settings.kept_updates_place
+    yield from findings.of_updates(updates, DirectoryStore(folder) if folder.exists() else None)
 
 
 def _ledger(settings: StateSettings) -> Iterator[Finding]:

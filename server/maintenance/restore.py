@@ -19,7 +19,7 @@ from server.maintenance.places import open_database, rows_in, schema
 from server.maintenance.rows import copy_rows, go_on_numbering
 from server.records import NOBODY, AuditEvent, RoundOutcome, RoundPhase
 from server.settings import StateSettings
-from server.state import audit_rows
+from server.state import audit_rows, kept_update_rows
 from server.state.commits import Commit
 from server.state.database import Database, StateError
 from server.state.schema import federation, rounds
@@ -32,10 +32,13 @@ LOST_ROUNDS: Final = 1_000_000
 
 @dataclass(frozen=True)
 class Restored:
-    """What was brought back, and what the ledger had to say."""
+    """What was brought back, what the ledger had to say, and how many kept updates are lost: a
+    backup has none of their files.
+    """
 
     page: Page
     reconciled: Reconciled
+    lost_updates: int
 
 
 def restore(settings: StateSettings, source: Path) -> Restored:
@@ -53,7 +56,7 @@ def restore(settings: StateSettings, source: Path) -> Restored:
         try:
             database.read_now(_check_empty)
             _copy_versions(settings, source, page)
-            return Restored(page, _restored(settings, source, database))
+            return Restored(page, *_restored(settings, source, database))
         finally:
             database.close()
 
@@ -90,18 +93,19 @@ def _copy_versions(settings: StateSettings, source: Path, page: Page) -> None:
         store.write(copies.read(sha256, manifest), manifest, row.layers)
 
 
-def _restored(settings: StateSettings, source: Path, database: Database) -> Reconciled:
+def _restored(settings: StateSettings, source: Path, database: Database) -> tuple[Reconciled, int]:
     ledger = Ledger.open(settings.ledger_path)
 
-    def command(connection: Connection) -> Reconciled:
+    def command(connection: Connection) -> tuple[Reconciled, int]:
         now = time.time()
         with rows_in(source / ROWS) as rows:
             copy_rows(rows, connection)
         _leave_lost_rounds_out(connection, now)
         go_on_numbering(connection)
+        lost = kept_update_rows.forget_missing(connection, frozenset())
         event = AuditEvent(NOBODY, "state.restored")
         audit_rows.append(connection, event, now)
-        return reconcile(connection, ledger, now)
+        return reconcile(connection, ledger, now), lost
 
     try:
         return database.write_now(Commit.STATE_RESTORED, command)

@@ -20,6 +20,7 @@ from fednot.receipt.payload import (
     CurvePoint,
     ForgottenScope,
     Judgement,
+    KeptUpdates,
     LossHistogram,
     Measured,
     Model,
@@ -37,7 +38,7 @@ from server.records import (
     Verification,
     Version,
 )
-from server.state import audit_rows, round_rows, version_rows
+from server.state import audit_rows, kept_update_rows, round_rows, version_rows
 from server.state.pseudonym_rows import pseudonym_of
 from server.state.schema import federation, requests
 
@@ -97,6 +98,7 @@ def receipt_of(connection: Connection, job: Job, key_id: str, now: float) -> Rec
         software=f"fednot {fednot.__version__}",
         issued_at=_at(now),
         key_id=key_id,
+        kept_updates=_kept_updates(connection, job.id),
     )
 
 
@@ -144,6 +146,7 @@ def _try(connection: Connection, attempt: Attempt) -> Try:
             for each in attempt.rounds
         ),
         verification=_verified(attempt.verification) if attempt.verification else None,
+        steps=len(attempt.steps),
     )
 
 
@@ -183,6 +186,13 @@ def _caches(connection: Connection, job: Job) -> Iterable[ClientCaches]:
                     for cache in each.destroyed
                 ),
             )
+
+
+def _kept_updates(connection: Connection, job_id: str) -> KeptUpdates | None:
+    found = kept_update_rows.stored(connection, job_id)
+    if not found.count:
+        return None
+    return KeptUpdates(count=found.count, num_bytes=found.num_bytes, sha256=found.sha256)
 
 
 def _aborted(connection: Connection, job_id: str) -> tuple[int, ...]:

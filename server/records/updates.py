@@ -9,8 +9,8 @@ from dataclasses import dataclass
 class KeptUpdate:
     """A client's update that was averaged into the successor of `base_version`.
 
-    Its bytes, decoded, are named by `sha256`; `stride` rounds are trained from one that is kept to
-    the next.
+    Its bytes, decoded, are named by `sha256`; at most `stride` rounds are trained from one that is
+    kept to the next.
     """
 
     base_version: int

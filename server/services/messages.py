@@ -383,4 +383,5 @@ def _attempt_message(attempt: Attempt) -> deletion_pb2.Attempt:
         warnings=attempt.warnings,
         explanation=attempt.explanation,
         verification=verification_message(attempt.verification),
+        steps=attempt.steps,
     )

@@ -22,7 +22,7 @@ from server.cohorts.remote import RemoteCohort, Session
 from server.coordinator import Coordinator, released
 from server.federation import Federation
 from server.privacy import most
-from server.records import AuditEvent, ClientRecord, Deletion, Run, RunState, Version
+from server.records import AuditEvent, ClientRecord, Deletion, Run, RunState, StoredUpdates, Version
 from server.refusals import about
 from server.services import callers
 from server.services.messages import (
@@ -42,6 +42,7 @@ from server.state import (
     client_rows,
     deletion_rows,
     job_rows,
+    kept_update_rows,
     round_rows,
     version_rows,
 )
@@ -59,6 +60,7 @@ class _Standing:
     run: Run | None
     shown: Deletion | None
     open_deletions: int
+    kept: StoredUpdates
 
 
 class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
@@ -124,6 +126,7 @@ class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
             aggregation=self._federation.defaults.rules,
             privacy=self._most_spent(),
             secure_aggregation=self._federation.masking is not None,
+            kept_updates=_kept_updates(standing.kept),
         )
 
     def _most_spent(self) -> federation_pb2.PrivacySpent | None:
@@ -272,4 +275,12 @@ def _standing(connection: Connection) -> _Standing:
     open_jobs = job_rows.open_jobs(connection)
     served = job_rows.first_ready_id(connection) or next((job.id for job in open_jobs), "")
     shown = deletion_rows.get_deletion_of_job(connection, served) if served else None
-    return _Standing(current, version, round_rows.latest_run(connection), shown, len(open_jobs))
+    kept = kept_update_rows.stored(connection)
+    run = round_rows.latest_run(connection)
+    return _Standing(current, version, run, shown, len(open_jobs), kept)
+
+
+def _kept_updates(stored: StoredUpdates) -> operator_pb2.KeptUpdates | None:
+    if not stored.count:
+        return None
+    return operator_pb2.KeptUpdates(count=stored.count, num_bytes=stored.num_bytes)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from server.records import NOBODY, AuditEvent, KeptUpdate, StoredUpdates, Version, VersionOrigin
 from server.state import audit_rows, version_rows
 from server.state.schema import kept_updates
+
+MOST_NAMES: Final = 1000
+"""How many values a statement names; databases take no more than some ten thousand."""
 
 
 def insert_updates(connection: Connection, updates: Iterable[KeptUpdate]) -> None:
@@ -35,24 +38,32 @@ def line_of(connection: Connection, number: int) -> list[Version]:
 def of_line(connection: Connection, number: int) -> list[tuple[KeptUpdate, ...]] | None:
     """The kept updates that made a version, by round, oldest first.
 
-    None if they do not tell how it was made: the first round is not kept, there is a longer gap
-    between two rounds than they say, or something else than averaging changed the model.
+    The `stride` of each is how many rounds there are to the next, or to the version. None if they
+    do not tell how it was made: the first round is not kept, there is a longer gap between two
+    rounds than they say, or something else than averaging changed the model.
     """
-    line = line_of(connection, number)
     kept = _by_base(connection)
     found: list[tuple[KeptUpdate, ...]] = []
-    left = 0
-    for before, after in pairwise(line):
+    spans: list[int] = []
+    for before, after in pairwise(line_of(connection, number)):
         updates = kept.get(before.number)
         if updates:
             found.append(updates)
-            left = updates[0].stride
+            spans.append(0)
         if after.origin is VersionOrigin.CHOSEN:
             continue
-        left -= 1
-        if left < 0 or not (after.round or updates):
+        if not found or spans[-1] == found[-1][0].stride or not (after.round or updates):
             return None
-    return found or None
+        spans[-1] += 1
+    return [
+        tuple(replace(each, stride=span) for each in updates)
+        for updates, span in zip(found, spans, strict=True)
+    ] or None
+
+
+def may_go_on(connection: Connection, number: int) -> bool:
+    """Whether the kept updates tell how a version was made, or nothing made it yet."""
+    return len(line_of(connection, number)) == 1 or of_line(connection, number) is not None
 
 
 def hashes(connection: Connection) -> frozenset[str]:
@@ -63,10 +74,13 @@ def hashes(connection: Connection) -> frozenset[str]:
 
 def forget_missing(connection: Connection, present: frozenset[str]) -> int:
     """Drops the rows of updates whose bytes are gone, as after a restore; returns how many."""
-    gone = hashes(connection) - present
-    if gone:
-        connection.execute(delete(kept_updates).where(kept_updates.c.sha256.in_(gone)))
-    return len(gone)
+    gone = sorted(hashes(connection) - present)
+    dropped = 0
+    for start in range(0, len(gone), MOST_NAMES):
+        names = kept_updates.c.sha256.in_(gone[start : start + MOST_NAMES])
+        lost = delete(kept_updates).where(names, kept_updates.c.destroyed_by == "")
+        dropped += connection.execute(lost).rowcount
+    return dropped
 
 
 def destroy(connection: Connection, *, before: int, current: int, by: str, now: float) -> None:

@@ -49,6 +49,7 @@ NEW_TABLES = {
     "forget_orders",
     "receipts",
     "receipt_keys",
+    "kept_updates",
 }
 
 
@@ -116,7 +117,7 @@ def described(place: Path | str) -> dict[str, Any]:
 
 def migrated(place: Path | str) -> None:
     with connected(place) as connection:
-        for step in ("0001", "0002", "0003", "0004"):
+        for step in ("0001", "0002", "0003", "0004", "0005"):
             upgrading.migrate(connection, step)
 
 
@@ -168,6 +169,8 @@ def test_an_older_state_keeps_every_row(empty: Path | str, is_stamped: bool) -> 
     assert (request["own_job_id"], request["not_after"]) == ("job-1", None)
     assert (job["priority"], bool(job["retain"]), job["merged_into"]) == (0, False, "")
     assert len(state["state_id"]) == 32
+    (attempt,) = after["attempts"]
+    assert attempt["steps"] in ([], "[]"), "an attempt of before had none"
     with connected(empty) as connection, connection.begin():
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
 

@@ -23,6 +23,7 @@ from server.records import (
     IssuedReceipt,
     Job,
     Judged,
+    KeptUpdate,
     Scope,
     ScopeKind,
     StopReason,
@@ -30,7 +31,13 @@ from server.records import (
     Verdict,
     Verification,
 )
-from server.state import destruction_rows, job_rows, pseudonym_rows, receipt_rows
+from server.state import (
+    destruction_rows,
+    job_rows,
+    kept_update_rows,
+    pseudonym_rows,
+    receipt_rows,
+)
 from server.state import version_rows as versions
 from server.state.schema import versions as table
 
@@ -149,6 +156,24 @@ class TestContent:
             (3, 2),
         ]
         assert "patient-17" not in found.model_dump_json()
+
+    def test_the_updates_that_the_job_destroyed_are_counted_and_named_by_a_hash(
+        self, run: Any, job: Job
+    ) -> None:
+        assert stated(run, job).kept_updates is None
+        rows = [KeptUpdate(1, name, sha(name), 5, 100, 1) for name in ("c1", "c2")]
+        run(lambda c: kept_update_rows.insert_updates(c, rows))
+        assert stated(run, job).kept_updates is None, "they are kept"
+        run(lambda c: kept_update_rows.destroy(c, before=4, current=4, by=job.id, now=25.0))
+        found = stated(run, job).kept_updates
+        assert found is not None
+        assert (found.count, found.num_bytes) == (2, 200)
+        assert found.sha256 == sha("\n".join(sorted((sha("c1"), sha("c2")))))
+
+    def test_the_steps_of_an_attempt_are_counted(self, run: Any, job: Job) -> None:
+        stepped = replace(job.attempts[0], steps=(3, 4))
+        assert stated(run, job).chosen.steps == 0
+        assert stated(run, replace(job, attempts=(stepped,))).chosen.steps == 2
 
     def test_a_whole_client_is_named_by_the_audits_pseudonym(self, run: Any, job: Job) -> None:
         (scope,) = stated(run, job).scopes

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.federation import CALL, LocalFederation, eventually, run_server
+from support.federation import CALL, LocalFederation, eventually, refusal, run_server
 
+from fednot.errors import Reason
 from fednot.v1 import deletion_pb2, operator_pb2
 from server.failpoints import ARMED
 
@@ -234,3 +235,36 @@ def test_a_command_says_what_it_lacks(tmp_path: Path) -> None:
         ended = run_server(*command)
         assert (ended.returncode, said in ended.stderr) == (code, True), ended.stderr
     assert "backup TARGET_DIR" in run_server("--help").stdout
+
+
+def test_kept_updates_are_in_no_backup_and_a_restored_state_does_without(
+    tmp_path: Path,
+) -> None:
+    with Stored(tmp_path) as federation:
+        federation.start_server("--min-clients", "2", "--keep-updates", "1")
+        for index in (1, 2, 3):
+            federation.start_client(index)
+        federation.await_connected(3)
+        federation.train(2)
+        assert federation.status().kept_updates.count == 6
+        federation.await_clean()
+        assert not list(federation.backed_up("backup").rglob("updates"))
+        update, *_ = sorted((federation.state / "updates").iterdir())
+        content = update.read_bytes()
+        update.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        code, said = federation.run("fsck")
+        assert (code, f"{update} does not hold what its name says" in said) == (FINDINGS, True)
+        federation.lose()
+
+        code, said = federation.run("restore", str(tmp_path / "backup"))
+        assert (code, "6 kept updates are lost" in said) == (DONE, True), said
+        federation.await_clean()
+        federation.start_server("--min-clients", "2", "--keep-updates", "1")
+        assert not federation.status().HasField("kept_updates")
+        told = refusal(lambda: federation.unlearn("c1", "r1", method="fed-eraser", **UNLEARN))
+        assert told.reason is Reason.METHOD_NEEDS
+        federation.await_connected(3)
+        federation.unlearn("c1", "r2", method="retrain", **UNLEARN)
+        assert federation.await_job("r2").job.phase == deletion_pb2.JOB_PHASE_COMPLETED
+        assert federation.status().kept_updates.count == 2 * 2, "a new lineage, kept from its start"
+        federation.await_clean()

@@ -11,7 +11,7 @@ from server.records import JobPhase
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "audit.md").read_text()
 ACTION = re.compile(
-    r"(approval|client|deletion|job|ledger|receipt|receipt-key|scope|state|versions)\.[a-z-]+"
+    r"(approval|client|deletion|job|ledger|receipt|receipt-key|scope|state|updates|versions)\.[a-z-]+"
     r"|(Approval|Audit|Deletion|Operator|Receipt)Service\.[A-Za-z]+"
 )
 NO_ACTIONS = {"ledger.jsonl", "receipt-key.pem", "state.sqlite3", "versions.number"}

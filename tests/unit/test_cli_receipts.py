@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from fednot.cli.main import app
 from fednot.cli.output import Format, Output
-from fednot.cli.receipt_tables import keys_table, receipt_table
-from fednot.receipt.payload import Judgement
+from fednot.cli.receipt_tables import _rows, keys_table, receipt_table
+from fednot.receipt.payload import Judgement, KeptUpdates
 from fednot.v1 import receipt_pb2
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -38,6 +38,16 @@ def test_it_prints_what_a_person_asks_for(monkeypatch: pytest.MonkeyPatch) -> No
     assert "forgotten class 7, 4 of 4 clients confirmed" in lines
     assert "at clients 2 destroyed 1 caches, 1 had not answered" in lines
     assert lines[-1].endswith("not proven")
+
+
+def test_steps_and_destroyed_updates_are_told() -> None:
+    receipt = sample_receipt()
+    stepped = receipt.chosen.model_copy(update={"steps": 2})
+    gone = KeptUpdates(count=6, num_bytes=3000, sha256="a" * 64)
+    rows = dict(_rows(receipt.model_copy(update={"attempts": (stepped,), "kept_updates": gone})))
+    assert "2 steps of its method taken: succeeded" in rows["attempt 2"]
+    assert rows["kept updates"] == "6 of clients destroyed, 3000 bytes"
+    assert "kept updates" not in dict(_rows(receipt))
 
 
 def test_a_fail_is_red_and_in_words() -> None:

@@ -173,6 +173,9 @@ def test_status_of_a_new_and_of_a_busy_server(capsys: pytest.CaptureFixture[str]
     found.privacy.epsilon, found.privacy.delta, found.privacy.epsilon_limit = 7.5, 1e-5, 8
     text = printed(tables.status(found), capsys)
     assert "privacy epsilon 7.500 of 8 (delta 1e-05), spent by the client that spent most" in text
+    assert not [line for line in text if line.startswith("kept updates")]
+    found.kept_updates.count, found.kept_updates.num_bytes = 6, 3_000_000
+    assert "kept updates 6 of clients, 2.9 MiB" in printed(tables.status(found), capsys)
 
 
 def test_a_document_has_every_field() -> None:
@@ -191,6 +194,7 @@ def test_a_document_has_every_field() -> None:
         "aggregation": "",
         "secure_aggregation": False,
         "privacy": None,
+        "kept_updates": None,
     }
 
 

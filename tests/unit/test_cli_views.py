@@ -54,6 +54,18 @@ def failing_deletion() -> deletion_pb2.WatchDeletionResponse:
     return deletion_pb2.WatchDeletionResponse(deletion=deletion)
 
 
+def test_the_steps_of_an_attempt_are_counted_as_they_are_taken(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    view, found = PlainView(Output(Format.TABLE)), failing_deletion()
+    view.show(progress.of_deletion(found))
+    assert "step" not in capsys.readouterr().out
+    for number, text in ((5, "1 step of its method taken"), (6, "2 steps of its method taken")):
+        found.deletion.job.attempts[0].steps.append(number)
+        view.show(progress.of_deletion(found))
+        assert f"attempt 1: {text}\n" in capsys.readouterr().out
+
+
 class Clock:
     now = 0.0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from base64 import urlsafe_b64decode
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,17 @@ def test_the_golden_receipt_verifies_and_says_what_it_said() -> None:
     assert found == sample_receipt()
     assert found == Receipt.model_validate_json((GOLDEN / "receipt.json").read_text())
     assert golden_key().sign(found) == JWS
+
+
+def test_a_field_that_came_later_is_there_only_if_it_says_something() -> None:
+    """So a reader that does not know it still reads the receipts that have no use for it."""
+    kept = payload_module.KeptUpdates(count=1, num_bytes=8, sha256="a" * 64)
+    for receipt, is_there in ((sample_receipt(), False), (sample_receipt(kept_updates=kept), True)):
+        text = golden_key().sign(receipt)
+        told = json.loads(urlsafe_b64decode(text.split(".")[1] + "=="))
+        assert ("kept_updates" in told) is is_there
+        assert "steps" not in told["attempts"][0]
+        assert verified(text, PEM) == receipt
 
 
 @pytest.mark.parametrize("mask", [0x01, 0x20])

@@ -6,11 +6,11 @@ import re
 from html.parser import HTMLParser
 from typing import Any
 
-from support.receipts import golden_key, sample_receipt
+from support.receipts import golden_key, sample_receipt, sha
 
 from fednot.receipt import page_of
 from fednot.receipt.page import VERDICTS
-from fednot.receipt.payload import Judgement
+from fednot.receipt.payload import Judgement, KeptUpdates
 from fednot.receipt.plots import loss_plot, recovery_plot
 
 VOID = {"meta", "line", "circle", "polyline", "br"}
@@ -76,6 +76,18 @@ def test_a_fail_is_in_words_too() -> None:
     assert "Depth: FAIL" in found.text
     assert "the undo attack brings it back" in found.text
     assert set(VERDICTS) == {"pass", "fail", "not-possible"}
+
+
+def test_steps_and_destroyed_updates_are_told_if_there_were_any() -> None:
+    whole = sample_receipt()
+    stepped = whole.chosen.model_copy(update={"steps": 3})
+    kept = KeptUpdates(count=6, num_bytes=3000, sha256=sha("updates"))
+    found = Reader(page_of(sample_receipt(attempts=(stepped,), kept_updates=kept))).text
+    assert "after 3 steps of its method and 3 rounds with 4 clients" in found
+    assert f"6 of clients, 3000 bytes; over their hashes: {kept.sha256}" in found
+    bare = Reader(page_of(whole)).text
+    assert "steps" not in bare
+    assert "Kept updates" not in bare
 
 
 def test_what_a_caller_wrote_is_text() -> None:

@@ -24,6 +24,7 @@ from support.faults.maintenance import (
 )
 from support.faults.mortal import MortalFederation
 from support.faults.soundness import assert_sound
+from support.faults.stepping import bereft, stepped
 from support.faults.stories import (
     approved,
     cancelled,
@@ -73,6 +74,7 @@ CHOOSING = (
     *("--probes", "{folder}/probes"),
     *("--ladder", "first*8", "--ladder", "first*1"),
 )
+KEEPING = ("--keep-updates", "1")
 BACKUP = Scenario(backed_up, LEDGER_ELSEWHERE, of_command=True)
 RESTORE = Scenario(restored, LEDGER_ELSEWHERE, of_command=True)
 
@@ -101,9 +103,11 @@ _OF_COMMITS: Mapping[Commit, Scenario] = {
     Commit.CLIENT_READMITTED: Scenario(readmitted, OVERDUE),
     Commit.BASE_PINNED: MAIN,
     Commit.ATTEMPT_BEGUN: MAIN,
+    Commit.STEP_TAKEN: Scenario(stepped, KEEPING),
     Commit.ATTEMPT_ENDED: MAIN,
     Commit.ATTEMPT_VERIFIED: MAIN,
     Commit.ATTEMPT_CHOSEN: Scenario(chosen, CHOOSING),
+    Commit.UPDATES_MISSED: Scenario(bereft, KEEPING),
     Commit.VERSIONS_DESTROYED: MAIN,
     Commit.HOLD_LIFTED: Scenario(held),
     Commit.DEADLINES_NOTED: Scenario(overdue),
@@ -173,13 +177,15 @@ NOT_YET: Mapping[str, str] = {}
 LATER: Mapping[str, tuple[int, ...]] = {
     "commit.round-begun": (4,),
     "commit.round-completed": (3,),
+    "commit.step-taken": (2,),
     "sync.version": (4,),
     "rename.version": (4,),
     "remove.version": (2,),
 }
 """Where a scenario passes a place again with something else at stake. The versions of MAIN are the
 initial one, two of training, the negated one, one or two of recovery and one of training; its
-third round is the one that the deletion aborts, and its fourth the first of recovery.
+third round is the one that the deletion aborts, and its fourth the first of recovery. The second
+step of an attempt is a round of clients.
 """
 
 

@@ -17,7 +17,16 @@ from fednot.model_file import read
 from server.maintenance.places import snapshot
 from server.phases import ENDED
 from server.state.model_store import sha256_of
-from server.state.schema import attempts, federation, jobs, requests, rounds, tombstones, versions
+from server.state.schema import (
+    attempts,
+    federation,
+    jobs,
+    kept_updates,
+    requests,
+    rounds,
+    tombstones,
+    versions,
+)
 
 CLEAN, FINDINGS = 0, 1
 LEFT_BY_A_KILL = ("no version keeps the model file", "is not barred by the deletion")
@@ -48,6 +57,7 @@ def faults_of(
     with snapshot(found.flag("--database") or found.state / "state.sqlite3") as connection:
         folder = found.state / "versions"
         yield from _of_the_files(connection, folder, swept=swept, beside=beside)
+        yield from _of_the_updates(connection, found.state / "updates", swept=swept)
         yield from _of_the_lineages(connection)
         yield from _of_the_attempts(connection)
         yield from _of_the_fences(connection)
@@ -79,6 +89,20 @@ def _of_the_files(
             yield f"{name} does not hold what its name says"
 
 
+def _of_the_updates(connection: Connection, folder: Path, *, swept: bool) -> Iterator[str]:
+    """What is kept of updates: every file has a row, every row a file that holds it."""
+    kept = connection.execute(select(kept_updates).where(kept_updates.c.destroyed_by == "")).all()
+    wanted = {f"{row.sha256}{EXTENSION}" for row in kept}
+    there = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    if swept:
+        yield from (f"no row names the update {name}" for name in there - wanted)
+    yield from (f"the update {name} is missing" for name in wanted - there)
+    for name in wanted & there:
+        flat, _, _ = read(folder / name)
+        if sha256_of(flat) != name.removesuffix(EXTENSION):
+            yield f"the update {name} does not hold what its name says"
+
+
 def _of_the_lineages(connection: Connection) -> Iterator[str]:
     for row in connection.execute(select(versions.c.number, versions.c.negated_tensors)):
         for tensor, times in Counter(row.negated_tensors).items():
@@ -87,20 +111,22 @@ def _of_the_lineages(connection: Connection) -> Iterator[str]:
 
 
 def _of_the_attempts(connection: Connection) -> Iterator[str]:
-    """One version for each attempt, and one generation more with each, and with a chosen one."""
+    """One version for the start of each attempt and each of its steps, and one generation more with
+    each start, and with a chosen one.
+    """
+    tried = connection.execute(select(attempts.c.start_version, attempts.c.steps)).all()
+    starts = {row.start_version for row in tried}
     generation = 0
     for row in connection.execute(select(versions).order_by(versions.c.number)):
-        generation += row.origin in ("unlearning", "chosen")
+        generation += row.number in starts or row.origin == "chosen"
         if row.generation != generation:
             yield f"version {row.number} has generation {row.generation}, not {generation}"
-    starts = connection.execute(
-        select(attempts.c.start_version).order_by(attempts.c.start_version)
-    ).scalars()
-    negated = connection.execute(
+    made = connection.execute(
         select(versions.c.number).where(UNLEARNING).order_by(versions.c.number)
     ).scalars()
-    if (found := list(starts)) != list(negated):
-        yield f"the attempts start from {found}, and other versions were made by unlearning"
+    told = sorted(number for row in tried for number in (row.start_version, *row.steps))
+    if told != list(made):
+        yield f"the attempts made {told}, and other versions were made by unlearning"
     running = select(func.count()).where(rounds.c.outcome == "running")
     if (count := connection.execute(running).scalar_one()) > 1:
         yield f"{count} rounds run at once"

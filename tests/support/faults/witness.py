@@ -117,13 +117,18 @@ def jobs_of(federation: LocalFederation) -> dict[tuple[str, str], str]:
 
 
 def steps_of(federation: LocalFederation) -> set[tuple[str, str]]:
-    """What each job has done: phases with their moments, and the starts of its attempts."""
+    """What each job has done: phases with their moments, the starts and steps of its attempts."""
     found = set()
     for job in (each.job for each in deletions_of(federation)):
         found |= {(job.id, str(entry)) for entry in job.history}
         found |= {
             (job.id, f"{attempt.number}: {attempt.start_version} by {list(attempt.tensors)}")
             for attempt in job.attempts
+        }
+        found |= {
+            (job.id, f"{attempt.number}, step {index}: {number}")
+            for attempt in job.attempts
+            for index, number in enumerate(attempt.steps)
         }
     return found
 

@@ -18,7 +18,9 @@ def main() -> None:
     from support.receipts import golden_key, sample_receipt
 
     key, receipt = golden_key(), sample_receipt()
-    (HERE / "receipt.json").write_text(receipt.model_dump_json(indent=2) + "\n")
+    (HERE / "receipt.json").write_text(
+        receipt.model_dump_json(indent=2, exclude_defaults=True) + "\n"
+    )
     (HERE / "receipt.jws").write_text(key.sign(receipt))
     (HERE / "receipt-key.pub.pem").write_text(key.pem)
 

@@ -19,7 +19,7 @@ def upgrade() -> None:
         "kept_updates",
         sa.Column("base_version", sa.Integer, sa.ForeignKey("versions.number"), primary_key=True),
         sa.Column("client", sa.String(63), sa.ForeignKey("clients.name"), primary_key=True),
-        sa.Column("sha256", sa.String(64), nullable=False, index=True),
+        sa.Column("sha256", sa.String(64), nullable=False),
         sa.Column("num_examples", sa.BigInteger, nullable=False),
         sa.Column("num_bytes", sa.BigInteger, nullable=False),
         sa.Column("stride", sa.Integer, nullable=False),

@@ -1,0 +1,89 @@
+"""Steps of methods over real processes: the client whose data goes helps, dies, or never comes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.federation import LocalFederation, eventually
+
+from fednot.v1 import deletion_pb2, federation_pb2
+
+COMPLETED = deletion_pb2.JOB_PHASE_COMPLETED
+SUCCEEDED = deletion_pb2.ATTEMPT_OUTCOME_SUCCEEDED
+ABANDONED = deletion_pb2.ATTEMPT_OUTCOME_ABANDONED
+LITTLE = {"full_budget": True, "max_rounds": 1, "min_rounds": 1, "tolerance": 0.9}
+
+
+@pytest.fixture
+def federation(tmp_path: Path) -> Iterator[LocalFederation]:
+    """Three clients that have trained a round; c0 can be held back."""
+    flags = ("--task-arg", "trace=no", "--min-clients", "2", "--destruction-wait", "0.5")
+    with LocalFederation(tmp_path, server_flags=flags) as found:
+        found.start_server("--target-wait", "3", "--undo-rounds", "1")
+        for index in range(3):
+            found.start_client(index, held=index == 0)
+        found.release()
+        found.await_connected(3)
+        found.train(1)
+        yield found
+
+
+def is_taking_a_step(federation: LocalFederation) -> bool:
+    found = federation.status()
+    return found.HasField("round") and (
+        found.round.phase == federation_pb2.ROUND_PHASE_UNLEARNING
+        and list(found.round.missing) == ["c0"]
+    )
+
+
+def attempts_of(federation: LocalFederation, request_id: str) -> list[deletion_pb2.Attempt]:
+    job = federation.await_job(request_id).job
+    assert job.phase == COMPLETED, job.failure
+    return list(job.attempts)
+
+
+def test_the_target_does_its_part_and_is_given_a_second_model(federation: LocalFederation) -> None:
+    """MoDE: in five of its ten steps the target learns what the degraded model answers."""
+    federation.unlearn("c0", "r1", method="mode", **LITTLE)
+    (attempt,) = attempts_of(federation, "r1")
+    assert (attempt.method, attempt.outcome) == ("mode", SUCCEEDED)
+    assert len(attempt.steps) == 10
+    versions = federation.versions()
+    assert [versions[number].parent for number in attempt.steps] == [
+        attempt.start_version,
+        *attempt.steps[:-1],
+    ]
+    assert len({versions[number].sha256 for number in attempt.steps}) == 10
+
+
+def test_a_target_that_dies_in_its_step_ends_the_attempt_and_the_next_retrains(
+    federation: LocalFederation,
+) -> None:
+    federation.hold.touch()
+    federation.unlearn("c0", "r1", method="pgd", **LITTLE)
+    eventually("c0 is at its step", lambda: is_taking_a_step(federation))
+    federation.kill("c0")
+    federation.release()
+    first, second = attempts_of(federation, "r1")
+    assert (first.method, first.outcome, list(first.steps)) == ("pgd", ABANDONED, [])
+    assert "1 of 1 clients whose data is forgotten did not do its part" in first.explanation
+    assert "c0" not in first.explanation, "receipts quote it, and name nobody"
+    assert (second.method, second.outcome) == ("retrain", SUCCEEDED)
+
+
+def test_a_target_that_is_not_there_is_waited_for_and_then_done_without(
+    federation: LocalFederation,
+) -> None:
+    federation.kill("c0")
+    eventually("c0 is gone", lambda: federation.status().clients_connected == 2)
+    federation.unlearn("c0", "r1", method="fcu", **LITTLE)
+    eventually(
+        "it says for whom it waits",
+        lambda: "waiting for c0 to help forget its data" in federation.status().waiting_for,
+    )
+    first, second = attempts_of(federation, "r1")
+    assert (first.method, first.outcome) == ("fcu", ABANDONED)
+    assert "1 of 1 clients whose data is forgotten did not come in 3 s" in first.explanation
+    assert second.method == "retrain"
