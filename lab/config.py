@@ -181,7 +181,8 @@ class Measure(_Part):
 
     `backdoor` poisons the client that is deleted; `undo` verifies with the undo attack;
     `relearning` is how many passes over a tenth of the forgotten samples are made, 0 for none;
-    `deletions` how many clients are deleted in a row; `mia` names the membership attacks;
+    `deletions` how many clients are deleted in a row; the balanced membership attack is
+    always made, the confidence attack if `mia` names it;
     `examples` is the most samples of a group that a score by round, or an attack, looks at.
     """
 

@@ -97,8 +97,8 @@ async def _measured(
     first, costs = found.outcomes[0], found.curves[0]
     gone = scene.targets[:1]
     result: dict[str, Any] = {
-        "before": measuring.scores(scene, before, gone),
-        "scores": measuring.scores(scene, first.flat, gone),
+        "before": measuring.scores(cell, scene, before, gone),
+        "scores": measuring.scores(cell, scene, first.flat, gone),
         "rounds": costs,
         "costs": {
             **{key: costs[-1][key] for key in ("bytes", "flops", "seconds")},
@@ -172,7 +172,9 @@ class _Sequence:
             rows.append(
                 {
                     "client": client,
-                    "scores": measuring.scores(self._scene, found.flat, self._targets[:number]),
+                    "scores": measuring.scores(
+                        self._cell, self._scene, found.flat, self._targets[:number]
+                    ),
                     "backdoors": measuring.backdoors(self._scene, found.flat),
                     "method": found.attempt.method,
                     "tensors": list(found.attempt.tensors),

@@ -19,9 +19,11 @@ from lab.scores import score
 _CPU: Final = torch.device("cpu")
 
 
-def scores(scene: Scene, flat: torch.Tensor, gone: Sequence[str]) -> dict[str, float | None]:
-    """The four figures and the confidence attack; the last client of those gone is the forgotten
-    one, the samples of all that are not gone are retained.
+def scores(
+    cell: Cell, scene: Scene, flat: torch.Tensor, gone: Sequence[str]
+) -> dict[str, float | None]:
+    """The four figures, and the confidence attack if the cell asks for it; the last client of those
+    gone is the forgotten one, the samples of all that are not gone are retained.
     """
     found = score(
         scene.server_task,
@@ -30,6 +32,7 @@ def scores(scene: Scene, flat: torch.Tensor, gone: Sequence[str]) -> dict[str, f
         forget=scene.forgotten(gone[-1]),
         test=scene.test,
         seed=scene.spec.seed,
+        confidence="confidence" in cell.measure.mia,
     )
     return found.to_dict()
 
