@@ -48,7 +48,8 @@ def verdicts_of(found: deletion_pb2.Verification) -> Verdicts:
 class Course:
     """One course of rounds; `stop` counts the rounds after which its stop rule first held.
 
-    `layers` are the tensors that were negated, none for a method that negates none.
+    `layers` are the tensors that were changed, none for a method that chooses none; `method` is what
+    was done in the end, "" if that is what the label says.
     """
 
     label: str
@@ -56,6 +57,7 @@ class Course:
     stop: int
     verdicts: Verdicts | None = None
     layers: tuple[str, ...] = ()
+    method: str = ""
 
     @property
     def at_stop(self) -> Point:
@@ -73,6 +75,7 @@ class Course:
             "backdoor_success": self.at_stop.backdoor_success,
             "rounds": self.at_stop.round,
             "layers": list(self.layers),
+            "method": self.method,
             "curve": [asdict(point) for point in self.curve],
         }
 

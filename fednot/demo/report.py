@@ -46,12 +46,13 @@ def meaning(outcome: Outcome) -> str:
     verdicts = outcome.unlearned.verdicts
     found = (
         "Behaviour asks whether the model, as it stands, treats the deleted client's images like "
-        "unseen ones; depth, whether it still does after the negated layers are negated once more."
+        "unseen ones; depth, whether it still does after what was done to its weights is undone."
     )
     if verdicts is None:
         return found
-    layers = ", ".join(outcome.unlearned.layers)
-    done = f"NoT on {layers}" if layers else "Retraining, at the end of NoT's ladder,"
+    done = outcome.unlearned.method or outcome.unlearned.label
+    if outcome.unlearned.layers:
+        done += f" on {', '.join(outcome.unlearned.layers)}"
     if verdicts.depth == PASSED:
         return f"{found} {done} stands up to that."
     return (

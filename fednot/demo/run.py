@@ -178,12 +178,14 @@ class _Stage:
         if attempt.method != method or attempt.number > 1:
             self.output.note(f"{LABELS[method]}, attempt {attempt.number}: {attempt.explanation}")
         curve = tuple(Point.of(index, row.metrics) for index, row in enumerate(attempt.rounds, 1))
+        climbed = attempt.method if attempt.method != method else ""
         course = Course(
-            LABELS[method],
+            f"{LABELS[method]}, deep" if climbed else LABELS[method],
             curve,
             attempt.stopped_at,
             verdicts_of(attempt.verification),
             tuple(attempt.tensors),
+            climbed,
         )
         return course, deletion.job.target_accuracy
 

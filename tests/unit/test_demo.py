@@ -75,6 +75,20 @@ def test_the_two_backdoors_differ_in_place_and_class() -> None:
     assert first.target != second.target
 
 
+def test_the_report_names_the_method_that_a_deep_assurance_came_to() -> None:
+    shallow = outcome()
+    assert "NoT on conv1.weight does not: it came back." in report.meaning(shallow)
+    done = replace(
+        shallow.unlearned,
+        verdicts=Verdicts("PASS", "fine.", "PASS", "fine."),
+        layers=(),
+        method="shrink-and-perturb:0.3",
+    )
+    assert report.meaning(replace(shallow, unlearned=done)).endswith(
+        "shrink-and-perturb:0.3 stands up to that."
+    )
+
+
 def test_clients_share_no_digit_with_each_other_or_the_test() -> None:
     tasks = [DigitsTask(str(index)) for index in range(5)]
     held = [task.train_data() for task in tasks]
