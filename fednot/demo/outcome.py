@@ -48,8 +48,8 @@ def verdicts_of(found: deletion_pb2.Verification) -> Verdicts:
 class Course:
     """One course of rounds; `stop` counts the rounds after which its stop rule first held.
 
-    `layers` are the tensors that were changed, none for a method that chooses none; `method` is what
-    was done in the end, "" if that is what the label says.
+    `layers` are the tensors that were changed, none for a method that chooses none; `method` is
+    what was done in the end, "" if that is what the label says.
     """
 
     label: str
