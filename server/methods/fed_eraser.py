@@ -18,45 +18,24 @@ import torch
 from fednot.manifest import Manifest
 from server.aggregation.calibration import calibrated
 from server.aggregation.running_average import RunningAverage
+from server.methods.from_initial import FromInitial
 from server.methods.method import (
-    TRAIN,
     ClientStep,
     Needs,
     Participants,
     PastRound,
     PastUpdate,
     ServerStep,
-    StartContext,
     Step,
     StepContext,
 )
 
 
-class FedEraser:
+class FedEraser(FromInitial):
     """Replay the kept rounds without the forgotten client, each calibrated by half a training."""
 
     name: ClassVar[str] = "fed-eraser"
     needs: ClassVar[Needs] = Needs(initial=True, history=True)
-    new_lineage: ClassVar[bool] = True
-    negates: ClassVar[bool] = False
-
-    def start(self, context: StartContext) -> torch.Tensor:
-        """The initial version. Raises ValueError if the context lacks it."""
-        if context.initial is None:
-            raise ValueError("FedEraser needs the initial version")
-        return context.initial.clone()
-
-    def undone(self, _context: StartContext, _flat: torch.Tensor) -> None:
-        """There is nothing to undo."""
-
-    @property
-    def recovery_work(self) -> str:
-        """Ordinary training."""
-        return TRAIN
-
-    def budget(self, *, default: int, rounds_trained: int) -> int:
-        """The server's default."""
-        return default
 
     def steps(self, context: StepContext) -> int:
         """One for each kept round."""

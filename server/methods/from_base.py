@@ -1,4 +1,4 @@
-"""What methods have in common whose starting point is the base version as it is."""
+"""What methods have in common whose start is a version as it is."""
 
 from __future__ import annotations
 
@@ -9,18 +9,16 @@ import torch
 from server.methods.method import TRAIN, StartContext
 
 
-class FromBase:
-    """Starts from the base; what changes it are the method's steps, or the recovery alone."""
+class Unchanged:
+    """Of a start that is a version as it is: it negates nothing and nothing of it can be undone.
 
-    new_lineage: ClassVar[bool] = False
+    What changes the model are the method's steps, or the recovery alone.
+    """
+
     negates: ClassVar[bool] = False
 
-    def start(self, context: StartContext) -> torch.Tensor:
-        """The base, unchanged."""
-        return context.base.clone()
-
     def undone(self, _context: StartContext, _flat: torch.Tensor) -> None:
-        """The start has nothing to undo; what steps did can not be told from the model alone."""
+        """Nothing; what steps did cannot be told from the model alone."""
 
     @property
     def recovery_work(self) -> str:
@@ -30,3 +28,13 @@ class FromBase:
     def budget(self, *, default: int, rounds_trained: int) -> int:
         """The server's default."""
         return default
+
+
+class FromBase(Unchanged):
+    """Starts from the base."""
+
+    new_lineage: ClassVar[bool] = False
+
+    def start(self, context: StartContext) -> torch.Tensor:
+        """The base, unchanged."""
+        return context.base.clone()
