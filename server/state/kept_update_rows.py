@@ -6,13 +6,13 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from itertools import pairwise
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
-from server.records import NOBODY, AuditEvent, KeptUpdate, StoredUpdates, Version, VersionOrigin
-from server.state import audit_rows, version_rows
-from server.state.schema import kept_updates
+from server.records import NOBODY, AuditEvent, KeptUpdate, StoredUpdates, VersionOrigin
+from server.state import audit_rows
+from server.state.schema import kept_updates, versions
 
 MOST_NAMES: Final = 1000
 """How many values a statement names; databases take no more than some ten thousand."""
@@ -25,14 +25,23 @@ def insert_updates(connection: Connection, updates: Iterable[KeptUpdate]) -> Non
         connection.execute(insert(kept_updates), rows)
 
 
-def line_of(connection: Connection, number: int) -> list[Version]:
+class Link(NamedTuple):
+    """What is looked at of a version in a line."""
+
+    number: int
+    origin: str
+    round: int
+
+
+def line_of(connection: Connection, number: int) -> list[Link]:
     """The versions of a lineage down to the one of a number, its first one first."""
-    line: list[Version] = []
-    found = version_rows.get_version(connection, number)
-    while found is not None and (not line or found.lineage == line[-1].lineage):
-        line.append(found)
-        found = version_rows.get_version(connection, found.parent) if found.parent else None
-    return line[::-1]
+    columns = (versions.c.number, versions.c.origin, versions.c.round)
+    links = (versions.c.parent, versions.c.lineage)
+    line = select(*columns, *links).where(versions.c.number == number).cte(recursive=True)
+    parent = (versions.c.number == line.c.parent) & (versions.c.lineage == line.c.lineage)
+    line = line.union_all(select(*columns, *links).join(line, parent))
+    query = select(line.c.number, line.c.origin, line.c.round).order_by(line.c.number)
+    return [Link(*row) for row in connection.execute(query)]
 
 
 def of_line(connection: Connection, number: int) -> list[tuple[KeptUpdate, ...]] | None:
@@ -50,7 +59,7 @@ def of_line(connection: Connection, number: int) -> list[tuple[KeptUpdate, ...]]
         if updates:
             found.append(updates)
             spans.append(0)
-        if after.origin is VersionOrigin.CHOSEN:
+        if after.origin == VersionOrigin.CHOSEN:
             continue
         if not found or spans[-1] == found[-1][0].stride or not (after.round or updates):
             return None

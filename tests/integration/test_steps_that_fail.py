@@ -9,16 +9,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from support.in_process import InProcessFederation, asked, in_process
 from support.small_digits import SmallDigits
 from support.state import DORA, EMIL
 
+from fednot.errors import FednotError, Reason
 from fednot.manifest import Manifest
+from server.aggregation import Aggregation, RuleName
 from server.blocks import Block
 from server.federation import Defaults
 from server.records import (
+    Assurance,
     AttemptOutcome,
     Caller,
     Deletion,
@@ -26,6 +30,7 @@ from server.records import (
     KeptUpdate,
     RecoveryPolicy,
     RunState,
+    Thresholds,
     VerificationPolicy,
 )
 from server.state import deletion_rows, kept_update_rows, round_rows
@@ -204,6 +209,47 @@ async def test_a_step_of_a_client_that_was_fenced_meanwhile_is_not_committed(
         await database.read(lambda c: _check_fences(c, frozenset({"c1"})))
         with pytest.raises(FencedError, match="c0 was barred while a step was taken"):
             await database.read(lambda c: _check_fences(c, frozenset({"c0", "c1"})))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"aggregation": Aggregation(RuleName.MEDIAN)},
+        {"recovery_aggregation": Aggregation(clip_norm=1.0)},
+    ],
+)
+async def test_updates_that_were_not_averaged_as_they_came_are_not_taken_for_it(
+    tmp_path: Path, other: dict[str, Aggregation]
+) -> None:
+    """Their weights in a mean would not be what they added to the model."""
+    defaults = replace(DEFAULTS, **other)  # type: ignore[arg-type]
+    async with in_process(tmp_path, SmallDigits(), clients(), defaults, keep_updates=1) as running:
+        await running.train(1)
+        with pytest.raises(FednotError, match="averaged as they came") as refused:
+            await running.forget("c0", method="fed-eraser", policy=POLICY)
+        assert refused.value.reason is Reason.METHOD_NEEDS
+
+
+async def test_a_rung_whose_needs_are_not_met_retrains_once_and_the_ladder_goes_on(
+    tmp_path: Path,
+) -> None:
+    """Every attempt fails; nothing was kept that FedEraser could replay."""
+    probes = tmp_path / "probes"
+    probes.mkdir()
+    images = SmallDigits()._digits.inputs[:20].numpy()
+    np.savez(probes / "client-c0.npz", trigger_x=images, clean_x=images, trigger_target=np.int64(3))
+    defaults = Defaults(
+        verification=VerificationPolicy(thresholds=Thresholds(trigger_margin=-2.0), undo_rounds=0),
+        ladder=("fed-eraser*1", "first*1"),
+        destruction_wait=0.1,
+    )
+    async with in_process(tmp_path, SmallDigits(), clients(), defaults, probes) as running:
+        await running.train(1)
+        deletion = await running.forget("c0", policy=POLICY, assurance=Assurance.DEEP)
+    assert [(each.rung, each.method) for each in deletion.job.attempts] == [
+        (1, "retrain"),
+        (2, "not"),
+    ]
 
 
 async def test_what_is_of_no_use_to_a_method_is_not_kept(tmp_path: Path) -> None:
