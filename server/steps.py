@@ -132,8 +132,8 @@ class StepDriver:
         away = {name: summed.missing[name] for name in targets if name in summed.missing}
         if away:
             log.warning("%s: the part of %s is missing", job.id, away)
-            why = "; ".join(sorted(set(away.values())))
-            raise TargetAwayError(f"{_of(targets, away)} did not do its part: {why}")
+            who = _of(targets, away)
+            raise TargetAwayError(f"{who} did not do its part; the server's log says why")
         return summed, retained
 
     async def _plan(
@@ -279,7 +279,7 @@ class StepDriver:
 
 
 def _of(targets: Collection[str], away: Collection[str]) -> str:
-    """Who is away, without a name: receipts quote this, and name nobody."""
+    """Who is away: receipts quote this, so it names nobody and repeats no client's words."""
     return f"{len(away)} of {len(targets)} clients whose data is forgotten"
 
 
