@@ -135,8 +135,8 @@ class StepDriver:
         if away:
             log.warning("%s: the part of %s is missing", job.id, away)
         if away and self._failures.get(job.id, 0) + 1 >= TARGET_TRIES:
-            why = "; ".join(sorted(set(away.values())))
-            raise TargetAwayError(f"{_of(targets, away)} did not do its part: {why}")
+            who = _of(targets, away)
+            raise TargetAwayError(f"{who} did not do its part; the server's log says why")
         return (replace(summed, model=None) if away else summed), retained
 
     async def _plan(
@@ -282,7 +282,7 @@ class StepDriver:
 
 
 def _of(targets: Collection[str], away: Collection[str]) -> str:
-    """Who is away, without a name: receipts quote this, and name nobody."""
+    """Who is away: receipts quote this, so it names nobody and repeats no client's words."""
     return f"{len(away)} of {len(targets)} clients whose data is forgotten"
 
 

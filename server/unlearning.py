@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import replace
+from typing import Final
 
 from sqlalchemy import Connection
 
@@ -42,6 +43,8 @@ from server.steps import StepDriver, TargetAwayError
 from server.stop_rule import Judgement
 
 log = logging.getLogger("server.unlearning")
+
+LOST: Final = "an update or a version that the next one is made from is lost or was altered"
 
 
 class UnlearningDriver:
@@ -196,8 +199,11 @@ class UnlearningDriver:
             await self._steps.take(job, attempt, step, self._time_left(job))
         except NotEnoughClientsError as error:
             await self._give_up(job, str(error))
-        except (TargetAwayError, ModelStoreError) as error:
+        except TargetAwayError as error:
             await self._abandon(job, attempt, str(error))
+        except ModelStoreError as error:
+            log.warning("%s: %s", job.id, error)
+            await self._abandon(job, attempt, LOST)
         return True
 
     async def _abandon(self, job: Job, attempt: Attempt, why: str) -> None:

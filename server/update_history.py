@@ -21,7 +21,7 @@ from server.records import KeptUpdate, StoredUpdates
 from server.state import kept_update_rows, version_rows
 from server.state.commits import Commit
 from server.state.database import Database
-from server.state.model_store import ModelStore, ModelStoreError
+from server.state.model_store import ModelStore
 
 log = logging.getLogger("server.update_history")
 
@@ -122,11 +122,7 @@ def past_round(updates: Sequence[KeptUpdate], store: ModelStore, manifest: Manif
     """A kept round whose updates are read when they are asked for."""
 
     def read(sha256: str) -> torch.Tensor:
-        try:
-            return store.read(sha256, manifest).tensor
-        except ModelStoreError as error:
-            log.warning("a kept update: %s", error)
-            raise ModelStoreError("an update that was kept is lost or was altered") from error
+        return store.read(sha256, manifest).tensor
 
     past = [
         PastUpdate(each.client, each.num_examples, partial(read, each.sha256)) for each in updates

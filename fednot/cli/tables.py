@@ -112,9 +112,11 @@ def deletions(found: Iterable[deletion_pb2.Deletion]) -> Table:
         job = each.job
         verdicts = sentences.verdicts(each)
         failed = sentences.has_failed(sentences.chosen_verification(job))
+        steps = len(job.attempts[-1].steps) if job.attempts else 0
         notes = (
             f"VERIFICATION FAILED: {verdicts}" if failed else verdicts,
             sentences.lateness(each),
+            sentences.steps(steps) if steps else "",
             job.failure or job.waiting_for,
             "" if job.waiting_for else sentences.confirmations(each),
         )

@@ -23,6 +23,7 @@ pytestmark = [
     pytest.mark.faults,
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a tmpfs"),
 ]
+KEEPING = ("--keep-updates", "1")
 NO_ROOM = Reason.NO_SPACE
 SIZE = 24 << 20
 ROOM = 4 << 10
@@ -127,6 +128,34 @@ def test_a_job_waits_for_room_and_goes_on(tmp_path: Path) -> None:
         disk.empty()
         ended = await_job(federation, REQUEST)
         assert_forgotten(federation, ended, keeper)
+        _assert_ends_well(federation)
+
+
+def test_a_round_whose_updates_could_not_be_kept_is_made_again_with_all_of_them(
+    tmp_path: Path,
+) -> None:
+    with (
+        small_disk(tmp_path / "server") as disk,
+        MortalFederation(tmp_path, "", KEEPING) as federation,
+    ):
+        federation.begin()
+        for index in range(3):
+            federation.start_client(index, held=index > 0)
+        federation.release()
+        federation.await_clients("c0", "c1", "c2")
+        federation.run_through(1)
+        federation.hold.touch()
+        federation.begin_run(1)
+        eventually("a round runs", lambda: federation.status().round.updates == 1)
+        disk.fill()
+        federation.release()
+        eventually("it says that there is no room", lambda: is_said(federation))
+        assert federation.status().kept_updates.count == 3
+        disk.empty()
+        run = federation.run_ended()
+        assert run.state == operator_pb2.RUN_STATE_COMPLETED
+        assert federation.status().kept_updates.count == 2 * 3
+        assert federation.rounds()[1].outcome == operator_pb2.ROUND_OUTCOME_COMPLETED
         _assert_ends_well(federation)
 
 

@@ -247,6 +247,7 @@ def test_kept_updates_are_in_no_backup_and_a_restored_state_does_without(
         federation.await_connected(3)
         federation.train(2)
         assert federation.status().kept_updates.count == 6
+        eventually("it is measured", lambda: federation.metrics()["fednot_kept_updates"] == 6)
         federation.await_clean()
         assert not list(federation.backed_up("backup").rglob("updates"))
         update, *_ = sorted((federation.state / "updates").iterdir())

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.federation import LocalFederation, eventually
+from support.federation import CALL, OFFICER, LocalFederation, eventually
 
-from fednot.v1 import deletion_pb2, federation_pb2
+from fednot.receipt import Receipt, verified
+from fednot.v1 import deletion_pb2, federation_pb2, receipt_pb2
 
 COMPLETED = deletion_pb2.JOB_PHASE_COMPLETED
 SUCCEEDED = deletion_pb2.ATTEMPT_OUTCOME_SUCCEEDED
@@ -44,6 +45,15 @@ def attempts_of(federation: LocalFederation, request_id: str) -> list[deletion_p
     return list(job.attempts)
 
 
+def receipt_of(federation: LocalFederation, request_id: str) -> Receipt:
+    stubs = federation.stubs_for(*OFFICER)
+    found = stubs.receipts.GetReceipt(
+        receipt_pb2.GetReceiptRequest(request_id=request_id), timeout=CALL
+    )
+    keys = stubs.receipts.ListReceiptKeys(receipt_pb2.ListReceiptKeysRequest(), timeout=CALL).keys
+    return verified(found.jws, "".join(key.pem for key in keys))
+
+
 def test_the_target_does_its_part_and_is_given_a_second_model(federation: LocalFederation) -> None:
     """MoDE: in five of its ten steps the target learns what the degraded model answers."""
     federation.unlearn("c0", "r1", method="mode", **LITTLE)
@@ -56,6 +66,8 @@ def test_the_target_does_its_part_and_is_given_a_second_model(federation: LocalF
         *attempt.steps[:-1],
     ]
     assert len({versions[number].sha256 for number in attempt.steps}) == 10
+    receipt = receipt_of(federation, "r1")
+    assert (receipt.chosen.steps, receipt.kept_updates) == (10, None)
 
 
 def test_a_target_that_dies_in_its_step_ends_the_attempt_and_the_next_retrains(
@@ -69,7 +81,9 @@ def test_a_target_that_dies_in_its_step_ends_the_attempt_and_the_next_retrains(
     first, second = attempts_of(federation, "r1")
     assert (first.method, first.outcome, list(first.steps)) == ("pgd", ABANDONED, [])
     assert "1 of 1 clients whose data is forgotten did not do its part" in first.explanation
-    assert "c0" not in first.explanation, "receipts quote it, and name nobody"
+    stated = receipt_of(federation, "r1")
+    assert stated.attempts[0].explanation == first.explanation
+    assert not [each for each in stated.attempts if "c0" in each.explanation], "it names nobody"
     assert (second.method, second.outcome) == ("retrain", SUCCEEDED)
 
 

@@ -98,6 +98,10 @@ def test_deletions(capsys: pytest.CaptureFixture[str]) -> None:
     )
     deletion.requested_by.CopyFrom(DORA)
     assert "2 - officer/dora waiting for c1" in printed(tables.deletions([deletion]), capsys)[1]
+    job.attempts[0].steps.append(4)
+    deletion.job.CopyFrom(job)
+    told = "1 step of its method taken; waiting for c1"
+    assert told in printed(tables.deletions([deletion]), capsys)[1]
 
 
 def test_approvals(capsys: pytest.CaptureFixture[str]) -> None:
