@@ -40,7 +40,7 @@ class UpdateHistory:
         self._store = store
 
     async def open(self) -> None:
-        """Drops the rows whose files are gone, for a backup does not have them, and sweeps."""
+        """Drops the rows of rounds whose files are gone, as after a loss, and sweeps."""
         present: frozenset[str] = frozenset()
         if self._store is not None:
             present = await asyncio.to_thread(self._store.hashes)

@@ -82,14 +82,16 @@ def hashes(connection: Connection) -> frozenset[str]:
 
 
 def forget_missing(connection: Connection, present: frozenset[str]) -> int:
-    """Drops the rows of updates whose bytes are gone, as after a restore; returns how many."""
-    gone = sorted(hashes(connection) - present)
-    dropped = 0
+    """Drops the rows of rounds of which an update's bytes are gone, as after a restore.
+
+    The whole round goes, for the rest of it does not tell what it added. Returns how many rows.
+    """
+    rounds = _by_base(connection)
+    gone = [base for base, kept in rounds.items() if not {e.sha256 for e in kept} <= present]
     for start in range(0, len(gone), MOST_NAMES):
-        names = kept_updates.c.sha256.in_(gone[start : start + MOST_NAMES])
-        lost = delete(kept_updates).where(names, kept_updates.c.destroyed_by == "")
-        dropped += connection.execute(lost).rowcount
-    return dropped
+        bases = kept_updates.c.base_version.in_(gone[start : start + MOST_NAMES])
+        connection.execute(delete(kept_updates).where(bases, kept_updates.c.destroyed_by == ""))
+    return sum(len(rounds[base]) for base in gone)
 
 
 def destroy(connection: Connection, *, before: int, current: int, by: str, now: float) -> None:

@@ -233,6 +233,21 @@ class TestRows:
         assert run(lambda c: kept_update_rows.stored(c, "job-1")).count == 1
         assert run(lambda c: kept_update_rows.forget_missing(c, frozenset({sha("2/c2")}))) == 0
 
+    def test_a_round_of_which_one_update_is_gone_goes_as_a_whole(self, run: Any) -> None:
+        """With the others alone, its average would be another one."""
+
+        def command(c: Connection) -> int:
+            begun(c)
+            made(c, "training")
+            keep(c, (1, 2))
+            keep(c, (1, 2), client="c1")
+            there = kept_update_rows.hashes(c) - {sha("2/c1")}
+            return kept_update_rows.forget_missing(c, there)
+
+        assert run(command) == 2
+        assert run(lambda c: bases_of(c, 2)) == [1]
+        assert run(lambda c: bases_of(c, 3)) is None
+
     def test_a_row_that_a_receipt_tells_of_stays_whatever_is_missing(self, run: Any) -> None:
         """Two equal updates share a file; one of them was destroyed before."""
 

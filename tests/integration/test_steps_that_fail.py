@@ -263,3 +263,22 @@ async def test_what_is_of_no_use_to_a_method_is_not_kept(tmp_path: Path) -> None
         await running.forget("c1", method="retrain", policy=POLICY)
         assert await kept_in(running) is not None
         assert len(files(tmp_path)) == 2
+
+
+async def test_a_start_drops_rows_without_files_and_files_without_rows(tmp_path: Path) -> None:
+    """The second start is of a server that is told to keep none and finds no folder."""
+    async with in_process(tmp_path, SmallDigits(), clients(), DEFAULTS, keep_updates=1) as running:
+        await running.train(2)
+        line = await kept_in(running)
+        assert line is not None
+        rows = [each for updates in line for each in updates]
+        lost, *others = (tmp_path / "updates" / f"{each.sha256}.safetensors" for each in rows)
+        lost.unlink()
+        (tmp_path / "updates" / f"{'0' * 64}.safetensors").write_bytes(others[0].read_bytes())
+        store = DirectoryStore(tmp_path / "updates")
+        await UpdateHistory(running.federation.database, store, 1).open()
+        assert files(tmp_path) == {each.sha256 for each in line[1]}, "a round goes as a whole"
+        assert (await running.federation.history.stored()).count == 3
+        assert await kept_in(running) is None, "the first round is not kept"
+        await UpdateHistory(running.federation.database).open()
+        assert (await running.federation.history.stored()).count == 0
