@@ -50,7 +50,13 @@ async def forgotten_by(federation: InProcessFederation, method: str) -> Deletion
     return deletion
 
 
-@pytest.mark.parametrize("method", STEPS)
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(name, marks=pytest.mark.long) if name in ("pgd", "fcu") else name
+        for name in STEPS
+    ],
+)
 async def test_each_method_takes_its_steps_and_recovers(
     tmp_path: Path, tasks: Mapping[str, SmallDigits], method: str
 ) -> None:

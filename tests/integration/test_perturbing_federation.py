@@ -38,6 +38,9 @@ METHODS = {
 }
 """What is undone after each: its own doing, if it can be undone, and the layers negated again."""
 
+QUICK = ("negate-and-perturb:0.4", "reinitialise")
+"""One with and one without a way to undo it."""
+
 
 @pytest.fixture
 def tasks() -> Mapping[str, SmallDigits]:
@@ -51,7 +54,10 @@ def kept(deletion: Deletion) -> Attempt:
     return attempt
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    "name",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.long) for name in METHODS],
+)
 async def test_a_deletion_by_each_method_completes_and_is_undone_by_its_own_way(
     tmp_path: Path, tasks: Mapping[str, SmallDigits], name: str
 ) -> None:
