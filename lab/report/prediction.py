@@ -16,7 +16,7 @@ from fednot.layers import LayerMap, choose
 from fednot.whole_file import write_whole
 from lab import results
 from lab.cells import Cell
-from lab.dry_run import DryRun, Trial, in_order, ranks
+from lab.dry_run import TEMPERATURE, DryRun, Trial, in_order, ranks
 from lab.plan import Standing, standing
 from lab.report import costs, depth
 from lab.report.pages import Page, Section, markdown
@@ -227,6 +227,7 @@ def _row(one: Compared) -> dict[str, Any]:
         "samples": run.samples,
         "measured_on": run.measured_on,
         "passes": run.passes,
+        "temperature": TEMPERATURE,
         "accuracy": run.accuracy,
         "agreement": {"cost": asdict(one.cost), "depth": asdict(one.depth)},
         "choices": [
