@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     dry = commands.add_parser("dry-run", help="try each choice of layers on the server alone")
     dry.set_defaults(run=_dry_run)
     dry.add_argument("config", type=Path, help="the study's TOML file")
-    _place(dry)
+    _place(dry, "bases", "*-s0")
     passes = f"passes over the server's samples (default: {dry_run.PASSES})"
     dry.add_argument("--passes", type=_count, default=dry_run.PASSES, help=passes)
     told = commands.add_parser("report", help="write the report of a folder of results")
@@ -80,10 +80,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _place(parser: argparse.ArgumentParser) -> None:
+def _place(parser: argparse.ArgumentParser, what: str = "cells", such: str = "*-not-*") -> None:
     parser.add_argument("--data", type=Path, help="the folder of the datasets' files")
     parser.add_argument("--out", type=Path, help="the folder of results (default: the file's)")
-    parser.add_argument("--only", default="", help="only ids that fit, such as '*-s0'")
+    parser.add_argument("--only", default="", help=f"only {what} whose id fits, such as '{such}'")
 
 
 def _engine(parser: argparse.ArgumentParser) -> None:
@@ -148,11 +148,15 @@ def _dry_run(given: argparse.Namespace) -> int:
     config, started = read(given.config), datetime.now(UTC)
     data, out = given.data.resolve() if given.data else None, given.out or config.study.out
     cells = cells_of(config, data=data)
-    found = []
-    for spec in dry_run.bases_of(cells, given.only):
-        run = dry_run.played(out, spec, given.passes)
-        found.append(prediction.compared(out, run, cells))
-        files = prediction.write(out, found, execution.provenance(started))
+    found: list[prediction.Compared] = []
+    try:
+        for spec, base in [(s, dry_run.based(out, s)) for s in dry_run.bases_of(cells, given.only)]:
+            run = dry_run.played(spec, base, given.passes)
+            found.append(prediction.compared(out, run, cells))
+            files = prediction.write(out, found, execution.provenance(started))
+    except KeyboardInterrupt:
+        sys.stderr.write(f"lab: stopped after {len(found)} bases; a dry run starts anew\n")
+        return INTERRUPTED
     sys.stdout.write(f"{files[0]} and {files[1]} are written\n")
     return 0
 

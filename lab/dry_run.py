@@ -32,6 +32,7 @@ from fednot.manifest import Manifest
 from fednot.task import SampleDataset, Task
 from fednot.tensors import load_into
 from lab import bases, outcome
+from lab.bases import Base
 from lab.cells import BaseSpec, Cell
 from lab.config import ConfigError
 from lab.datasets import stratified
@@ -117,17 +118,19 @@ def bases_of(cells: Sequence[Cell], only: str = "") -> tuple[BaseSpec, ...]:
     return tuple(found[key] for key in fitting)
 
 
-def played(out: Path, spec: BaseSpec, passes: int = PASSES) -> DryRun:
-    """The dry run of a base of a folder of results.
-
-    Raises LabError if the base is not there or no layer is eligible, DataError, ConfigError.
-    """
+def based(out: Path, spec: BaseSpec) -> Base:
+    """The trained base of a folder of results. Raises LabError if it is not there."""
     base = bases.found(out, spec)
     if base is None:
         raise LabError(
             f"the base {spec.id} is not in {out}; train it first with `python -m lab run`, with the"
             " same file and --out"
         )
+    return base
+
+
+def played(spec: BaseSpec, base: Base, passes: int = PASSES) -> DryRun:
+    """The dry run of a base. Raises LabError if no layer is eligible, DataError, ConfigError."""
     scene = scene_of(spec)
     task, samples = scene.server_task, samples_of(scene)
     model = task.build_model()

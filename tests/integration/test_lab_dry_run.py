@@ -35,10 +35,11 @@ def test_each_choice_stands_beside_what_the_study_measured(tmp_path: Path) -> No
     for old, new in CHANGED.items():
         assert old in text
         text = text.replace(old, new)
-    command, out = [str(study(tmp_path, text, more=MORE)), "--out", str(tmp_path / "out")], tmp_path
+    out = tmp_path / "out"
+    command = [str(study(tmp_path, text, more=MORE)), "--out", str(out)]
     assert main(["run", *command, "--workers", "1"]) == 0
     assert main(["dry-run", *command]) == 0
-    (base,) = json.loads((out / "out" / "dry-run.json").read_text())["bases"]
+    (base,) = json.loads((out / "dry-run.json").read_text())["bases"]
     found = {tuple(choice["layers"]): choice for choice in base["choices"]}
     assert base["distilled_on"] == "the proxy samples"
     assert base["accuracy"] > 0.6
@@ -51,4 +52,4 @@ def test_each_choice_stands_beside_what_the_study_measured(tmp_path: Path) -> No
     assert first["recovered"] > first["accuracies"][0] + 0.2
     assert first["restored"] > second["restored"] + 0.2
     assert base["agreement"]["depth"]["count"] == 3
-    assert "| conv1, fc1 |" in (out / "out" / "dry-run.md").read_text()
+    assert "| conv1, fc1 |" in (out / "dry-run.md").read_text()
