@@ -66,6 +66,13 @@ class Compared:
         return self._agreement(lambda trial: -trial.recovered, lambda found: found.rounds)
 
     @property
+    def bare_cost(self) -> Agreement:
+        """Of the accuracy right after negation, which takes no passes, with the rounds: what the
+        passes have to be better than.
+        """
+        return self._agreement(lambda trial: -trial.accuracies[0], lambda found: found.rounds)
+
+    @property
     def depth(self) -> Agreement:
         """Of the accuracy after undoing with the worst effect."""
         return self._agreement(lambda trial: trial.restored, lambda found: found.effect)
@@ -137,19 +144,22 @@ def page_of(every: Sequence[Compared], provenance: Mapping[str, Any]) -> Page:
 
 def agreement_table(every: Sequence[Compared]) -> Table:
     """The coefficients of each base, and their means over those that have one."""
-    rows = [(one.run.spec.id, *_shown(one.cost), *_shown(one.depth)) for one in every]
+    orders = [[one.cost, one.bare_cost, one.depth] for one in every]
+    rows = [
+        (one.run.spec.id, *(_shown(found) for found in three), _counts(three))
+        for one, three in zip(every, orders, strict=True)
+    ]
     if len(every) > 1:
-        means = [_mean([one.cost for one in every]), _mean([one.depth for one in every])]
-        rows.append(("mean", means[0], "", means[1], ""))
+        rows.append(("mean", *(_mean(column) for column in zip(*orders, strict=True)), ""))
     return Table(
         "Agreement with the study",
-        ("base", "cost", "choices", "depth", "choices"),
+        ("base", "cost", "cost without passes", "depth", "choices"),
         tuple(rows),
-        "Spearman's rank correlation. Cost: the accuracy after the passes with the rounds to "
-        "retraining's test accuracy. Depth: the best accuracy after undoing with the worst effect, "
-        "undone or not. 1: the dry run has the study's order; 0: it tells nothing; below 0: it "
-        "tells the wrong thing. By chance alone it is 0.8 or more once in 6 times among four "
-        "choices, once in 15 among five and once in 34 among six.",
+        "Spearman's rank correlation. Cost: the accuracy after the passes, or right after negation "
+        "without any, with the rounds to retraining's test accuracy. Depth: the best accuracy "
+        "after undoing with the worst effect, undone or not. 1: the dry run has the study's "
+        "order; 0: it tells nothing; below 0: it tells the wrong thing. By chance alone it is 0.8 "
+        "or more once in 6 times among four choices, once in 15 among five, once in 34 among six.",
     )
 
 
@@ -229,7 +239,11 @@ def _row(one: Compared) -> dict[str, Any]:
         "passes": run.passes,
         "temperature": TEMPERATURE,
         "accuracy": run.accuracy,
-        "agreement": {"cost": asdict(one.cost), "depth": asdict(one.depth)},
+        "agreement": {
+            "cost": asdict(one.cost),
+            "cost_without_passes": asdict(one.bare_cost),
+            "depth": asdict(one.depth),
+        },
         "choices": [
             asdict(trial)
             | {"recovered": trial.recovered, "restored": trial.restored}
@@ -262,9 +276,13 @@ def _how(run: DryRun) -> str:
     )
 
 
-def _shown(found: Agreement) -> tuple[str, str]:
-    known = found.coefficient
-    return (NONE if known is None else f"{known:.2f}", str(found.count))
+def _shown(found: Agreement) -> str:
+    return NONE if found.coefficient is None else f"{found.coefficient:.2f}"
+
+
+def _counts(found: Sequence[Agreement]) -> str:
+    counts = sorted({one.count for one in found})
+    return " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
 
 
 def _mean(found: Sequence[Agreement]) -> str:

@@ -66,9 +66,9 @@ def ran(cell: Cell, layers: LayerMap, *trials: Trial) -> DryRun:
     return DryRun(cell.base, layers, "made", 10, 20, 1, 0.95, trials)
 
 
-def trial(name: str, recovered: float, restored: float) -> Trial:
+def trial(name: str, negated: float, recovered: float, restored: float) -> Trial:
     tensor = f"{name}.weight"
-    return Trial((name,), (tensor,), (0.1, recovered), {tensor: restored})
+    return Trial((name,), (tensor,), (negated, recovered), {tensor: restored})
 
 
 def test_orders_agree_disagree_or_are_none() -> None:
@@ -123,9 +123,9 @@ def test_a_dry_run_that_is_right_about_cost_and_wrong_about_depth(
     run = ran(
         cells(tmp_path)["not"],
         layers,
-        trial("conv1", 0.9, 0.1),
-        trial("conv2", 0.8, 0.2),
-        trial("fc1", 0.7, 0.3),
+        trial("conv1", 0.2, 0.9, 0.1),
+        trial("conv2", 0.1, 0.8, 0.2),
+        trial("fc1", 0.3, 0.7, 0.3),
     )
     found = Compared(
         run,
@@ -136,6 +136,7 @@ def test_a_dry_run_that_is_right_about_cost_and_wrong_about_depth(
         },
     )
     assert found.cost.coefficient == pytest.approx(1.0)
+    assert found.bare_cost.coefficient == pytest.approx(-0.5)
     assert found.depth.coefficient == pytest.approx(-1.0)
     page, data = write(tmp_path, [found, found], {"commit": "abc"})
     told = json.loads(data.read_text())
@@ -152,6 +153,6 @@ def test_a_dry_run_that_is_right_about_cost_and_wrong_about_depth(
         "reached": False,
     }
     text = page.read_text()
-    assert "| conv1 | 10.00 | 90.00 | 10.00 | 1 | 1 | 2 | 90.00 | a |" in text
-    assert "| fc1 | 10.00 | 70.00 | 30.00 | 3 | 3 | never | 0.00 | c |" in text
-    assert "| mean | 1.00 |  | -1.00 |  |" in text
+    assert "| conv1 | 20.00 | 90.00 | 10.00 | 1 | 1 | 2 | 90.00 | a |" in text
+    assert "| fc1 | 30.00 | 70.00 | 30.00 | 3 | 3 | never | 0.00 | c |" in text
+    assert "| mean | 1.00 | -0.50 | -1.00 |  |" in text
