@@ -10,20 +10,23 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+import torch
 from rich.console import Console
 
 from fednot.data.errors import DataError
 from fednot.locked_directory import DirectoryInUseError, LockedDirectory
-from lab import execution, report, results, unit
+from lab import dry_run, execution, report, results, unit
 from lab.cells import Cell, cells_of
 from lab.config import ConfigError, StudyConfig, read
 from lab.engines import ENGINES
 from lab.engines.engine import LabError
 from lab.plan import Plan, plan_of, standing
 from lab.progress import Bars, Lines
+from lab.report import prediction
 from lab.runner import Options, Runner
 
 USAGE_ERROR: Final = 2
@@ -59,6 +62,12 @@ def _parser() -> argparse.ArgumentParser:
     cells.set_defaults(run=_cells)
     cells.add_argument("config", type=Path, help="the study's TOML file")
     _place(cells)
+    dry = commands.add_parser("dry-run", help="try each choice of layers on the server alone")
+    dry.set_defaults(run=_dry_run)
+    dry.add_argument("config", type=Path, help="the study's TOML file")
+    _place(dry, "bases", "*-s0")
+    passes = f"passes over the server's samples (default: {dry_run.PASSES})"
+    dry.add_argument("--passes", type=_count, default=dry_run.PASSES, help=passes)
     told = commands.add_parser("report", help="write the report of a folder of results")
     told.set_defaults(run=lambda given: _report(given.out))
     told.add_argument("out", type=Path, help="the folder")
@@ -71,10 +80,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _place(parser: argparse.ArgumentParser) -> None:
+def _place(parser: argparse.ArgumentParser, what: str = "cells", such: str = "*-not-*") -> None:
     parser.add_argument("--data", type=Path, help="the folder of the datasets' files")
     parser.add_argument("--out", type=Path, help="the folder of results (default: the file's)")
-    parser.add_argument("--only", default="", help="only cells whose id fits, such as '*-not-*'")
+    parser.add_argument("--only", default="", help=f"only {what} whose id fits, such as '{such}'")
 
 
 def _engine(parser: argparse.ArgumentParser) -> None:
@@ -131,6 +140,24 @@ def _cells(given: argparse.Namespace) -> int:
     _, cells, out = _study(given)
     for cell in cells:
         sys.stdout.write(f"{cell.id}: {standing(out, cell)}\n")
+    return 0
+
+
+def _dry_run(given: argparse.Namespace) -> int:
+    torch.set_num_threads(1)
+    config, started = read(given.config), datetime.now(UTC)
+    data, out = given.data.resolve() if given.data else None, given.out or config.study.out
+    cells = cells_of(config, data=data)
+    found: list[prediction.Compared] = []
+    try:
+        for spec, base in [(s, dry_run.based(out, s)) for s in dry_run.bases_of(cells, given.only)]:
+            run = dry_run.played(spec, base, given.passes)
+            found.append(prediction.compared(out, run, cells))
+            files = prediction.write(out, found, execution.provenance(started))
+    except KeyboardInterrupt:
+        sys.stderr.write(f"lab: stopped after {len(found)} bases; a dry run starts anew\n")
+        return INTERRUPTED
+    sys.stdout.write(f"{files[0]} and {files[1]} are written\n")
     return 0
 
 
