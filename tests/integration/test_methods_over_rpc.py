@@ -57,6 +57,20 @@ def test_fed_eraser_does_without_the_client_that_is_forgotten(trained: LocalFede
     assert "calibrate on version" in trained.log("c1")
 
 
+@pytest.mark.long
+def test_fukd_asks_no_client_and_distils_on_the_servers_own_data(tmp_path: Path) -> None:
+    flags = ("--task-arg", "proxy=yes")
+    with LocalFederation(tmp_path, server_flags=(*FLAGS, *flags)) as federation:
+        federation.start_server()
+        for index in range(3):
+            federation.start_client(index)
+        federation.await_connected(3)
+        federation.train(2)
+        (attempt,) = ended(federation, "fukd").attempts
+        assert (attempt.method, len(attempt.steps)) == ("fukd", 2)
+        assert "unlearning round" not in federation.log("c1")
+
+
 def test_what_a_method_needs_is_asked_for_before_anybody_is_barred(
     trained: LocalFederation,
 ) -> None:

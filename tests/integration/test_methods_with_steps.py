@@ -10,8 +10,6 @@ import torch
 from support.in_process import InProcessFederation, in_process
 from support.small_digits import SmallDigits
 
-from fednot import SampleDataset
-from fednot.data.subset import Subset
 from fednot.errors import FednotError, Reason
 from server.federation import Defaults
 from server.records import (
@@ -29,13 +27,6 @@ DEFAULTS = Defaults(
     verification=VerificationPolicy(enabled=False), destruction_wait=0.1, accumulator=torch.float64
 )
 STEPS = {"pgd": 1, "fcu": 1, "mode": 10, "fed-eraser": 2, "fukd": 2}
-
-
-class ProxyDigits(SmallDigits):
-    """The server's Task, with digits of its own to distil on."""
-
-    def proxy_data(self) -> SampleDataset:
-        return Subset(self._digits, self._order[4500:4700])
 
 
 @pytest.fixture
@@ -60,7 +51,9 @@ async def forgotten_by(federation: InProcessFederation, method: str) -> Deletion
 async def test_each_method_takes_its_steps_and_recovers(
     tmp_path: Path, tasks: Mapping[str, SmallDigits], method: str
 ) -> None:
-    async with in_process(tmp_path, ProxyDigits(), tasks, DEFAULTS, keep_updates=1) as running:
+    async with in_process(
+        tmp_path, SmallDigits(proxy="yes"), tasks, DEFAULTS, keep_updates=1
+    ) as running:
         await running.train(2)
         (attempt,) = (await forgotten_by(running, method)).job.attempts
         assert (attempt.method, attempt.outcome) == (method, AttemptOutcome.SUCCEEDED)

@@ -30,7 +30,8 @@ class SmallDigits(Task):
     waits as long as the file `hold_test` exists.
     With `client_test` "yes" a client holds the server's test digits, with a number that many of its
     own; with `server_test` "no" the server holds none. `trace` "no" saves a server's start the
-    tracing, `hidden` makes another model.
+    tracing, `hidden` makes another model;
+    `proxy` "yes" has digits of the server's own to distil on.
     """
 
     def __init__(
@@ -44,12 +45,14 @@ class SmallDigits(Task):
         hidden: str = "32",
         hold_test: str = "",
         fail_rank: str = "",
+        proxy: str = "no",
     ) -> None:
         self._client = int(client) if client else None
         self._hold = Path(hold) if hold else None
         self._fail = Path(fail) if fail else None
         self._test = client_test if client else server_test
         self._trace = trace == "yes"
+        self._proxy = proxy == "yes"
         self._hidden = int(hidden)
         self._fail_rank = Path(fail_rank) if fail_rank else None
         self._hold_test = Path(hold_test) if hold_test else None
@@ -70,6 +73,9 @@ class SmallDigits(Task):
             return Subset(self._digits, self._order[:TEST_SIZE])
         start = OWN_TEST_START + OWN_TEST_MOST * (self._client or 0)
         return Subset(self._digits, self._order[start : start + int(self._test)])
+
+    def proxy_data(self) -> SampleDataset | None:
+        return Subset(self._digits, self._order[4500:4700]) if self._proxy else None
 
     def example_input(self) -> torch.Tensor | None:
         return self._digits.inputs[:1] if self._trace else None
