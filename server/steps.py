@@ -20,6 +20,7 @@ from sqlalchemy import Connection
 
 from server.blocks import Block
 from server.cohorts.cohort import ForgottenData, UnlearningOrder, WorkKind, WorkPlan
+from server.divergence import ROUNDS, only_diverged
 from server.evaluation import finite
 from server.federation import Federation
 from server.global_model import Draft
@@ -59,8 +60,10 @@ TARGET_TRIES: Final = 3
 """So often a step is begun whose target then fails or is lost."""
 
 
-class TargetAwayError(Exception):
-    """A client whose data is forgotten did not do its part; the message says why, and no name."""
+class StepFailedError(Exception):
+    """A step cannot be taken: a client whose data is forgotten did not do its part, or what the
+    clients train diverges. The message says which.
+    """
 
 
 class StepDriver:
@@ -85,7 +88,7 @@ class StepDriver:
     async def take(self, job: Job, attempt: Attempt, step: Step, time_left: float) -> None:
         """Takes a step and commits the version that it made, or waits to try it again.
 
-        Raises NotEnoughClientsError, TargetAwayError, WorkInterruptedError, FencedError;
+        Raises NotEnoughClientsError, StepFailedError, WorkInterruptedError, FencedError;
         ModelStoreError if something that the step is made from is lost.
         """
         number = len(attempt.steps) + 1
@@ -136,7 +139,7 @@ class StepDriver:
             log.warning("%s: the part of %s is missing", job.id, away)
         if away and self._failures.get(job.id, 0) + 1 >= TARGET_TRIES:
             who = _of(targets, away)
-            raise TargetAwayError(f"{who} did not do its part; the server's log says why")
+            raise StepFailedError(f"{who} did not do its part; the server's log says why")
         return (replace(summed, model=None) if away else summed), retained
 
     async def _plan(
@@ -176,7 +179,7 @@ class StepDriver:
             while away := sorted(targets.keys() - federation.cohort.connected()):
                 left = until - time.monotonic()
                 if left <= 0:
-                    raise TargetAwayError(f"{_of(targets, away)} did not come in {seconds:.0f} s")
+                    raise StepFailedError(f"{_of(targets, away)} did not come in {seconds:.0f} s")
                 federation.waits_for(
                     WaitKind.CLIENTS, f"waiting for {', '.join(away)} to help forget its data"
                 )
@@ -186,6 +189,8 @@ class StepDriver:
 
     async def _pause(self, job: Job, number: int, summed: Sum) -> None:
         failures = self._failures[job.id] = self._failures.get(job.id, 0) + 1
+        if failures >= ROUNDS and only_diverged(summed.missing):
+            raise StepFailedError(f"{ROUNDS} tries in a row diverged")
         why = "; ".join(f"{name}: {reason}" for name, reason in summed.missing.items())
         await pause(self._federation, failures, f"step {number} of {job.id}", why)
 

@@ -14,12 +14,14 @@ from server import stop_rule
 from server.assurance import AssuranceDriver, best_attempt
 from server.audit import note_job_end
 from server.completion import Completion
+from server.divergence import ROUNDS, only_diverged
 from server.evaluation import finite
 from server.federation import Federation
 from server.global_model import Draft
 from server.ladder import rounds_of
 from server.method_needs import check_needs
 from server.methods import method_named
+from server.methods.retrain import Retrain
 from server.plans import Plan, next_plan, retrained
 from server.records import (
     Attempt,
@@ -39,7 +41,7 @@ from server.starting_point import starting_point
 from server.state import deletion_rows, job_rows, round_rows, version_rows
 from server.state.commits import Commit
 from server.state.model_store import ModelStoreError
-from server.steps import StepDriver, TargetAwayError
+from server.steps import StepDriver, StepFailedError
 from server.stop_rule import Judgement
 
 log = logging.getLogger("server.unlearning")
@@ -187,6 +189,14 @@ class UnlearningDriver:
             failures = await self._federation.database.read(
                 lambda c: round_rows.failures_in_a_row(c, job_id=job.id)
             )
+            if (
+                only_diverged(ended.missing)
+                and failures >= ROUNDS
+                and attempt.method != Retrain.name
+            ):
+                why = f"{ROUNDS} rounds in a row diverged"
+                await self._abandon(job, attempt, f"after {len(attempt.rounds)} rounds: {why}")
+                return
             what = f"a failed recovery round of {job.id}"
             await pause(self._federation, failures, what, missing_text(ended))
 
@@ -199,19 +209,19 @@ class UnlearningDriver:
             await self._steps.take(job, attempt, step, self._time_left(job))
         except NotEnoughClientsError as error:
             await self._give_up(job, str(error))
-        except TargetAwayError as error:
-            await self._abandon(job, attempt, str(error))
+        except StepFailedError as error:
+            await self._abandon(job, attempt, f"after {len(attempt.steps)} steps: {error}")
         except ModelStoreError as error:
             log.warning("%s: %s", job.id, error)
-            await self._abandon(job, attempt, LOST)
+            await self._abandon(job, attempt, f"after {len(attempt.steps)} steps: {LOST}")
         return True
 
     async def _abandon(self, job: Job, attempt: Attempt, why: str) -> None:
-        """Ends an attempt whose method cannot be done; the next one retrains."""
+        """Ends an attempt that cannot go on; the next one takes the next layer, or retrains."""
         ended = replace(
             attempt,
             outcome=AttemptOutcome.ABANDONED,
-            explanation=f"{attempt.explanation}; abandoned after {len(attempt.steps)} steps: {why}",
+            explanation=f"{attempt.explanation}; abandoned {why}",
         )
         await self._write_end(job, ended, JobPhase.NEGATING)
 
