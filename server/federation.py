@@ -77,7 +77,7 @@ class Defaults:
     confirmation_wait: float = 7 * 24 * 3600.0
     target_wait: float = 600.0
     verification: VerificationPolicy = field(default_factory=VerificationPolicy)
-    ladder: tuple[str, ...] = ("first", "all-but-last", "retrain")
+    ladder: tuple[str, ...] = ("shrink-and-perturb:0.3", "retrain")
 
     def aggregation_of(self, phase: RoundPhase) -> Aggregation:
         """How the updates of a round are aggregated."""

@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 
 from server.blocks import Block
 from server.cohorts.cohort import UnlearningOrder, WorkKind, WorkPlan
+from server.divergence import only_diverged
 from server.evaluation import finite, score_by_clients
 from server.federation import Federation
 from server.global_model import Draft, Step
@@ -68,7 +69,14 @@ class RoundOrder:
 
 
 class TrialFailedError(Exception):
-    """A trial round had too few updates, or a mean that is not finite; the message says why."""
+    """A trial round had too few updates, or a mean that is not finite; the message says why.
+
+    It `diverged` if nothing but updates that are not finite was in its way.
+    """
+
+    def __init__(self, message: str, *, diverged: bool = False) -> None:
+        super().__init__(message)
+        self.diverged = diverged
 
 
 @dataclass(frozen=True)
@@ -174,7 +182,8 @@ class Rounds:
             federation.shows(None)
         if summed.model is None:
             told = "; ".join(f"{name}: {why}" for name, why in summed.missing.items())
-            raise TrialFailedError(f"missing {told}" if told else "no update counted")
+            why = f"missing {told}" if told else "no update counted"
+            raise TrialFailedError(why, diverged=only_diverged(summed.missing))
         return summed.model
 
     async def _close(self, begun: Round, outcome: RoundOutcome) -> None:

@@ -197,7 +197,7 @@ class ServerSettings(StateSettings):
         None, description="folder of the operator's sealed probes, one .npz for each scope"
     )
     ladder: tuple[str, ...] = Field(
-        ("first", "all-but-last", "retrain"),
+        ("shrink-and-perturb:0.3", "retrain"),
         description="plans of --assurance deep, one after the other: SELECTOR or "
         "METHOD[@SELECTOR], each with *ROUNDS or without",
     )

@@ -124,6 +124,7 @@ class Verifier:
         plan: Undoing = undoing(federation.model.layers, attempt.tensors, policy.undo_layers)
         found: list[Finding] = []
         gaps: list[str] = []
+        notes = [plan.note] if plan.note else []
         attacks = [*await self._own(job, attempt, flat), *self._negations(plan, flat)]
         for name, make in attacks:
             model = await asyncio.to_thread(make)
@@ -135,10 +136,13 @@ class Verifier:
             try:
                 model = await self._played_on(job, model, policy.undo_rounds)
             except (NotEnoughClientsError, TrialFailedError) as error:
+                if isinstance(error, TrialFailedError) and error.diverged:
+                    notes.append(f"Rounds after it was {name} diverged.")
+                    continue
                 gaps.append(f"the rounds after the undo attack could not be run: {error}")
                 break
             found.append(_finding(name, policy.undo_rounds, await eyes.look(model.tensor)))
-        return _Undone(tuple(found), "; ".join(gaps), plan.note)
+        return _Undone(tuple(found), "; ".join(gaps), " ".join(notes))
 
     def _negations(self, plan: Undoing, flat: torch.Tensor) -> list[tuple[str, _Attack]]:
         given, manifest = Block.of(flat), self._federation.model.manifest
