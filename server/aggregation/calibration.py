@@ -2,7 +2,7 @@
 
 Liu et al., "FedEraser: Enabling Efficient Client-Level Data Removal from Federated Learning
 Models", IWQoS 2021, arXiv 2012.13891: |U_k| * new / |new|. The paper has it by client, the authors'
-code by tensor and of the mean of all clients; here it is by client and by tensor.
+code by tensor and of the mean of all clients. What is stored is the caller's choice; it is by tensor.
 """
 
 from __future__ import annotations

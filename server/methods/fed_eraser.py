@@ -4,9 +4,9 @@ The server was told to keep the clients' updates of every N-th round (--keep-upd
 initial version on, the retained clients' first updates are applied as they are; then, for each kept
 round, those clients train for half the local epochs, and each new update is scaled, tensor by
 tensor, to the norm of the mean of the kept ones. That length is the authors' code's, which scales
-the mean; the paper's formula scales each client's update to that client's own norm, and as updates of
-half a training point alike where the kept ones did not, their mean then is longer than the kept
-one was: on CIFAR-10 the model diverged in two of three seeds (docs/results.md). Buffers are the new
+the mean. The paper's formula scales each client's update to that client's own norm; but updates of
+half a training point alike where the kept ones did not, so their mean is then longer than the kept
+one: on CIFAR-10 the model diverged in two of three seeds (docs/results.md). Buffers are the new
 update's.
 """
 
