@@ -2,7 +2,8 @@
 
 Liu et al., "FedEraser: Enabling Efficient Client-Level Data Removal from Federated Learning
 Models", IWQoS 2021, arXiv 2012.13891: |U_k| * new / |new|. The paper has it by client, the authors'
-code by tensor and of the mean of all clients. What is stored is the caller's choice; it is by tensor.
+code by tensor and of the mean of all clients. Here it is by tensor; whose update is stored is the
+caller's choice.
 """
 
 from __future__ import annotations
