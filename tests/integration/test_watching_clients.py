@@ -32,11 +32,11 @@ async def watched(
 
 
 async def test_a_client_does_not_learn_who_is_missing_from_the_round(tmp_path: Path) -> None:
-    """c1 has trained and c2 is held: an officer reads who is waited for, the client how many."""
+    """c1 has trained and zoe is held: an officer reads who is waited for, the client how many."""
     torch.set_num_threads(1)
     hold = tmp_path / "hold"
     clients = {"c0": SmallDigits("0"), "c1": SmallDigits("1")}
-    clients["c2"] = SmallDigits("2", hold=str(hold))
+    clients["zoe"] = SmallDigits("2", hold=str(hold))
     async with in_process(tmp_path, SmallDigits(trace="no"), clients, Defaults()) as federation:
         await federation.train(1)
         hold.touch()
@@ -46,7 +46,7 @@ async def test_a_client_does_not_learn_who_is_missing_from_the_round(tmp_path: P
         officer = await watched(federation, DORA, updates=1)
         itself = await watched(federation, Caller(Role.CLIENT, "c0"), updates=1)
 
-        assert list(officer.round.missing) == ["c2"]
+        assert list(officer.round.missing) == ["zoe"]
         assert (itself.round.cohort, itself.round.round) == (2, officer.round.round)
-        assert "c2" not in str(itself)
+        assert "zoe" not in str(itself)
         hold.unlink()
