@@ -60,6 +60,7 @@ def attempt(**values: Any) -> Attempt:
         "warnings": ("careful",),
         "explanation": "negates w",
         "rounds": (RecoveryRound(10, 9, {"loss": 1.5}),),
+        "steps": (9,),
     }
     return Attempt(**(fields | values))
 

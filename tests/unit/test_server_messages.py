@@ -245,9 +245,7 @@ def test_every_field_of_a_deletion_and_its_job_is_told() -> None:
             released_version=11,
             failure="why",
             history=((JobPhase.QUEUED, AT),),
-            attempts=(
-                attempt(stop_reason=StopReason.TARGET, verification=VERIFICATION, steps=(9,)),
-            ),
+            attempts=(attempt(stop_reason=StopReason.TARGET, verification=VERIFICATION),),
             chosen_attempt=2,
             destroyed=(DestroyedVersion(5, "cd"),),
             priority=3,
