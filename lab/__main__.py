@@ -42,6 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ConfigError, LabError, DataError, results.ResultError) as error:
         sys.stderr.write(f"lab: {error}\n")
         return USAGE_ERROR
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         sys.stderr.write("lab: stopped; the same command goes on where it was\n")
         return INTERRUPTED
@@ -140,6 +143,7 @@ def _cells(given: argparse.Namespace) -> int:
     _, cells, out = _study(given)
     for cell in cells:
         sys.stdout.write(f"{cell.id}: {standing(out, cell)}\n")
+    sys.stdout.flush()
     return 0
 
 
