@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from fednot import training
-from fednot.layers import Choice, LayerMap, choose, layer_map
+from fednot.layers import Choice, LayerMap, choose
 from fednot.manifest import Manifest
 from fednot.task import SampleDataset, Task
 from fednot.tensors import load_into
@@ -38,6 +38,7 @@ from lab.config import ConfigError
 from lab.datasets import stratified
 from lab.engines.engine import LabError
 from lab.scene import Scene, scene_of
+from server import initial_model
 from server.methods.distillation import Distillation
 from server.methods.negation import negated
 from server.state.database import Database
@@ -133,18 +134,12 @@ def played(spec: BaseSpec, base: Base, passes: int = PASSES) -> DryRun:
     """The dry run of a base. Raises LabError if no layer is eligible, DataError, ConfigError."""
     scene = scene_of(spec)
     task, samples = scene.server_task, samples_of(scene)
-    model = task.build_model()
-    manifest = Manifest.of(model)
-    layers = layer_map(
-        manifest,
-        model=model,
-        example_input=task.example_input(),
-        first_layers=task.first_layers(model),
-    )
+    initial = initial_model.from_task(task, spec.seed)
+    layers = initial.trace()
     found = choices(layers)
     if not found:
         raise LabError(f"the model {spec.model.name} has no layer that may be negated")
-    flat = _current(base.folder, manifest)
+    flat = _current(base.folder, initial.manifest)
     trials = []
     for choice in found:
         trial = tried(task, flat, choice, samples, layers, passes=passes, seed=spec.seed)

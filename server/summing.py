@@ -150,6 +150,7 @@ class Summing:
     ) -> KeptUpdate | None:
         manifest, history = self._federation.model.manifest, self._federation.history
         payload, codec = answer.payload, answer.codec
+        flat = None
         if handling.transformed is not None:
             flat = handling.transformed(answer.client, codec.decode(payload.tensor, manifest))
             payload, codec = Block.of(flat), Plain()
@@ -157,7 +158,7 @@ class Summing:
         if not handling.keeps:
             return None
         return history.keep(
-            codec.decode(payload.tensor, manifest),
+            codec.decode(payload.tensor, manifest) if flat is None else flat,
             base_version=plan.version.number,
             client=answer.client,
             num_examples=answer.num_examples,
