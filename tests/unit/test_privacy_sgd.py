@@ -106,6 +106,7 @@ def test_the_noise_has_its_size_and_follows_from_no_seed() -> None:
     """Samples of zero gradient, 50 trainings of one step: the weights are the noise over 4.
 
     Their standard deviation is 2 * 3 / 4 = 1.5; that of a sample deviation of 400 numbers is 3.5 %.
+    Two of 400 float32 may be equal by chance; a seed would repeat far more.
     """
     task = Line()
     found = []
@@ -113,7 +114,7 @@ def test_the_noise_has_its_size_and_follows_from_no_seed() -> None:
         model = task.build_model()
         sgd.train(task, model, points(0, 0, 0, 0), context(), Noise(2.0, 3.0))
         found.append(model.weight.item())
-    assert len(set(found)) == 400
+    assert len(set(found)) > 390
     assert torch.tensor(found).std() == pytest.approx(1.5, rel=0.25)
 
 
