@@ -15,6 +15,7 @@ from fednot.cli import (
     demonstration,
     enrolment,
     federation,
+    interrupts,
     models,
     preflight,
     receipts,
@@ -62,4 +63,5 @@ def root(
 
 def main() -> None:
     """Runs the command line of this process."""
+    interrupts.heed()
     app(prog_name="fednot")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from fednot.cli import interrupts
 from fednot.cli.exit_codes import ExitCode
 from fednot.cli.failures import CliError, timed_out
 
@@ -25,7 +26,11 @@ class Patience:
         self.waiting_for = ""
 
     def remaining(self) -> float:
-        """The seconds that are left. Raises CliError if none are."""
+        """The seconds that are left. Raises CliError if none are.
+
+        Raises KeyboardInterrupt for an interrupt that was swallowed before.
+        """
+        interrupts.check()
         left = self._end - time.monotonic()
         if left <= 0:
             why = f": {self.waiting_for}" if self.waiting_for else ""
