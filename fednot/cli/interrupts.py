@@ -11,7 +11,7 @@ _asked = threading.Event()
 
 
 def heed() -> None:
-    """From now on an interrupt is remembered until `check` raises it; one that is ignored stays so."""
+    """From now on an interrupt is remembered until `check` raises it; not where it is ignored."""
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, _interrupted)
 
