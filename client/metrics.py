@@ -9,6 +9,7 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    ProcessCollector,
     disable_created_metrics,
     exposition,
 )
@@ -26,59 +27,60 @@ class ClientMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
         self._connected = Gauge(
-            "fednot_client_connected", "1 while a session is open.", registry=registry
+            "fednot_client_connected", "1 while a session is open", registry=registry
         )
         self._reconnects = Counter(
             "fednot_client_reconnects_total",
-            "Outages that ended, and sessions that had to be opened again.",
+            "Outages that ended, and sessions that had to be opened again",
             registry=registry,
         )
         self._rounds = Counter(
             "fednot_client_rounds_total",
-            "Pieces of work by phase and outcome.",
+            "Pieces of work by phase and outcome",
             ["phase", "outcome"],
             registry=registry,
         )
         self._duration = Histogram(
             "fednot_client_train_duration_seconds",
-            "How long local training took.",
+            "How long local training took",
             buckets=_DURATIONS,
             registry=registry,
         )
         self._examples = Counter(
             "fednot_client_examples_total",
-            "Training examples behind the updates that the server took.",
+            "Training examples behind the updates that the server took",
             registry=registry,
         )
         self._transfer = Counter(
             "fednot_client_transfer_bytes_total",
-            "Model bytes moved.",
+            "Model bytes moved",
             ["direction"],
             registry=registry,
         )
         self._device = Gauge(
-            "fednot_client_device_info", "The device in use.", ["device"], registry=registry
+            "fednot_client_device_info", "The device in use", ["device"], registry=registry
         )
         self._degraded = Gauge(
             "fednot_client_degraded",
-            "1 after falling back from CUDA to the CPU.",
+            "1 after falling back from CUDA to the CPU",
             registry=registry,
         )
         self._barred = Gauge(
-            "fednot_client_barred", "1 while this client may not train.", registry=registry
+            "fednot_client_barred", "1 while this client may not train", registry=registry
         )
         self._certificate_ends = Gauge(
             "fednot_client_certificate_expiry_timestamp_seconds",
-            "When the certificate in use ends; 0 in plaintext.",
+            "When the certificate in use ends; 0 in plaintext",
             registry=registry,
         )
         self._privacy = Gauge(
             "fednot_client_privacy_epsilon",
-            "The epsilon that training has spent; 0 without differential privacy.",
+            "The epsilon that training has spent; 0 without differential privacy",
             registry=registry,
         )
-        build = Gauge("fednot_client_build_info", "The version.", ["version"], registry=registry)
+        build = Gauge("fednot_client_build_info", "The version", ["version"], registry=registry)
         build.labels(__version__).set(1)
+        ProcessCollector(registry=registry)
         self._start_at_zero()
 
     def _start_at_zero(self) -> None:

@@ -86,17 +86,17 @@ class Monitor:
         seen = await self._federation.database.read(_snapshot)
         current, released = seen.current, seen.released
         if current is not None:
-            metrics.show_version(current, released.number if released else 0)
+            metrics.model.show(current, released.number if released else 0)
         connected, working = self._cohort.connected(), self._cohort.working()
-        metrics.show_clients(
+        metrics.fleet.show_states(
             Counter(state_of(client, connected, working) for client in seen.clients)
         )
-        metrics.show_jobs(seen.jobs, seen.oldest, overdue=seen.overdue)
-        metrics.show_failed_verdicts(seen.failed_verdicts)
-        metrics.show_kept_updates(seen.kept)
-        metrics.free.set(self._federation.room.free)
+        metrics.deletions.show_jobs(seen.jobs, seen.oldest, overdue=seen.overdue)
+        metrics.deletions.show_failed_verdicts(seen.failed_verdicts)
+        metrics.deletions.show_kept_updates(seen.kept)
+        metrics.faults.show_room(*self._federation.room.fullest)
         spent = most(session.privacy for session in self._cohort.sessions().values())
-        metrics.privacy.set(spent.epsilon if spent else 0.0)
+        metrics.fleet.show_privacy(spent.epsilon if spent else 0.0)
         self._show_certificates()
         await self._write_seen(connected)
         self.refreshed_at = time.monotonic()
@@ -106,7 +106,7 @@ class Monitor:
             return
         ends = [s.certificate_expires_at for s in self._cohort.sessions().values()]
         earliest = min((end for end in ends if end is not None), default=0.0)
-        self._federation.metrics.show_certificates(
+        self._federation.metrics.identity.show(
             {**self._identity.certificate_expiries(), "clients": earliest},
             stale=bool(self._identity.fault),
         )

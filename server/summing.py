@@ -128,9 +128,9 @@ class Summing:
         handling: Handling,
         kept: list[KeptUpdate],
     ) -> str | None:
-        updates = self._federation.metrics.updates
+        rounds = self._federation.metrics.rounds
         if not isinstance(answer, Update):
-            updates.labels("missing").inc()
+            rounds.updates("missing")
             return getattr(answer, "reason", "it evaluated instead of training")
         try:
             row = await asyncio.to_thread(self._taken, rule, answer, plan, handling)
@@ -142,7 +142,7 @@ class Summing:
             return f"{refusal.reason}: {refusal.message}"
         kept += [row] if row is not None else []
         answer.settle(None)
-        updates.labels("accepted").inc()
+        rounds.updates("accepted")
         return None
 
     def _taken(

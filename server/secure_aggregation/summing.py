@@ -118,7 +118,7 @@ class MaskedSumming:
                     examples[answer.client] = answer.num_examples
                     progress = replace(progress, accepted=(*progress.accepted, answer.client))
                 else:
-                    federation.metrics.updates.labels("missing").inc()
+                    federation.metrics.rounds.updates("missing")
                     missing[answer.client] = _why(answer)
                     progress = replace(progress, failed=(*progress.failed, answer.client))
                 federation.shows(progress)
@@ -127,7 +127,7 @@ class MaskedSumming:
     async def _add(self, total: Block, update: Update) -> None:
         await asyncio.to_thread(add_payload, total.tensor, update.payload.tensor)
         update.settle(None)
-        self._federation.metrics.updates.labels("accepted").inc()
+        self._federation.metrics.rounds.updates("accepted")
 
     def _applied(
         self, total: Block, found: Unmasking, examples: Mapping[str, int], given: Block

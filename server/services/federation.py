@@ -80,7 +80,7 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
         self._trust_digest = trust_digest
         self._uploads = UploadStream(uploads, federation.metrics)
         self._downloads = DownloadDesk(federation, cohort)
-        self._sent = federation.metrics.transfer.labels("sent")
+        self._transfers = federation.metrics.transfers
 
     async def Join(
         self, request: federation_pb2.JoinRequest, context: Context
@@ -190,7 +190,7 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
             for count, frame in assignment.broadcast.frames(request.offset):
                 assignment.check_open()
                 yield frame
-                self._sent.inc(count)
+                self._transfers.moved("sent", count)
                 session.last_seen = time.monotonic()
             digest = await assignment.broadcast.checksum()
             trailer = model_pb2.StreamTrailer(xxh3_128=digest)

@@ -113,7 +113,7 @@ class Rig:
         self.noted = refusals.noted
 
     def refusals(self) -> dict[str, float]:
-        samples = next(iter(self.metrics.refusals.collect())).samples
+        samples = next(iter(self.metrics.calls._refusals.collect())).samples
         return {s.labels["reason"]: s.value for s in samples if s.name.endswith("_total")}
 
     async def unary_unary(self, *requests: bytes) -> list[bytes]:
