@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Final
+
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from fednot.errors import Reason
 
-_METHOD = ["grpc_type", "grpc_service", "grpc_method"]
+UNKNOWN: Final = "unknown"
+"""The service and the method of a call for something that is not served."""
+_METHOD: Final = ["grpc_type", "grpc_service", "grpc_method"]
 
 
 class CallMetrics:
@@ -51,3 +56,50 @@ class CallMetrics:
     def refused(self, reason: Reason) -> None:
         """Counts a call that was refused."""
         self._refusals.labels(reason).inc()
+
+    def method(self, kind: str, service: str = UNKNOWN, name: str = UNKNOWN) -> MethodMetrics:
+        """What is counted of one method, from 0; the kind is "unary", "client_stream" and so on.
+
+        Only what is served may be named: a caller's word for a method is no label.
+        """
+        labels = (kind, service, name)
+        self._handled.labels(*labels, "OK")
+        return MethodMetrics(
+            self._started.labels(*labels),
+            self._received.labels(*labels),
+            self._sent.labels(*labels),
+            self._handling.labels(*labels),
+            lambda code: self._handled.labels(*labels, code),
+        )
+
+
+class MethodMetrics:
+    """Counts the calls of one method, and their messages."""
+
+    def __init__(
+        self,
+        started: Counter,
+        received: Counter,
+        sent: Counter,
+        handling: Histogram,
+        handled: Callable[[str], Counter],
+    ) -> None:
+        self._started, self._received, self._sent = started, received, sent
+        self._handling, self._handled = handling, handled
+
+    def began(self) -> None:
+        """Counts a call whose handler begins."""
+        self._started.inc()
+
+    def received(self) -> None:
+        """Counts a message of a caller."""
+        self._received.inc()
+
+    def sent(self) -> None:
+        """Counts a message to a caller."""
+        self._sent.inc()
+
+    def ended(self, code: str, seconds: float) -> None:
+        """Counts a call that ended after so long, by its code as Go writes it: "NotFound"."""
+        self._handling.observe(seconds)
+        self._handled(code).inc()
