@@ -14,6 +14,7 @@ from prometheus_client import (
     exposition,
 )
 
+from client.activity import Activity
 from fednot import __version__
 
 PHASES: Final = ("training", "recovery", "verification", "unlearning", "evaluation", "profile")
@@ -22,10 +23,14 @@ _DURATIONS: Final = (0.1, 0.3, 1, 3, 10, 30, 60, 180, 600, 1800, 3600)
 
 
 class ClientMetrics:
-    """What the client counts, in the registry that it is given."""
+    """What the client counts, in the registry that it is given.
+
+    `activity` is the part that the server is told.
+    """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
+        self.activity = Activity()
         self._connected = Gauge(
             "fednot_client_connected", "1 while a session is open", registry=registry
         )
@@ -103,6 +108,7 @@ class ClientMetrics:
     def reconnected(self) -> None:
         """An outage ended, or a session had to be opened again."""
         self._reconnects.inc()
+        self.activity.reconnected()
 
     def work_ended(self, phase: str, outcome: str) -> None:
         """A piece of work ended; the labels are of PHASES and OUTCOMES."""
@@ -111,10 +117,12 @@ class ClientMetrics:
     def trained(self, seconds: float) -> None:
         """Local training took so long."""
         self._duration.observe(seconds)
+        self.activity.trained(seconds)
 
     def contributed(self, examples: int) -> None:
         """The server took an update of so many examples."""
         self._examples.inc(examples)
+        self.activity.contributed(examples)
 
     def moved(self, direction: str, num_bytes: int) -> None:
         """So many model bytes were moved; the direction is "download" or "upload"."""

@@ -76,13 +76,14 @@ SERVICE_NAMES: Final = tuple(
     descriptor.services_by_name[name].full_name for descriptor, name in _FILES
 )
 """What the main listener serves, beside health and reflection."""
+_ALL_FILES: Final[tuple[FileDescriptor, ...]] = (
+    *(descriptor for descriptor, _ in _FILES),
+    health_pb2.DESCRIPTOR,
+    reflection_pb2.DESCRIPTOR,
+)
 METHODS: Final[tuple[MethodDescriptor, ...]] = tuple(
     method
-    for descriptor in (
-        *(descriptor for descriptor, _ in _FILES),
-        health_pb2.DESCRIPTOR,
-        reflection_pb2.DESCRIPTOR,
-    )
+    for descriptor in _ALL_FILES
     for service in descriptor.services_by_name.values()
     for method in service.methods
 )

@@ -22,7 +22,7 @@ class FaultMetrics:
         )
         self._database = Counter(
             "fednot_database_errors_total",
-            "Transactions that failed of the database by operation",
+            "Transactions that failed because of the database or its disk, by operation",
             ["operation"],
             registry=registry,
         )

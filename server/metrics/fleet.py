@@ -5,7 +5,8 @@ Prometheus cannot reach a client behind NAT, so the server tells of all of them 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter as Counts
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -24,7 +25,10 @@ class FleetMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._add_clients(registry)
         self._add_work(registry)
+        self._shown: frozenset[str] = frozenset()
         self.show_states({})
+        self.show_devices({})
+        self.show_versions({})
 
     def _add_clients(self, registry: CollectorRegistry) -> None:
         self._states = Gauge("fednot_clients", "Clients by state", ["state"], registry=registry)
@@ -86,6 +90,38 @@ class FleetMetrics:
     def show_privacy(self, epsilon: float) -> None:
         """Shows the most that the training of a connected client has spent."""
         self._privacy.set(epsilon)
+
+    def did(self, reconnects: int, examples: int, train_seconds: Iterable[float]) -> None:
+        """Counts what a client did since it was last heard of."""
+        self._reconnects.inc(reconnects)
+        self._examples.inc(examples)
+        for seconds in train_seconds:
+            self._trained.observe(seconds)
+
+    def show_devices(self, counts: Mapping[str, int]) -> None:
+        """Shows how many connected clients use which of DEVICES."""
+        for device in DEVICES:
+            self._devices.labels(device).set(counts.get(device, 0))
+
+    def show_versions(self, counts: Mapping[str, int]) -> None:
+        """Shows how many connected clients run which version, the usual ones by name."""
+        usual = sorted(counts, key=lambda version: (-counts[version], version))[:VERSIONS]
+        shown = Counts({version: counts[version] for version in usual})
+        shown[OTHER] += sum(counts.values()) - shown.total()
+        for version in self._shown - shown.keys():
+            self._versions.remove(version)
+        for version, count in shown.items():
+            self._versions.labels(version).set(count)
+        self._shown = frozenset(shown)
+
+    def show_ailing(self, *, degraded: int, barred: int) -> None:
+        """Shows how many connected clients fell back to the CPU, and how many may not train."""
+        self._degraded.set(degraded)
+        self._barred.set(barred)
+
+    def show_oldest(self, at: float) -> None:
+        """Shows when the client that is silent longest was last heard of, 0 if none is there."""
+        self._oldest.set(at)
 
     def show_states(self, counts: Mapping[ClientState, int]) -> None:
         """Shows how many clients are in each state."""
