@@ -11,10 +11,11 @@ import asyncio
 from typing import Final
 
 import grpc
+from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2
+from grpc_reflection.v1alpha import reflection
 
 from fednot.channel import SERVER_OPTIONS
 from fednot.v1 import (
@@ -76,16 +77,11 @@ SERVICE_NAMES: Final = tuple(
     descriptor.services_by_name[name].full_name for descriptor, name in _FILES
 )
 """What the main listener serves, beside health and reflection."""
-_ALL_FILES: Final[tuple[FileDescriptor, ...]] = (
-    *(descriptor for descriptor, _ in _FILES),
-    health_pb2.DESCRIPTOR,
-    reflection_pb2.DESCRIPTOR,
-)
+ENROLMENT_NAME: Final = identity_pb2.DESCRIPTOR.services_by_name["EnrolmentService"].full_name
 METHODS: Final[tuple[MethodDescriptor, ...]] = tuple(
     method
-    for descriptor in _ALL_FILES
-    for service in descriptor.services_by_name.values()
-    for method in service.methods
+    for name in (*SERVICE_NAMES, ENROLMENT_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
+    for method in descriptor_pool.Default().FindServiceByName(name).methods
 )
 """Every method of every listener."""
 

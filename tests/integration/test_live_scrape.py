@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from support.federation import CALL, LocalFederation, eventually
 from support.ports import free_port
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(360)]
 
 ROUNDS = 3
 REQUEST = "ask-5f0c"
