@@ -39,29 +39,6 @@ class ClientMetrics:
             "Outages that ended, and sessions that had to be opened again",
             registry=registry,
         )
-        self._rounds = Counter(
-            "fednot_client_rounds_total",
-            "Pieces of work by phase and outcome",
-            ["phase", "outcome"],
-            registry=registry,
-        )
-        self._duration = Histogram(
-            "fednot_client_train_duration_seconds",
-            "How long local training took",
-            buckets=_DURATIONS,
-            registry=registry,
-        )
-        self._examples = Counter(
-            "fednot_client_examples_total",
-            "Training examples behind the updates that the server took",
-            registry=registry,
-        )
-        self._transfer = Counter(
-            "fednot_client_transfer_bytes_total",
-            "Model bytes moved",
-            ["direction"],
-            registry=registry,
-        )
         self._device = Gauge(
             "fednot_client_device_info", "The device in use", ["device"], registry=registry
         )
@@ -86,7 +63,33 @@ class ClientMetrics:
         build = Gauge("fednot_client_build_info", "The version", ["version"], registry=registry)
         build.labels(__version__).set(1)
         ProcessCollector(registry=registry)
+        self._add_work(registry)
         self._start_at_zero()
+
+    def _add_work(self, registry: CollectorRegistry) -> None:
+        self._rounds = Counter(
+            "fednot_client_rounds_total",
+            "Pieces of work by phase and outcome",
+            ["phase", "outcome"],
+            registry=registry,
+        )
+        self._duration = Histogram(
+            "fednot_client_train_duration_seconds",
+            "How long local training took",
+            buckets=_DURATIONS,
+            registry=registry,
+        )
+        self._examples = Counter(
+            "fednot_client_examples_total",
+            "Training examples behind the updates that the server took",
+            registry=registry,
+        )
+        self._transfer = Counter(
+            "fednot_client_transfer_bytes_total",
+            "Model bytes moved",
+            ["direction"],
+            registry=registry,
+        )
 
     def _start_at_zero(self) -> None:
         for phase in PHASES:

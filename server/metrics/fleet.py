@@ -33,7 +33,9 @@ class FleetMetrics:
     def _add_clients(self, registry: CollectorRegistry) -> None:
         self._states = Gauge("fednot_clients", "Clients by state", ["state"], registry=registry)
         self._required = Gauge(
-            "fednot_clients_required", "Clients that a round waits for at least", registry=registry
+            "fednot_clients_required",
+            "Clients that a round waits for, as --min-clients says",
+            registry=registry,
         )
         self._devices = Gauge(
             "fednot_fleet_clients", "Connected clients by device", ["device"], registry=registry
