@@ -60,6 +60,7 @@ async def test_a_sender_that_falls_silent_is_cut(federation: Federation) -> None
             await stream.take(parts(header), ignored)
         assert error.value.reason is Reason.SLOW_SENDER
         assert desk.metric('fednot_updates_total{outcome="refused"}') == before + 1
+        assert desk.metric('fednot_refused_updates_total{reason="SLOW_SENDER"}') >= 1
         assert await desk.whole("a", update) == 1, "the client may send again"
 
 
