@@ -45,7 +45,7 @@ def _section(command: Command, shared: tuple[Option, ...]) -> str:
     return join(
         f"## `{command.title}`",
         command.meaning,
-        f"```\n{command.usage}\n```",
+        f"```text\n{command.usage}\n```",
         table(_OPTION_HEAD, (option.row() for option in own)),
         link if talks else "",
     )
@@ -55,6 +55,6 @@ def _daemon(program: Program) -> str:
     return join(
         f"## `{program.title}`",
         sentence(program.kind.__doc__ or ""),
-        f"```\n{program.usage}\n```",
+        f"```text\n{program.usage}\n```",
         table(HEAD, [_CONFIG, *rows(program, keys=False)]),
     )

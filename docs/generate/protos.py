@@ -28,7 +28,7 @@ def read(root: Path = ROOT) -> Iterator[tuple[FileDescriptorProto, Comments]]:
 
 
 def _compiled(root: Path) -> FileDescriptorSet:
-    from grpc_tools import protoc
+    from grpc_tools import protoc  # type: ignore[import-untyped]
 
     names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.proto"))
     with (

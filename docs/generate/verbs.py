@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 import typer
+from typer.utils import get_params_from_function
 
 from docs.generate.markdown import cell, code, sentence
 from fednot.cli.main import app
@@ -75,11 +76,18 @@ def _option(parameter: click.Parameter, context: click.Context) -> Option:
         named=code(place) if argument else ", ".join(f"`{name}`" for name in names),
         default=_default(parameter),
         value=_value(parameter),
-        meaning=cell(sentence(getattr(parameter, "help", "") or "")),
+        meaning=cell(sentence(getattr(parameter, "help", None) or _lost_help(parameter, context))),
         variables=(variable,) if isinstance(variable, str) else tuple(variable),
         panel=getattr(parameter, "rich_help_panel", None) or "",
         argument=argument,
     )
+
+
+def _lost_help(parameter: click.Parameter, context: click.Context) -> str:
+    """The sentence of an argument, which click from 8.4 on takes from typer's older arguments."""
+    function = getattr(context.command.callback, "__wrapped__", None)
+    told = get_params_from_function(function).get(parameter.name or "") if function else None
+    return getattr(told.default, "help", None) or "" if told else ""
 
 
 def _default(parameter: click.Parameter) -> str:
@@ -119,7 +127,7 @@ def _range(kind: Any) -> str:
     return low if kind.max is None else f"{low}, up to {kind.max:,}"
 
 
-def _kind(kind: click.ParamType) -> str:
+def _kind(kind: click.ParamType[Any]) -> str:
     names = {"integer": "a whole number", "float": "a number", "text": "a text"}
     named = kind.name.removesuffix(" range")
     if named in ("path", "file", "directory") or isinstance(kind, click.Path):
