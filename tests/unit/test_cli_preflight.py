@@ -263,7 +263,6 @@ def test_plaintext_to_a_server_of_tls(server: Credentials) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        [],
         ["--insecure", "--identity", "i"],
         ["--insecure", "--server", "10.0.0.5:50051"],
         ["--insecure", "--server", "nowhere"],
