@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
-from typer import completion as shells
+from typer._completion_shared import get_completion_script
+from typer._completion_shared import install as install_script
 
-PROGRAM = "fednot"
-VARIABLE = "_FEDNOT_COMPLETE"
+PROGRAM: Final = "fednot"
+VARIABLE: Final = "_FEDNOT_COMPLETE"
 
 app = typer.Typer()
 
@@ -33,9 +34,7 @@ def completion(
 ) -> None:
     """Print what makes a shell complete `fednot`, or install it."""
     if install:
-        _, path = shells.install(shell=shell.value, prog_name=PROGRAM, complete_var=VARIABLE)
+        _, path = install_script(shell=shell.value, prog_name=PROGRAM, complete_var=VARIABLE)
         typer.echo(f"{path}: completion starts with the next terminal")
         return
-    typer.echo(
-        shells.get_completion_script(prog_name=PROGRAM, complete_var=VARIABLE, shell=shell.value)
-    )
+    typer.echo(get_completion_script(prog_name=PROGRAM, complete_var=VARIABLE, shell=shell.value))

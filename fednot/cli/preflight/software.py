@@ -28,9 +28,9 @@ def steps(device: str, task: str, arguments: Sequence[str], *, trains: bool) -> 
         yield "task", lambda: task_loads(task, arguments, trains=trains), ("torch",)
 
 
-def python(version: Sequence[int] = sys.version_info) -> Check:
+def python(version: Sequence[int] = sys.version_info[:3]) -> Check:
     """Raises CliError (LOCAL) for a Python that is too old, or one of 32 bits."""
-    shown = ".".join(str(part) for part in version[:3])
+    shown = ".".join(str(part) for part in version)
     if tuple(version[:2]) < LEAST_PYTHON:
         raise local(
             f"this is Python {shown} ({sys.executable}), and fednot needs 3.11 or newer",
