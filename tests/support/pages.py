@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -63,6 +64,7 @@ def links(text: str) -> list[str]:
     return LINK.findall(prose(text))
 
 
+@functools.cache
 def anchors(text: str) -> set[str]:
     """The anchors that GitHub gives to the headings of a page, and those that stand in it."""
     outside = "\n".join(
