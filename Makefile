@@ -18,7 +18,7 @@ DATA ?=
 LAB ?=
 QUICK := not compose and not faults and not soak and not long and not attacks
 
-.PHONY: demo lab lab-small test faults attacks fuzz soak lint protos bench clean
+.PHONY: demo lab lab-small test faults attacks fuzz soak lint protos reference bench clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -63,6 +63,10 @@ lint: $(STAMP)
 protos: $(STAMP)
 	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=. --grpc_python_out=. \
 		--mypy_out=quiet:. --mypy_grpc_out=quiet:. protos/fednot/v1/*.proto
+
+# docs/reference, from protos, command lines and settings.
+reference: $(STAMP)
+	$(BIN)/python -m docs.generate
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks $(PARTS)

@@ -53,13 +53,13 @@ def load(
     Raises SettingsError for a bad value or an unknown key or flag; `--help`, `--version` and a
     flag without its value end the process through argparse, as command lines do.
     """
-    flags = _flags(kind, program, arguments)
-    config_file = flags.pop("config", None) or environment.get(f"{prefix}CONFIG")
+    given = flags(kind, program, arguments)
+    config_file = given.pop("config", None) or environment.get(f"{prefix}CONFIG")
     known = list(dict.fromkeys([*kind.model_fields, *(others.model_fields if others else ())]))
     values = _from_file(known, Path(config_file)) if config_file else {}
     values |= _from_environment(kind, known, prefix, environment)
     values = {name: value for name, value in values.items() if name in kind.model_fields}
-    values |= flags
+    values |= given
     try:
         return kind.model_validate(values)
     except ValidationError as error:
@@ -90,7 +90,8 @@ def load_or_exit(
         raise SystemExit(USAGE_ERROR) from error
 
 
-def _flags(kind: type[Settings], program: str, arguments: Sequence[str]) -> dict[str, Any]:
+def flags(kind: type[Settings], program: str, arguments: Sequence[str]) -> dict[str, Any]:
+    """What a command line gives, as texts. Raises SettingsError for an unknown flag."""
     parser = argparse.ArgumentParser(
         prog=program,
         description=kind.__doc__,

@@ -40,7 +40,9 @@ class StateSettings(Settings):
         "--state-dir",
     )
     versions: str = Field(
-        "", description="where versions are kept instead: a directory, or s3://BUCKET/PREFIX"
+        "",
+        description="where versions are kept instead of STATE/versions: a directory, or "
+        "s3://BUCKET/PREFIX",
     )
     ledger: Path | None = Field(
         None,
@@ -124,8 +126,8 @@ class ServerSettings(StateSettings):
     )
     authority: Path | None = Field(
         None,
-        description="directory by `fednot certs init`: gives --identity and --revocations, and "
-        "lets the server sign certificates, its own too",
+        description="directory by `fednot certs init`: gives --identity (DIR/server) and "
+        "--revocations (DIR/revoked.pem), and lets the server sign certificates, its own too",
     )
     enrolment_address: str = Field(
         "", description="HOST:PORT where machines enrol by token, usual port 50052; empty for none"

@@ -11,6 +11,7 @@ from fednot.cli import (
     approvals,
     auditing,
     certs,
+    completion,
     deletions,
     demonstration,
     enrolment,
@@ -25,7 +26,6 @@ from fednot.cli import (
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Control a federation that can forget. Options go behind the verb.",
 )
@@ -41,6 +41,7 @@ app.add_typer(auditing.app, name="audit")
 app.add_typer(models.app, name="model")
 certs.app.add_typer(enrolment.app)
 app.add_typer(certs.app, name="certs")
+app.add_typer(completion.app)
 
 
 def _print_version(wanted: bool) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("fednot", "server", "client", "lab", "benchmarks", "examples", "tests")
+PACKAGES = ("fednot", "server", "client", "lab", "benchmarks", "examples", "tests", "docs")
 MAY_IMPORT = {
     "fednot": {"fednot"},
     "server": {"fednot", "server"},
@@ -18,7 +18,8 @@ MAY_IMPORT = {
     "lab": {"fednot", "server", "client", "lab"},
     "benchmarks": {"fednot", "server", "client", "benchmarks"},
     "examples": {"fednot", "examples"},
-    "tests": {"fednot", "server", "client", "lab", "benchmarks", "examples", "tests"},
+    "docs": {"fednot", "server", "client", "docs"},
+    "tests": {"fednot", "server", "client", "lab", "benchmarks", "examples", "tests", "docs"},
 }
 METRICS = ("server/metrics/*.py", "client/metrics.py")
 PURE = ("aggregation/*.py", "phases.py", "stop_rule.py", "methods/*.py")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -166,7 +167,7 @@ def test_what_is_only_unwise_warns_and_succeeds(
         found = checks(address, "--identity", str(mine.folder), code=0)
     assert outcomes(found)["warning"] == ["key", "tls", "clock", "renewal"]
     assert found["key"]["remedy"] == f"chmod 600 {mine.folder}/key.pem"
-    assert "90.0 s behind this one" in found["clock"]["message"]
+    assert re.search(r"\b(89|90)\.\d s behind this one", found["clock"]["message"])
     assert f"ends {days_from_now(20):%Y-%m-%d}" in found["renewal"]["message"]
 
 
@@ -263,7 +264,6 @@ def test_plaintext_to_a_server_of_tls(server: Credentials) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        [],
         ["--insecure", "--identity", "i"],
         ["--insecure", "--server", "10.0.0.5:50051"],
         ["--insecure", "--server", "nowhere"],

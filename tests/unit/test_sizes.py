@@ -9,6 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("fednot", "server", "client", "lab", "benchmarks", "examples", "tests", "deploy", ".ci")
+FOLDERS += ("docs",)
 GENERATED = ROOT / "fednot" / "v1"
 MAX_FILE_LINES = 450
 MAX_FUNCTION_LINES = 60
