@@ -11,6 +11,7 @@ from fednot.cli import (
     approvals,
     auditing,
     certs,
+    console,
     deletions,
     demonstration,
     enrolment,
@@ -37,6 +38,7 @@ app.add_typer(deletions.app)
 app.add_typer(approvals.app)
 app.add_typer(receipts.app)
 app.add_typer(auditing.app, name="audit")
+app.add_typer(console.app)
 app.add_typer(models.app, name="model")
 certs.app.add_typer(enrolment.app)
 app.add_typer(certs.app, name="certs")
