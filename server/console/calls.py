@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any, Final, TypeVar
 
 from google.protobuf.message import Message
 
@@ -39,6 +39,7 @@ ANSWER_SECONDS: Final = 20.0
 RETRY_AFTER: Final = 2.0
 
 Servicer = Callable[[Any, Any], Awaitable[Any]]
+T = TypeVar("T")
 
 
 class Calls:
@@ -86,7 +87,7 @@ class Calls:
         """Counts and notes a sign-in that was refused, and gives back what it is told."""
         return await self._there(self._door.refused(SIGN_IN, error, pem))
 
-    async def _there(self, work: Any) -> Any:
+    async def _there(self, work: Coroutine[Any, Any, T]) -> T:
         try:
             running = asyncio.run_coroutine_threadsafe(work, self._loop)
         except RuntimeError:

@@ -74,12 +74,10 @@ class Pages:
         self._environment.filters["time"] = _time
         self._environment.filters["outcome"] = _outcome
 
-    def html(
-        self, name: str, reader: Reader | None, status: int = 200, **given: Any
-    ) -> HTMLResponse:
+    def html(self, name: str, reader: Reader | None, code: int = 200, **given: Any) -> HTMLResponse:
         """A page; `reader` is None for one that everybody may see."""
         template = self._environment.get_template(f"{name}.html.j2")
-        return HTMLResponse(template.render(page=name, reader=reader, **given), status)
+        return HTMLResponse(template.render(page=name, reader=reader, **given), code)
 
 
 def _time(stamp: Timestamp) -> Markup | str:

@@ -7,6 +7,7 @@ import re
 import ssl
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from unittest.mock import patch
 
@@ -126,10 +127,8 @@ async def test_what_a_call_refuses_the_console_refuses_with_the_same_sentence(
 ) -> None:
     page = await with_certificate(server, Role.OPERATOR, "olga").get("/audit")
     assert page.status == 403
-    assert (
-        "operator/olga may not call AuditService.ListAuditEntries; these roles may: auditor, officer"
-        in page.text
-    )
+    told = "operator/olga may not call AuditService.ListAuditEntries; these roles may: "
+    assert f"{told}auditor, officer" in page.text
     operator = with_certificate(server, Role.OPERATOR, "olga")
     proof = (await with_certificate(server, Role.OFFICER, "dora").get("/deletions/new")).proof
     fields = {"kind": "client", "client": "c1", "request_id": "r1", "proof": proof}
@@ -173,9 +172,9 @@ async def test_a_session_ends_when_its_identity_is_revoked(server: Served) -> No
     server.identities.authority.revoke(
         Subject(Role.OFFICER, "dora", server.identities.authority.domain)
     )
-    until = time.monotonic() + 10
-    while (answer := await found.get("/")).status == 200 and time.monotonic() < until:
-        await asyncio.sleep(0.05)
+    pem = (server.identities.of(Role.OFFICER, "dora") / "cert.pem").read_bytes()
+    await eventually("the server reads its files", lambda: not server.identity.holds(pem))
+    answer = await found.get("/")
     assert answer.status == 401
     assert "revoked" in answer.text
     assert (await shown.get("/")).status == 401
@@ -315,11 +314,8 @@ async def test_a_silent_connection_is_cut_and_places_are_few(server: Served) -> 
         await asyncio.sleep(0.1)
         third, closing = await asyncio.open_connection("127.0.0.1", server.console_port)
         assert await asyncio.wait_for(third.read(), 5) == b""
-        begun = time.monotonic()
-        with pytest.raises((ConnectionError, ssl.SSLError)):
+        with suppress(ConnectionError, ssl.SSLError):
             assert await asyncio.wait_for(reader.read(), 5) == b""
-            raise ConnectionResetError
-        assert time.monotonic() - begun < 5
         for each in (writer, silent[1], closing):
             each.close()
 
