@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import logging
 import socket
-import ssl
 import threading
 from typing import Final
 
@@ -130,18 +129,21 @@ class ConsoleListener:
             task.add_done_callback(self._handshakes.discard)
 
     async def _welcome(self, accepted: socket.socket, config: uvicorn.Config) -> None:
-        running = asyncio.get_running_loop()
         try:
             context = self._context.present()
-            await running.connect_accepted_socket(
+        except OSError as error:
+            accepted.close()
+            log.warning("the console has no TLS to serve with: %s", error)
+            return
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: ConsoleProtocol(config, self._state, {}),
                 accepted,
                 ssl=context,
                 ssl_handshake_timeout=HANDSHAKE_SECONDS if context else None,
                 ssl_shutdown_timeout=GOODBYE_SECONDS if context else None,
             )
-        except (OSError, ssl.SSLError) as error:
-            accepted.close()
+        except OSError as error:  # a handshake that fails or takes too long
             log.debug("a connection to the console came to nothing: %s", error)
 
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from starlette.requests import Request
 
-from fednot.address import is_loopback
+from fednot.address import UNIX, is_loopback
 from fednot.errors import CATALOGUE, Code, FednotError
 from server.console.calls import Calls
 from server.console.forms import BadFormError, Proofs
@@ -68,5 +68,5 @@ def check_host(request: Request) -> None:
     """
     host = request.headers.get("host", "")
     named = host if host.rpartition(":")[2].isdecimal() else f"{host}:80"
-    if not is_loopback(named):
+    if named.startswith(UNIX) or not is_loopback(named):
         raise BadFormError(403, "over plaintext the console is reached by 127.0.0.1 or localhost")

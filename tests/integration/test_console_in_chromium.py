@@ -100,7 +100,8 @@ def tab_to(page: Page, words: str) -> None:
         found = page.evaluate(
             """() => {
               const at = document.activeElement, style = getComputedStyle(at);
-              return [at.labels?.[0]?.innerText || at.innerText || "",
+              const words = at === document.body ? "" : at.innerText;
+              return [at.labels?.[0]?.innerText || words || "",
                       style.outlineStyle + " " + style.outlineWidth];
             }"""
         )

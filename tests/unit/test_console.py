@@ -15,7 +15,9 @@ import pytest
 from support.browser import Browser
 from support.served import ANY_PORT, CALL, Served, eventually, refusal, served
 from support.state import BY_TEST
+from typer.testing import CliRunner
 
+from fednot.cli.main import app
 from fednot.errors import Reason
 from fednot.identity.subject import Role, Subject
 from fednot.v1 import deletion_pb2, deletion_pb2_grpc, identity_pb2, identity_pb2_grpc
@@ -348,6 +350,18 @@ async def test_plaintext_serves_this_machine_alone(tmp_path: Path) -> None:
             identity_pb2.CreateConsoleLinkRequest(), timeout=CALL
         )
         assert made.path == "/"
+
+
+async def test_the_command_prints_a_link_that_signs_in(server: Served) -> None:
+    identity = str(server.identities.of(Role.AUDITOR, "ada"))
+    words = ["console", "--server", server.address, "--identity", identity]
+    found = await asyncio.to_thread(CliRunner().invoke, app, words)
+    assert found.exit_code == 0, found.output
+    start = f"https://127.0.0.1:{server.console_port}/sign-in#"
+    (link,) = [line for line in found.stdout.splitlines() if line.startswith(start)]
+    visitor = browser(server)
+    assert (await visitor.post("/sign-in", {"code": link})).status == 303
+    assert "auditor/ada" in (await visitor.get("/")).text
 
 
 async def test_without_a_console_there_is_no_link(tmp_path: Path) -> None:
