@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -25,6 +26,7 @@ from server.console import listener as listening
 from server.console import protocol
 from server.console.forms import MOST_BYTES
 from server.records import ClientRecord
+from server.settings import ServerSettings
 from server.state import client_rows
 
 HOSTILE = "<script>alert('&')</script>"
@@ -350,6 +352,21 @@ async def test_plaintext_serves_this_machine_alone(tmp_path: Path) -> None:
             identity_pb2.CreateConsoleLinkRequest(), timeout=CALL
         )
         assert made.path == "/"
+
+
+def test_plaintext_is_not_served_to_other_machines(tmp_path: Path) -> None:
+    given = {"insecure": True, "task": "t.py:T", "state_dir": tmp_path}
+    with pytest.raises(ValueError, match="--insecure serves loopback only and 0.0.0.0:9466"):
+        ServerSettings.model_validate(given | {"console_address": "0.0.0.0:9466"})
+
+
+async def test_it_stops_with_the_server(tmp_path: Path) -> None:
+    async with served(tmp_path, insecure=True, console_address=ANY_PORT) as server:
+        found = Browser(server.console_port)
+        assert (await found.get("/")).status == 200
+    with pytest.raises(ConnectionRefusedError):
+        await found.get("/")
+    assert "fednot-console" not in {thread.name for thread in threading.enumerate()}
 
 
 async def test_the_command_prints_a_link_that_signs_in(server: Served) -> None:
