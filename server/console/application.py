@@ -23,6 +23,7 @@ from server.console import calls as methods
 from server.console.calls import Calls
 from server.console.deleting import FIELDS, request_of, what_happens
 from server.console.forms import BadFormError, check_proof, posted
+from server.console.protocol import MOST_HEADERS
 from server.console.readers import COOKIE, Readers, SignInNeeded, check_host
 from server.console.rendering import Pages, Reader, static_files
 from server.console.sessions import SessionDesk
@@ -58,6 +59,7 @@ HEADERS: Final = {
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
     "cache-control": "no-store",
 }
+_TOO_MUCH: Final = Response("the request's headers are too large\n", 431)
 _BY_CALL: Final = "a client asks for its own deletion by `fednot unlearn`; the form is for officers"
 
 
@@ -285,7 +287,9 @@ class Console:
 
 
 class WithHeaders:
-    """Gives every answer the headers that tell a browser what it must not do with it."""
+    """Gives every answer the headers that tell a browser what it must not do with it, and refuses
+    requests whose own headers have more than MOST_HEADERS bytes.
+    """
 
     def __init__(self, application: ASGIApp) -> None:
         self._application = application
@@ -298,7 +302,9 @@ class WithHeaders:
                 MutableHeaders(scope=message).update(HEADERS)
             await send(message)
 
-        await self._application(scope, receive, marked)
+        size = sum(len(name) + len(value) for name, value in scope["headers"])
+        answer = self._application if size <= MOST_HEADERS else _TOO_MUCH
+        await answer(scope, receive, marked)
 
 
 def _check_decides(reader: Reader) -> None:

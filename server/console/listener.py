@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 from uvicorn.server import ServerState
 
 from fednot.tls_contexts import browsers_context
-from server.console.protocol import ConsoleProtocol
+from server.console.protocol import MOST_HEADERS, ConsoleProtocol
 from server.data_channel.listener import listening
 from server.identity import ServerIdentity
 from server.present_context import PresentContext
@@ -26,7 +26,6 @@ MOST_CONNECTIONS: Final = 64
 HANDSHAKE_SECONDS: Final = 10.0
 GOODBYE_SECONDS: Final = 2.0
 KEEP_ALIVE_SECONDS: Final = 15
-MOST_HEADERS: Final = 16 << 10
 _END_SECONDS: Final = 5.0
 _ACCEPT_PAUSE: Final = 0.1
 

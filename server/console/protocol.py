@@ -12,6 +12,7 @@ CERTIFICATE: Final = "certificate"
 """Where a request's state has the certificate of its connection, as PEM; None without one."""
 CONNECTION_SECONDS: Final = 60.0
 LAST_SECONDS: Final = 30.0
+MOST_HEADERS: Final = 16 << 10
 
 
 class ConsoleProtocol(H11Protocol):

@@ -13,7 +13,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
-from support.browser import Browser
+from support.browser import PATIENCE, Browser
 from support.served import ANY_PORT, CALL, Served, eventually, refusal, served
 from support.state import BY_TEST
 from typer.testing import CliRunner
@@ -300,28 +300,24 @@ async def test_what_is_asked_is_bounded(server: Served) -> None:
     many = {f"f{number}": "x" for number in range(100)} | {"proof": proof}
     assert (await found.post("/deletions/review", many)).status == 400
     header = await found.get("/", X_Long="x" * 40_000)
-    assert header.status in (400, 431)
+    assert header.status == 431
     assert (await found.get("/deletions/job-1")).status == 404
     assert (await found.get("/rounds?after=x")).status == 400
 
 
 async def test_a_silent_connection_is_cut_and_places_are_few(server: Served) -> None:
-    with (
-        patch.object(protocol, "CONNECTION_SECONDS", 0.3),
-        patch.object(listening, "MOST_CONNECTIONS", 2),
-    ):
-        context = ssl._create_unverified_context()
-        reader, writer = await asyncio.open_connection(
-            "127.0.0.1", server.console_port, ssl=context
-        )
-        silent = await asyncio.open_connection("127.0.0.1", server.console_port)
-        await asyncio.sleep(0.1)
-        third, closing = await asyncio.open_connection("127.0.0.1", server.console_port)
-        assert await asyncio.wait_for(third.read(), 5) == b""
+    place = ("127.0.0.1", server.console_port)
+    with patch.object(listening, "MOST_CONNECTIONS", 2):
+        silent = [await asyncio.open_connection(*place) for _ in range(3)]
+        assert await asyncio.wait_for(silent[2][0].read(), PATIENCE) == b""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with patch.object(protocol, "CONNECTION_SECONDS", 0.1):
+        reader, writer = await asyncio.open_connection(*place, ssl=context)
         with suppress(ConnectionError, ssl.SSLError):
-            assert await asyncio.wait_for(reader.read(), 5) == b""
-        for each in (writer, silent[1], closing):
-            each.close()
+            assert await asyncio.wait_for(reader.read(), PATIENCE) == b""
+    for each in (writer, *(pair[1] for pair in silent)):
+        each.close()
 
 
 async def test_a_new_certificate_of_the_server_is_shown(server: Served) -> None:
@@ -356,7 +352,7 @@ async def test_plaintext_serves_this_machine_alone(tmp_path: Path) -> None:
 
 def test_plaintext_is_not_served_to_other_machines(tmp_path: Path) -> None:
     given = {"insecure": True, "task": "t.py:T", "state_dir": tmp_path}
-    with pytest.raises(ValueError, match="--insecure serves loopback only and 0.0.0.0:9466"):
+    with pytest.raises(ValueError, match=r"--insecure serves loopback only and 0\.0\.0\.0:9466"):
         ServerSettings.model_validate(given | {"console_address": "0.0.0.0:9466"})
 
 
