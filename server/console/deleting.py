@@ -44,7 +44,7 @@ def what_happens(
     """What a deletion does if it is confirmed now, a sentence for each thing."""
     told = [_bar(request.scope)]
     if needs_approval:
-        told.append("The job waits until a second identity approves it: `fednot approve`.")
+        told.append("The job waits until a second identity approves it by “fednot approve”.")
     if status.HasField("round"):
         told.append(f"Round {status.round.round}, which runs now, is aborted and done again later.")
     if status.HasField("released"):
@@ -65,7 +65,7 @@ def what_happens(
     )
     told.append("At the end the older versions and cached updates are destroyed for good.")
     told.append(
-        "Until the model is changed, `fednot cancel` takes the deletion back; then nothing."
+        "Until the model is changed, “fednot cancel” takes the deletion back; then nothing."
     )
     return told
 
