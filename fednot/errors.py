@@ -113,6 +113,7 @@ class Reason(StrEnum):
     NOT_YOUR_DELETION = auto()
     INVALID_CERTIFICATE_REQUEST = auto()
     NO_AUTHORITY = auto()
+    NO_CONSOLE = auto()
     INVALID_TOKEN = auto()
     TOKEN_EXPIRED = auto()
     TOKEN_USED = auto()
@@ -288,6 +289,7 @@ CATALOGUE: Final[dict[Reason, Entry]] = {
     Reason.NO_AUTHORITY: Entry(
         _STATE, "Sign where the authority is (`fednot certs sign`), or start with --authority."
     ),
+    Reason.NO_CONSOLE: Entry(_STATE, "Start the server with --console-address 0.0.0.0:9466."),
     Reason.INVALID_TOKEN: Entry(_WHO, "Copy the whole token, or have a new one made."),
     Reason.TOKEN_EXPIRED: Entry(_WHO, "Have a new token made: `fednot certs token`."),
     Reason.TOKEN_USED: Entry(

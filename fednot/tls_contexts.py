@@ -20,6 +20,15 @@ def serving_context(credentials: Credentials) -> ssl.SSLContext:
     return _with(context, credentials)
 
 
+def browsers_context(credentials: Credentials) -> ssl.SSLContext:
+    """For a server that browsers reach: it checks a certificate if one is shown, over HTTP/1.1."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.verify_mode = ssl.CERT_OPTIONAL
+    context.num_tickets = 0
+    context.set_alpn_protocols(["http/1.1"])
+    return _with(context, credentials)
+
+
 def dialling_context(credentials: Credentials) -> ssl.SSLContext:
     """For a client that checks the server's certificate and name, and shows its own."""
     return _with(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), credentials)

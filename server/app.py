@@ -126,7 +126,11 @@ def _masking(settings: ServerSettings, identity: ServerIdentity | None) -> Maski
 
 def _places(settings: ServerSettings) -> str:
     how = "in plaintext" if settings.insecure else "over mutual TLS"
-    beside = (("enrolment", settings.enrolment_address), ("data channel", settings.data_address))
+    beside = (
+        ("enrolment", settings.enrolment_address),
+        ("data channel", settings.data_address),
+        ("console", settings.console_address),
+    )
     more = (f", {what} on {address}" for what, address in beside if address)
     return f"{settings.address} {how}" + "".join(more)
 

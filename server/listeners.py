@@ -1,5 +1,5 @@
 """The listeners: gRPC for everybody who has a certificate, gRPC for machines that have none yet,
-and the data channel.
+the data channel, and the console.
 
 The first two are two because gRPC demands a certificate of every connection to a port, or asks for
 none. Each has a guard or a door of its own; nothing is reached past one.
@@ -38,6 +38,10 @@ from fednot.v1 import (
 )
 from server.audit import RefusalLog
 from server.cohorts.remote import RemoteCohort
+from server.console.application import Console
+from server.console.calls import Calls
+from server.console.listener import ConsoleListener
+from server.console.sessions import SessionDesk
 from server.coordinator import Coordinator
 from server.data_channel.listener import DataChannel
 from server.federation import Federation
@@ -152,6 +156,8 @@ class Listeners:
             self._limits,
             self._connections,
         )
+        self.console: Final = ConsoleListener(identity)
+        self._desk = SessionDesk()
 
     async def start(self) -> None:
         """Serves on every address of the settings. Raises StateError if one is taken."""
@@ -163,8 +169,23 @@ class Listeners:
         if identity is not None and settings.enrolment_address:
             server = self._enrolment_server()
             await self._serve(server, settings.enrolment_address, identity.enrolment_credentials())
+        if settings.console_address:
+            await self._start_console(settings.console_address)
         for name in ("", *SERVICE_NAMES):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+
+    async def _start_console(self, address: str) -> None:
+        calls = Calls(
+            self._federation,
+            self._coordinator,
+            self._cohort,
+            self._identity,
+            self.refusals,
+            self._limits,
+        )
+        console = Console(calls, self._desk, insecure=self._identity is None)
+        await self.console.start(address, console.application, self._settings.stop_grace)
+        self._desk.port = self.console.port
 
     async def say_that_it_stops(self) -> None:
         """Tells those who ask for the health."""
@@ -174,7 +195,9 @@ class Listeners:
         """Gives calls the grace of the settings to end; then every refusal is in the audit."""
         grace = self._settings.stop_grace
         await asyncio.gather(
-            self.data.stop(grace), *(server.stop(grace) for server in self._servers)
+            self.data.stop(grace),
+            self.console.stop(grace),
+            *(server.stop(grace) for server in self._servers),
         )
         self._signing.close()
         await self.refusals.flush()
@@ -235,7 +258,7 @@ class Listeners:
             SecureAggregationServicer(federation, self._cohort), server
         )
         identity_pb2_grpc.add_IdentityServiceServicer_to_server(
-            IdentityServicer(federation, identity, self._signing), server
+            IdentityServicer(federation, identity, self._signing, self._desk), server
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if self._settings.reflection:

@@ -110,6 +110,9 @@ class ServerSettings(StateSettings):
     http_address: str = Field(
         "127.0.0.1:9464", description="HOST:PORT of /metrics and /healthz, empty for none"
     )
+    console_address: str = Field(
+        "", description="HOST:PORT of the console for browsers, usual port 9466; empty for none"
+    )
     task: str = Field(
         "", description="the Task, FILE.py:Class: it builds the model, traces it and evaluates"
     )
@@ -354,7 +357,8 @@ class ServerSettings(StateSettings):
             raise ValueError(
                 f"--insecure serves without identities and {given[0]} needs them; keep one"
             )
-        for address in (self.address, self.data_address or self.address):
+        beside = (self.data_address, self.console_address)
+        for address in (self.address, *filter(None, beside)):
             if not is_loopback(address):
                 raise ValueError(
                     f"--insecure serves loopback only and {address} is not; give --authority DIR "

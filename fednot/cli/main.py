@@ -12,6 +12,7 @@ from fednot.cli import (
     auditing,
     certs,
     completion,
+    console,
     deletions,
     demonstration,
     enrolment,
@@ -38,6 +39,7 @@ app.add_typer(deletions.app)
 app.add_typer(approvals.app)
 app.add_typer(receipts.app)
 app.add_typer(auditing.app, name="audit")
+app.add_typer(console.app)
 app.add_typer(models.app, name="model")
 certs.app.add_typer(enrolment.app)
 app.add_typer(certs.app, name="certs")

@@ -26,15 +26,15 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x66\x65\x64not/v1/identity.proto\x12\tfednot.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"5\n\x06\x43\x61ller\x12\x1d\n\x04role\x18\x01 \x01(\x0e\x32\x0f.fednot.v1.Role\x12\x0c\n\x04name\x18\x02 \x01(\t\"a\n\x11SignedCertificate\x12\r\n\x05\x63hain\x18\x01 \x01(\x0c\x12\r\n\x05trust\x18\x02 \x01(\x0c\x12.\n\nexpires_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"<\n\rEnrollRequest\x12\x0e\n\x06secret\x18\x01 \x01(\t\x12\x1b\n\x13\x63\x65rtificate_request\x18\x02 \x01(\x0c\"C\n\x0e\x45nrollResponse\x12\x31\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0b\x32\x1c.fednot.v1.SignedCertificate\"\x14\n\x12GetIdentityRequest\"\xe1\x01\n\x13GetIdentityResponse\x12!\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x11.fednot.v1.Caller\x12\x0e\n\x06\x64omain\x18\x02 \x01(\t\x12.\n\nexpires_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x03now\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10software_version\x18\x05 \x01(\t\x12\x11\n\tcan_renew\x18\x06 \x01(\x08\x12\x11\n\tpermitted\x18\x07 \x03(\t\"R\n\x12\x43reateTokenRequest\x12\x0e\n\x06\x63lient\x18\x01 \x01(\t\x12,\n\tvalid_for\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"T\n\x13\x43reateTokenResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12.\n\nexpires_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"6\n\x17RenewCertificateRequest\x12\x1b\n\x13\x63\x65rtificate_request\x18\x01 \x01(\x0c\"M\n\x18RenewCertificateResponse\x12\x31\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0b\x32\x1c.fednot.v1.SignedCertificate*u\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_CLIENT\x10\x01\x12\x10\n\x0cROLE_OFFICER\x10\x02\x12\x11\n\rROLE_OPERATOR\x10\x03\x12\x10\n\x0cROLE_AUDITOR\x10\x04\x12\x0f\n\x0bROLE_SERVER\x10\x05\x32Q\n\x10\x45nrolmentService\x12=\n\x06\x45nroll\x12\x18.fednot.v1.EnrollRequest\x1a\x19.fednot.v1.EnrollResponse2\x8a\x02\n\x0fIdentityService\x12L\n\x0bGetIdentity\x12\x1d.fednot.v1.GetIdentityRequest\x1a\x1e.fednot.v1.GetIdentityResponse\x12L\n\x0b\x43reateToken\x12\x1d.fednot.v1.CreateTokenRequest\x1a\x1e.fednot.v1.CreateTokenResponse\x12[\n\x10RenewCertificate\x12\".fednot.v1.RenewCertificateRequest\x1a#.fednot.v1.RenewCertificateResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x66\x65\x64not/v1/identity.proto\x12\tfednot.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"5\n\x06\x43\x61ller\x12\x1d\n\x04role\x18\x01 \x01(\x0e\x32\x0f.fednot.v1.Role\x12\x0c\n\x04name\x18\x02 \x01(\t\"a\n\x11SignedCertificate\x12\r\n\x05\x63hain\x18\x01 \x01(\x0c\x12\r\n\x05trust\x18\x02 \x01(\x0c\x12.\n\nexpires_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"<\n\rEnrollRequest\x12\x0e\n\x06secret\x18\x01 \x01(\t\x12\x1b\n\x13\x63\x65rtificate_request\x18\x02 \x01(\x0c\"C\n\x0e\x45nrollResponse\x12\x31\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0b\x32\x1c.fednot.v1.SignedCertificate\"\x14\n\x12GetIdentityRequest\"\xe1\x01\n\x13GetIdentityResponse\x12!\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x11.fednot.v1.Caller\x12\x0e\n\x06\x64omain\x18\x02 \x01(\t\x12.\n\nexpires_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x03now\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10software_version\x18\x05 \x01(\t\x12\x11\n\tcan_renew\x18\x06 \x01(\x08\x12\x11\n\tpermitted\x18\x07 \x03(\t\"R\n\x12\x43reateTokenRequest\x12\x0e\n\x06\x63lient\x18\x01 \x01(\t\x12,\n\tvalid_for\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"T\n\x13\x43reateTokenResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12.\n\nexpires_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"6\n\x17RenewCertificateRequest\x12\x1b\n\x13\x63\x65rtificate_request\x18\x01 \x01(\x0c\"M\n\x18RenewCertificateResponse\x12\x31\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0b\x32\x1c.fednot.v1.SignedCertificate\"\x1a\n\x18\x43reateConsoleLinkRequest\"g\n\x19\x43reateConsoleLinkResponse\x12\x0c\n\x04port\x18\x01 \x01(\r\x12\x0c\n\x04path\x18\x02 \x01(\t\x12.\n\nexpires_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*u\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_CLIENT\x10\x01\x12\x10\n\x0cROLE_OFFICER\x10\x02\x12\x11\n\rROLE_OPERATOR\x10\x03\x12\x10\n\x0cROLE_AUDITOR\x10\x04\x12\x0f\n\x0bROLE_SERVER\x10\x05\x32Q\n\x10\x45nrolmentService\x12=\n\x06\x45nroll\x12\x18.fednot.v1.EnrollRequest\x1a\x19.fednot.v1.EnrollResponse2\xea\x02\n\x0fIdentityService\x12L\n\x0bGetIdentity\x12\x1d.fednot.v1.GetIdentityRequest\x1a\x1e.fednot.v1.GetIdentityResponse\x12L\n\x0b\x43reateToken\x12\x1d.fednot.v1.CreateTokenRequest\x1a\x1e.fednot.v1.CreateTokenResponse\x12[\n\x10RenewCertificate\x12\".fednot.v1.RenewCertificateRequest\x1a#.fednot.v1.RenewCertificateResponse\x12^\n\x11\x43reateConsoleLink\x12#.fednot.v1.CreateConsoleLinkRequest\x1a$.fednot.v1.CreateConsoleLinkResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'fednot.v1.identity_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=944
-  _globals['_ROLE']._serialized_end=1061
+  _globals['_ROLE']._serialized_start=1077
+  _globals['_ROLE']._serialized_end=1194
   _globals['_CALLER']._serialized_start=104
   _globals['_CALLER']._serialized_end=157
   _globals['_SIGNEDCERTIFICATE']._serialized_start=159
@@ -55,8 +55,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RENEWCERTIFICATEREQUEST']._serialized_end=863
   _globals['_RENEWCERTIFICATERESPONSE']._serialized_start=865
   _globals['_RENEWCERTIFICATERESPONSE']._serialized_end=942
-  _globals['_ENROLMENTSERVICE']._serialized_start=1063
-  _globals['_ENROLMENTSERVICE']._serialized_end=1144
-  _globals['_IDENTITYSERVICE']._serialized_start=1147
-  _globals['_IDENTITYSERVICE']._serialized_end=1413
+  _globals['_CREATECONSOLELINKREQUEST']._serialized_start=944
+  _globals['_CREATECONSOLELINKREQUEST']._serialized_end=970
+  _globals['_CREATECONSOLELINKRESPONSE']._serialized_start=972
+  _globals['_CREATECONSOLELINKRESPONSE']._serialized_end=1075
+  _globals['_ENROLMENTSERVICE']._serialized_start=1196
+  _globals['_ENROLMENTSERVICE']._serialized_end=1277
+  _globals['_IDENTITYSERVICE']._serialized_start=1280
+  _globals['_IDENTITYSERVICE']._serialized_end=1642
 # @@protoc_insertion_point(module_scope)

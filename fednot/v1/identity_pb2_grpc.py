@@ -128,6 +128,11 @@ class IdentityServiceStub(object):
                 request_serializer=fednot_dot_v1_dot_identity__pb2.RenewCertificateRequest.SerializeToString,
                 response_deserializer=fednot_dot_v1_dot_identity__pb2.RenewCertificateResponse.FromString,
                 _registered_method=True)
+        self.CreateConsoleLink = channel.unary_unary(
+                '/fednot.v1.IdentityService/CreateConsoleLink',
+                request_serializer=fednot_dot_v1_dot_identity__pb2.CreateConsoleLinkRequest.SerializeToString,
+                response_deserializer=fednot_dot_v1_dot_identity__pb2.CreateConsoleLinkResponse.FromString,
+                _registered_method=True)
 
 
 class IdentityServiceServicer(object):
@@ -155,6 +160,13 @@ class IdentityServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateConsoleLink(self, request, context):
+        """Makes a link with which the caller's browser can sign in to the console, once and soon.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_IdentityServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -172,6 +184,11 @@ def add_IdentityServiceServicer_to_server(servicer, server):
                     servicer.RenewCertificate,
                     request_deserializer=fednot_dot_v1_dot_identity__pb2.RenewCertificateRequest.FromString,
                     response_serializer=fednot_dot_v1_dot_identity__pb2.RenewCertificateResponse.SerializeToString,
+            ),
+            'CreateConsoleLink': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateConsoleLink,
+                    request_deserializer=fednot_dot_v1_dot_identity__pb2.CreateConsoleLinkRequest.FromString,
+                    response_serializer=fednot_dot_v1_dot_identity__pb2.CreateConsoleLinkResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -256,6 +273,33 @@ class IdentityService(object):
             '/fednot.v1.IdentityService/RenewCertificate',
             fednot_dot_v1_dot_identity__pb2.RenewCertificateRequest.SerializeToString,
             fednot_dot_v1_dot_identity__pb2.RenewCertificateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateConsoleLink(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fednot.v1.IdentityService/CreateConsoleLink',
+            fednot_dot_v1_dot_identity__pb2.CreateConsoleLinkRequest.SerializeToString,
+            fednot_dot_v1_dot_identity__pb2.CreateConsoleLinkResponse.FromString,
             options,
             channel_credentials,
             insecure,

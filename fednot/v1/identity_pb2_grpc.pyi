@@ -79,6 +79,8 @@ class IdentityServiceStub:
     """Makes a one-time token with which one client can enrol."""
     RenewCertificate: _grpc.UnaryUnaryMultiCallable[_identity_pb2.RenewCertificateRequest, _identity_pb2.RenewCertificateResponse]
     """Signs a new certificate for the caller, for the same role and name."""
+    CreateConsoleLink: _grpc.UnaryUnaryMultiCallable[_identity_pb2.CreateConsoleLinkRequest, _identity_pb2.CreateConsoleLinkResponse]
+    """Makes a link with which the caller's browser can sign in to the console, once and soon."""
 
 @_typing.type_check_only
 class IdentityServiceAsyncStub(IdentityServiceStub):
@@ -91,6 +93,8 @@ class IdentityServiceAsyncStub(IdentityServiceStub):
     """Makes a one-time token with which one client can enrol."""
     RenewCertificate: _aio.UnaryUnaryMultiCallable[_identity_pb2.RenewCertificateRequest, _identity_pb2.RenewCertificateResponse]  # type: ignore[assignment]
     """Signs a new certificate for the caller, for the same role and name."""
+    CreateConsoleLink: _aio.UnaryUnaryMultiCallable[_identity_pb2.CreateConsoleLinkRequest, _identity_pb2.CreateConsoleLinkResponse]  # type: ignore[assignment]
+    """Makes a link with which the caller's browser can sign in to the console, once and soon."""
 
 class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
     """For everybody who has a certificate."""
@@ -118,5 +122,13 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_identity_pb2.RenewCertificateResponse, _abc.Awaitable[_identity_pb2.RenewCertificateResponse]]:
         """Signs a new certificate for the caller, for the same role and name."""
+
+    @_abc_1.abstractmethod
+    def CreateConsoleLink(
+        self,
+        request: _identity_pb2.CreateConsoleLinkRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_pb2.CreateConsoleLinkResponse, _abc.Awaitable[_identity_pb2.CreateConsoleLinkResponse]]:
+        """Makes a link with which the caller's browser can sign in to the console, once and soon."""
 
 def add_IdentityServiceServicer_to_server(servicer: IdentityServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import socket
-import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from server.data_channel.transfers import Transfers
 from server.federation import Federation
 from server.identity import ServerIdentity
 from server.limits.callers import CallerLimits
+from server.present_context import PresentContext
 from server.services.door import Door, Refusals
 from server.services.downloads import DownloadDesk
 from server.state.database import StateError
@@ -62,7 +62,7 @@ class DataChannel:
         self._door = Door(federation.metrics, identity, refusals, limits=limits)
         self._uploads = uploads
         self._downloads = DownloadDesk(federation, cohort)
-        self._context = _Context(identity)
+        self._context = PresentContext(identity, serving_context)
         self._serving: set[Connection] = set()
         self._turning_away: set[Connection] = set()
         self._listener: socket.socket | None = None
@@ -71,7 +71,7 @@ class DataChannel:
     async def start(self, address: str) -> None:
         """Listens on HOST:PORT. Raises StateError if that cannot be."""
         try:
-            self._listener = _listening(address)
+            self._listener = listening(address)
         except OSError as error:
             raise StateError(
                 f"cannot serve the data channel on {address}: {error.strerror}; is the port taken?"
@@ -179,27 +179,8 @@ class DataChannel:
         self._metrics.transfers.show_connections(len(self._serving))
 
 
-class _Context:
-    """What TLS serves with: made anew when the identity's files were replaced. Thread-safe."""
-
-    def __init__(self, identity: ServerIdentity | None) -> None:
-        self._identity = identity
-        self._made: ssl.SSLContext | None = None
-        self._made_of: object = None
-        self._lock = threading.Lock()
-
-    def present(self) -> ssl.SSLContext | None:
-        """The context for the next handshake; None for plaintext."""
-        if self._identity is None:
-            return None
-        with self._lock:
-            own = self._identity.own
-            if own is not self._made_of:
-                self._made, self._made_of = serving_context(own), own
-            return self._made
-
-
-def _listening(address: str) -> socket.socket:
+def listening(address: str) -> socket.socket:
+    """A socket that listens on HOST:PORT. Raises OSError or ValueError if that cannot be."""
     host, port = addresses.split(address)
     family, _, _, _, place = socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE

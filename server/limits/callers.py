@@ -30,6 +30,7 @@ DECISIVE: Final = frozenset(
         "/fednot.v1.AuditService/DestroyPseudonym",
         "/fednot.v1.ReceiptService/RotateReceiptKey",
         "/fednot.v1.IdentityService/CreateToken",
+        "/fednot.v1.IdentityService/CreateConsoleLink",
     }
 )
 """Calls that begin or end something, of which the server keeps an entry for ever."""

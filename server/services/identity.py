@@ -14,6 +14,7 @@ from fednot.identity.certificates import read_certificates
 from fednot.identity.subject import Role, Subject
 from fednot.identity.token import Token
 from fednot.v1 import identity_pb2, identity_pb2_grpc
+from server.console.sessions import LINK_SECONDS, SessionDesk
 from server.federation import Federation
 from server.identity import ServerIdentity
 from server.records import AuditEvent
@@ -36,8 +37,13 @@ class IdentityServicer(identity_pb2_grpc.IdentityServiceServicer):
     """Answers those who have a certificate; `identity` is None over plaintext."""
 
     def __init__(
-        self, federation: Federation, identity: ServerIdentity | None, signing: Signing
+        self,
+        federation: Federation,
+        identity: ServerIdentity | None,
+        signing: Signing,
+        console: SessionDesk,
     ) -> None:
+        self._console = console
         self._database = federation.database
         self._identity = identity
         self._signing = signing
@@ -104,6 +110,24 @@ class IdentityServicer(identity_pb2_grpc.IdentityServiceServicer):
             Commit.CERTIFICATE_RENEWED, lambda c: audit_rows.append(c, event, time.time())
         )
         return identity_pb2.RenewCertificateResponse(certificate=signed)
+
+    async def CreateConsoleLink(
+        self, request: identity_pb2.CreateConsoleLinkRequest, context: Context
+    ) -> identity_pb2.CreateConsoleLinkResponse:
+        """Makes a link for the caller's browser; over plaintext it has no code."""
+        if not self._console.port:
+            raise FednotError(Reason.NO_CONSOLE, "this server serves no console")
+        caller, shown = callers.current(), callers.certificate()
+        if shown is None:
+            return identity_pb2.CreateConsoleLinkResponse(port=self._console.port, path="/")
+        now = time.time()
+        event = AuditEvent(caller, "IdentityService.CreateConsoleLink", subject=caller.key)
+        await self._database.write(Commit.TOKEN_MADE, lambda c: audit_rows.append(c, event, now))
+        return identity_pb2.CreateConsoleLinkResponse(
+            port=self._console.port,
+            path=f"/sign-in#{self._console.link(shown, caller.key)}",
+            expires_at=timestamp(now + LINK_SECONDS),
+        )
 
 
 def _seconds_valid(request: identity_pb2.CreateTokenRequest) -> float:

@@ -73,6 +73,7 @@ _ROWS: Final[Mapping[str, Mapping[str, frozenset[Role]]]] = {
         "GetIdentity": _PEOPLE_AND_CLIENTS,
         "CreateToken": _OPERATOR,
         "RenewCertificate": _PEOPLE_AND_CLIENTS,
+        "CreateConsoleLink": _PEOPLE_AND_CLIENTS,
     },
     "grpc.health.v1.Health": {"Check": _EVERYBODY, "List": _EVERYBODY, "Watch": _EVERYBODY},
     "grpc.reflection.v1alpha.ServerReflection": {"ServerReflectionInfo": _EVERYBODY},

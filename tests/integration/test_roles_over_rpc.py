@@ -78,6 +78,7 @@ MAY: dict[str, set[Role]] = {
     "fednot.v1.IdentityService/GetIdentity": HOLDERS,
     "fednot.v1.IdentityService/CreateToken": {OPERATOR},
     "fednot.v1.IdentityService/RenewCertificate": HOLDERS,
+    "fednot.v1.IdentityService/CreateConsoleLink": HOLDERS,
     ENROL: set(),
     "grpc.health.v1.Health/Check": HOLDERS,
     "grpc.health.v1.Health/Watch": HOLDERS,

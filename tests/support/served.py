@@ -69,6 +69,10 @@ class Served:
         return f"127.0.0.1:{self._listeners.ports[0]}"
 
     @property
+    def console_port(self) -> int:
+        return self._listeners.console.port
+
+    @property
     def enrolment_address(self) -> str:
         return f"127.0.0.1:{self._listeners.ports[1]}"
 
@@ -107,11 +111,11 @@ class Served:
 
 @asynccontextmanager
 async def served(
-    folder: Path, *, insecure: bool = False, signs: bool = True
+    folder: Path, *, insecure: bool = False, signs: bool = True, **more: object
 ) -> AsyncIterator[Served]:
     """Listeners of a new federation, with an authority that the server signs with if `signs`."""
     identities = Identities(folder)
-    settings = _settings(folder, identities, insecure=insecure, signs=signs)
+    settings = _settings(folder, identities, more, insecure=insecure, signs=signs)
     database = Database(folder / "state.sqlite3")
     ledger = await open_ledger(folder / "ledger.jsonl", database)
     initial = initial_model.from_task(SmallDigits(trace="no"), 0)
@@ -147,7 +151,7 @@ async def served(
 
 
 def _settings(
-    folder: Path, identities: Identities, *, insecure: bool, signs: bool
+    folder: Path, identities: Identities, given: dict[str, object], *, insecure: bool, signs: bool
 ) -> ServerSettings:
     directory = identities.authority.directory
     more: dict[str, object] = {"insecure": True}
@@ -156,7 +160,14 @@ def _settings(
     elif not insecure:
         more = {"identity": identities.server, "revocations": directory / "revoked.pem"}
     return ServerSettings.model_validate(
-        {"address": ANY_PORT, "stop_grace": 0, "task": "t.py:T", "state_dir": folder, **more}
+        {
+            "address": ANY_PORT,
+            "stop_grace": 0,
+            "task": "t.py:T",
+            "state_dir": folder,
+            **more,
+            **given,
+        }
     )
 
 

@@ -77,6 +77,7 @@ MAY = {
     "IdentityService.GetIdentity": {CLIENT, OFFICER, OPERATOR, AUDITOR},
     "IdentityService.CreateToken": {OPERATOR},
     "IdentityService.RenewCertificate": {CLIENT, OFFICER, OPERATOR, AUDITOR},
+    "IdentityService.CreateConsoleLink": {CLIENT, OFFICER, OPERATOR, AUDITOR},
     "Health.Check": EVERYBODY,
     "Health.List": EVERYBODY,
     "Health.Watch": EVERYBODY,
