@@ -61,7 +61,7 @@ ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 \
 USER 10001:10001
 VOLUME /var/lib/fednot
 EXPOSE 50051 50052 50053 9464
-HEALTHCHECK --interval=5s --timeout=5s --start-period=60s --retries=3 \
+HEALTHCHECK --interval=10s --timeout=10s --start-period=60s --retries=3 \
   CMD ["python", "/app/healthcheck.py", "9464"]
 ENTRYPOINT ["fednot-server"]
 ARG VERSION=0.1.0
