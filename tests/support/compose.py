@@ -31,9 +31,9 @@ IMAGES = {
     "alertmanager": "fednot-test-alertmanager",
 }
 BUILD_SECONDS = 900
-START_SECONDS = 180
+START_SECONDS = 300
 WORK_SECONDS = 240
-CALL_SECONDS = 30
+CALL_SECONDS = 60
 
 
 def reason_to_skip() -> str | None:
@@ -54,17 +54,20 @@ def run(
     environment: Mapping[str, str] | None = None,
     given: str | None = None,
 ) -> str:
-    """The standard output of a command that succeeds."""
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        env={**os.environ, **(environment or {})},
-        capture_output=True,
-        text=True,
-        timeout=seconds,
-        check=False,
-        input=given,
-    )
+    """The standard output of a command that succeeds in time."""
+    try:
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            env={**os.environ, **(environment or {})},
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+            input=given,
+        )
+    except subprocess.TimeoutExpired as late:
+        raise AssertionError(f"{' '.join(command)}\nhas not ended in {seconds} s") from late
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-4000:]}{done.stderr[-4000:]}"
     return done.stdout
 
@@ -179,9 +182,10 @@ class Project:
             return {}
         return found
 
-    def run_state(self) -> str | None:
-        """Of the latest training run."""
-        return (self.status().get("run") or {}).get("state")
+    def training(self) -> tuple[str, int]:
+        """State and completed rounds of the latest training run."""
+        run = self.status().get("run") or {}
+        return run.get("state", ""), run.get("rounds_done", 0)
 
     def jobs(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = json.loads(self.fednot("officer", "jobs"))["deletions"]
