@@ -52,7 +52,8 @@ def test_each_alert_has_a_runbook_and_each_runbook_an_alert() -> None:
     for rule in alerts():
         url = rule["annotations"]["runbook_url"]
         assert url == f"{RUNBOOKS}#{rule['alert'].lower()}"
-        assert rule["annotations"]["summary"] and rule["annotations"]["description"]
+        assert rule["annotations"]["summary"]
+        assert rule["annotations"]["description"]
         assert rule["labels"]["severity"] in {"critical", "warning"}
 
 
