@@ -18,7 +18,7 @@ DATA ?=
 LAB ?=
 QUICK := not compose and not faults and not soak and not long and not attacks
 
-.PHONY: demo lab lab-small test faults attacks fuzz soak lint protos reference bench clean
+.PHONY: demo lab lab-small test compose-test faults attacks fuzz soak lint protos reference bench clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -41,6 +41,10 @@ lab-small: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m '$(QUICK)' $(ARGS)
 
+# Starts a Docker engine if none answers and the machine has the means; removes what it made.
+compose-test: $(STAMP)
+	.ci/compose-test $(ARGS)
+
 faults: $(STAMP)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist load -m faults tests/faults $(ARGS)
 
@@ -59,6 +63,7 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	cd protos && ../$(BIN)/buf lint
+	$(BIN)/hadolint deploy/*.Dockerfile deploy/*/*.Dockerfile
 
 protos: $(STAMP)
 	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=. --grpc_python_out=. \

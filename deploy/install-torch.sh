@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs the pinned torch alone, from local wheels (PIP_FIND_LINKS) if they hold it, else from an index,
-# and drops what a running federation never reads: torch's own tests and its C++ headers (190 MB).
+# and drops what a running federation never reads: torch's own tests and its C++ headers (190 MB), and
+# the names of its libraries' inner functions (120 MB), which debuggers read and the linker does not.
 #   usage: install-torch.sh cpu|cuda CONSTRAINTS      env: TORCH_INDEX_URL overrides the index
 set -eu
 case "$1" in
@@ -14,7 +15,8 @@ case "$1" in
     exit 2
     ;;
 esac
-pip install --no-deps --no-index -c "$2" torch 2>/dev/null ||
-  pip install --no-deps --index-url "${TORCH_INDEX_URL:-$index}" -c "$2" torch
+pip install --no-compile --no-deps --no-index -c "$2" torch 2>/dev/null ||
+  pip install --no-compile --no-deps --index-url "${TORCH_INDEX_URL:-$index}" -c "$2" torch
 torch=$(pip show torch | sed -n 's/^Location: //p')/torch
 rm -rf "$torch/test" "$torch/include" "$torch"/bin/test_* "$torch"/bin/protoc*
+strip --strip-unneeded "$torch/lib/libtorch_cpu.so" "$torch/lib/libtorch_python.so"

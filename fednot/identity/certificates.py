@@ -153,8 +153,9 @@ def leaf(
 
     It never outlives its issuer. `begins` is for tests of certificates that are not yet valid.
     """
-    is_server = subject.role is Role.SERVER
-    purpose = ExtendedKeyUsageOID.SERVER_AUTH if is_server else ExtendedKeyUsageOID.CLIENT_AUTH
+    purposes = [ExtendedKeyUsageOID.CLIENT_AUTH]
+    if subject.role is Role.SERVER:  # it asks its own health over the port that it serves, too
+        purposes.insert(0, ExtendedKeyUsageOID.SERVER_AUTH)
     names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(subject.uri)]
     names += [_host(checked_host(name)) for name in hosts]
     return (
@@ -169,7 +170,7 @@ def leaf(
         )
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(digital_signature=True), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .sign(issuer_key, hashes.SHA256())
     )

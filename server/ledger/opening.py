@@ -58,7 +58,7 @@ def _opened(connection: Connection, path: Path, state_id: str) -> Ledger:
                 "bring its newest copy back, since without it a deletion may be undone. If it is "
                 "lost for good, and this state the newest there was: `fednot-server renew-ledger`"
             )
-        return Ledger.begin(path, state_id)
+        return _begun(path, state_id)
     ledger = Ledger.open(path)
     try:
         check(path, ledger.contents, state_id, Head(row.ledger_sequence, row.ledger_hash))
@@ -66,6 +66,16 @@ def _opened(connection: Connection, path: Path, state_id: str) -> Ledger:
         ledger.close()
         raise
     return ledger
+
+
+def _begun(path: Path, state_id: str) -> Ledger:
+    try:
+        return Ledger.begin(path, state_id)
+    except OSError as error:
+        raise StateError(
+            f"the ledger {path} cannot be made: {error}; give --ledger a place that this user may "
+            "write to"
+        ) from error
 
 
 def check(path: Path, contents: Contents, state_id: str, seen: Head) -> None:

@@ -192,12 +192,21 @@ def test_a_role_may_do_what_the_table_says_and_nothing_else(doors: Doors, role: 
     assert answer(doors.channels[role], ENROL) in {Reason.WRONG_ROLE, NOT_SERVED}
 
 
-@pytest.mark.parametrize("role", [Role.SERVER, None])
-def test_a_server_and_nobody_may_do_nothing(doors: Doors, role: Role | None) -> None:
-    """Neither gets through the handshake, or else each call is refused."""
-    answers = {name: answer(doors.channels[role], name) for name in METHODS}
+def test_nobody_may_do_nothing(doors: Doors) -> None:
+    """They do not get through the handshake, or else each call is refused."""
+    answers = {name: answer(doors.channels[None], name) for name in METHODS}
 
     assert set(answers.values()) <= {NOT_CONNECTED, Reason.WRONG_ROLE, Reason.NO_CERTIFICATE}
+
+
+def test_a_server_may_ask_for_its_health_and_nothing_else(doors: Doors) -> None:
+    """deploy/healthcheck.py asks with the server's own certificate."""
+    answers = {name: answer(doors.channels[Role.SERVER], name) for name in METHODS}
+
+    served = {name for name, found in answers.items() if found == SERVED}
+    assert "grpc.health.v1.Health/Check" in served
+    refused = {found for name, found in answers.items() if name.startswith("fednot.")}
+    assert refused <= {Reason.WRONG_ROLE, NOT_SERVED}
 
 
 def test_the_enrolment_address_serves_enrolment_alone(doors: Doors) -> None:

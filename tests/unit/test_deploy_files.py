@@ -20,10 +20,18 @@ ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, Any] = COMPOSE["services"]
 CLIENTS = sorted(name for name in SERVICES if name.startswith("client-"))
-ONCE = {"certificates", "operator", "officer"}
-HOLDERS = {"authority": "server", "operator": "operator", "officer": "officer"} | {
-    f"{name}-state": name for name in CLIENTS
+ONCE = {"certificates", "trainer", "operator", "officer"}
+HOLDERS = {
+    "authority": {"server"},
+    "operator": {"operator", "trainer"},
+    "officer": {"officer"},
+    **{f"{name}-state": {name} for name in CLIENTS},
 }
+APART: dict[str, dict[str, Any]] = {
+    role: yaml.safe_load((ROOT / "deploy" / "compose" / f"{role}.yml").read_text())["services"]
+    for role in ("server", "client")
+}
+VARIABLES = {"FEDNOT_HOST": "fed.example.org", "FEDNOT_TASK": "my_task.py:MyTask"}
 ROLES = {"server": ("FEDNOT_SERVER_", ServerSettings), "client": ("FEDNOT_CLIENT_", ClientSettings)}
 
 
@@ -50,6 +58,7 @@ def test_the_server_starts_from_the_compose_environment() -> None:
     assert server.enrolment_address == "0.0.0.0:50052"
     assert server.data_address == "0.0.0.0:50053"
     assert server.min_clients == len(CLIENTS) - 1, "else nothing recovers after a deletion"
+    assert server.ledger == Path("/ledger/ledger.jsonl"), "on another volume than the state"
 
 
 def test_the_clients_share_the_data_and_nothing_else() -> None:
@@ -77,10 +86,12 @@ def test_an_environment_variable_that_no_setting_has_is_refused() -> None:
 def test_published_ports_stay_on_this_machine() -> None:
     ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
     assert sorted(port.rsplit(":", 1)[1] for port in ports) == [
+        "3000",
         "50051",
         "50052",
         "50053",
         "9090",
+        "9093",
         "9464",
     ]
     assert all(port.startswith("127.0.0.1:") for port in ports)
@@ -108,7 +119,7 @@ def test_the_service_that_makes_certificates_has_no_network() -> None:
 def test_only_its_holder_mounts_an_identity(name: str) -> None:
     """`certificates` makes them all; a client's lies in its state, the others' in their own."""
     mounted = {volume.split(":")[0] for volume in SERVICES[name]["volumes"]} & HOLDERS.keys()
-    allowed = {volume for volume, holder in HOLDERS.items() if holder == name}
+    allowed = {volume for volume, holders in HOLDERS.items() if name in holders}
     assert mounted == (set(HOLDERS) if name == "certificates" else allowed)
 
 
@@ -121,6 +132,9 @@ def test_each_state_has_its_own_volume() -> None:
     ]
     assert set(mounted) == set(COMPOSE["volumes"])
     assert sorted(volume for volume in mounted if volume not in HOLDERS) == [
+        "alertmanager-data",
+        "grafana-data",
+        "ledger",
         "prometheus-data",
         "server-state",
     ]
@@ -135,6 +149,59 @@ def test_prometheus_scrapes_the_server_and_every_client() -> None:
         "fednot-server": ["server:9464"],
         "fednot-client": [f"{name}:9465" for name in CLIENTS],
     }
+
+
+def test_who_watches_comes_with_a_profile_and_all_else_but_commands_without() -> None:
+    profiles = {name: service.get("profiles", []) for name, service in SERVICES.items()}
+    watching = {"prometheus", "alertmanager", "grafana"}
+    assert {name for name in profiles if profiles[name] == ["monitoring"]} == watching
+    assert {name for name in profiles if profiles[name] == ["commands"]} == {"operator", "officer"}
+    assert {name for name in profiles if not profiles[name]} == (
+        {"certificates", "server", "trainer", *CLIENTS}
+    )
+
+
+def filled(value: object) -> str:
+    """What compose makes of a value, with VARIABLES and defaults."""
+
+    def chosen(match: re.Match[str]) -> str:
+        return VARIABLES.get(match[1], match[2] or "")
+
+    return re.sub(r"\$\{(\w+)(?::[-?]([^}]*))?\}", chosen, str(value))
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_machines_apart_start_from_their_environment(role: str) -> None:
+    prefix, kind = ROLES[role]
+    given = {name: filled(v) for name, v in APART[role][role]["environment"].items()}
+    own = {name: value for name, value in given.items() if name.startswith(prefix)}
+    environment = {**image_environment(role), **own}
+    found: Any = settings.load(
+        kind, program=role, prefix=prefix, arguments=[], environment=environment
+    )
+    assert found.task == "my_task.py:MyTask"
+    if role == "client":
+        assert found.server == "fed.example.org:50051"
+        assert found.http_address == "127.0.0.1:9465", "nobody reaches it from outside"
+    else:
+        assert found.ledger == Path("/ledger/ledger.jsonl")
+        assert found.data_address == "0.0.0.0:50053"
+
+
+def test_a_machine_of_a_client_publishes_nothing_and_the_servers_what_clients_dial() -> None:
+    assert all("ports" not in service for service in APART["client"].values())
+    ports = [filled(port) for port in APART["server"]["server"]["ports"]]
+    assert ports == ["50051:50051", "50052:50052", "50053:50053", "127.0.0.1:9464:9464"]
+    assert [name for name, each in APART["server"].items() if "ports" in each] == ["server"]
+
+
+@pytest.mark.parametrize(
+    "service", [each for services in APART.values() for each in services.values()]
+)
+def test_services_of_machines_apart_are_confined(service: dict[str, Any]) -> None:
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
 
 
 @pytest.mark.parametrize("role", ROLES)

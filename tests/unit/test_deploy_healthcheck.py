@@ -1,4 +1,4 @@
-"""The images' health check, as a process, against a real HTTP server."""
+"""The images' health check, as a process, against real HTTP and gRPC servers."""
 
 from __future__ import annotations
 
@@ -6,11 +6,17 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import grpc
 import pytest
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from fednot.identity.authority import Authority
+from fednot.identity.folder import read_credentials
 
 HEALTHCHECK = Path(__file__).parents[2] / "deploy" / "healthcheck.py"
 
@@ -32,8 +38,32 @@ def answering(status: int) -> Iterator[int]:
         server.shutdown()
 
 
-def check(port: int) -> tuple[int, str]:
-    environment = {"http_proxy": "http://127.0.0.1:1", "PATH": ""}
+@contextmanager
+def serving(directory: Path, *, healthy: bool) -> Iterator[str]:
+    """gRPC's health service with the server's identity of an authority, over mutual TLS."""
+    own = read_credentials(directory / "server")
+    tls = grpc.ssl_server_credentials(
+        [(own.private_key, own.chain)], own.trust, require_client_auth=True
+    )
+    said = health.HealthServicer()
+    status = health_pb2.HealthCheckResponse
+    said.set("", status.SERVING if healthy else status.NOT_SERVING)
+    server = grpc.server(ThreadPoolExecutor(1))
+    health_pb2_grpc.add_HealthServicer_to_server(said, server)
+    port = server.add_secure_port("127.0.0.1:0", tls)
+    server.start()
+    yield f"0.0.0.0:{port}"
+    server.stop(0).wait(10)
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Path:
+    """The server's name in it is not the address at which the check dials it."""
+    return Authority.create(tmp_path / "authority", hosts=["fed.example.org"]).directory
+
+
+def check(port: int, **settings: str) -> tuple[int, str]:
+    environment = {"http_proxy": "http://127.0.0.1:1", "PATH": "", **settings}
     done = subprocess.run(
         [sys.executable, HEALTHCHECK, str(port)],
         capture_output=True,
@@ -59,3 +89,43 @@ def test_a_closed_port_is_unhealthy_and_says_so() -> None:
     returned, said = check(port)
     assert returned == 1
     assert f"no answer on port {port}" in said
+
+
+@pytest.mark.parametrize(("healthy", "code"), [(True, 0), (False, 1)])
+def test_the_health_service_is_asked_with_the_servers_own_identity(
+    authority: Path, healthy: bool, code: int
+) -> None:
+    with answering(200) as port, serving(authority, healthy=healthy) as address:
+        returned, said = check(
+            port, FEDNOT_SERVER_ADDRESS=address, FEDNOT_SERVER_AUTHORITY=str(authority)
+        )
+    assert returned == code, said
+    assert "gRPC SERVING" in said if healthy else "gRPC not serving" in said
+
+
+def test_a_server_with_another_certificate_is_unhealthy(authority: Path, tmp_path: Path) -> None:
+    other = Authority.create(tmp_path / "other", hosts=["fed.example.org"]).server_folder
+    with answering(200) as port, serving(authority, healthy=True) as address:
+        returned, said = check(
+            port, FEDNOT_SERVER_ADDRESS=address, FEDNOT_SERVER_IDENTITY=str(other)
+        )
+    assert returned == 1
+    assert "UNAVAILABLE" in said
+
+
+def test_an_identity_that_cannot_be_read_is_unhealthy(tmp_path: Path) -> None:
+    with answering(200) as port:
+        returned, said = check(
+            port, FEDNOT_SERVER_ADDRESS="0.0.0.0:1", FEDNOT_SERVER_IDENTITY=str(tmp_path)
+        )
+    assert returned == 1
+    assert str(tmp_path) in said
+
+
+def test_plaintext_is_asked_in_plaintext() -> None:
+    with answering(200) as port, answering(200) as other:
+        returned, said = check(
+            port, FEDNOT_SERVER_ADDRESS=f"127.0.0.1:{other}", FEDNOT_SERVER_INSECURE="true"
+        )
+    assert returned == 1, "it is no gRPC server"
+    assert f"no answer on 127.0.0.1:{other}" in said

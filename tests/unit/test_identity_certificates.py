@@ -48,7 +48,7 @@ def test_a_certificate_names_one_identity_and_what_it_is_for() -> None:
 def test_a_servers_certificate_has_its_hosts() -> None:
     found = leaf(SERVER, hosts=["Fed.Example.org", "127.0.0.1", "::1"])
     purpose = found.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    assert list(purpose) == [ExtendedKeyUsageOID.SERVER_AUTH]
+    assert list(purpose) == [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
     assert certificates.hosts_of(found) == ("fed.example.org", "127.0.0.1", "::1")
 
 

@@ -14,6 +14,7 @@ from support.state import BY_TEST
 from server import failpoints
 from server.ledger.chain import Event, Note, parse
 from server.ledger.file import Key, Ledger, read
+from server.ledger.opening import open_ledger
 from server.state.database import Database, StateError, StateUnavailableError
 from server.state.schema import federation
 
@@ -166,6 +167,14 @@ class TestFile:
         assert row.ledger_sequence == 0
         append(database, ledger, note(request_id="r2"))
         assert [each.payload["request_id"] for each in read(path).entries] == ["r2"]
+
+
+async def test_a_place_that_cannot_hold_a_ledger_is_named(
+    tmp_path: Path, database: Database
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(StateError, match=r"file/ledger\.jsonl cannot be made: .*give --ledger"):
+        await open_ledger(tmp_path / "file" / "ledger.jsonl", database)
 
 
 def test_a_ledger_knows_the_heads_that_it_went_through(path: Path, database: Database) -> None:

@@ -1,0 +1,11 @@
+#!/bin/sh
+# Starts the federation's first training run, of ROUNDS rounds, and waits for its end. If there was one
+# already, it says so and does nothing.
+set -eu
+state=$(fednot status --format json |
+  python -c 'import json, sys; print((json.load(sys.stdin)["run"] or {}).get("state", ""))')
+if [ -n "$state" ]; then
+  echo "there was a training run before ($state); for another one: docker compose run --rm operator train --rounds N"
+  exit 0
+fi
+exec fednot train --rounds "$ROUNDS"
