@@ -27,7 +27,7 @@ from support.compose import (
 )
 
 CLIENTS = ["client-0", "client-1", "client-2"]
-SCRAPED_SECONDS = 60
+SCRAPED_SECONDS = 120
 MONITORING = ("prometheus", "alertmanager")
 """Without Grafana, whose image cannot be had everywhere."""
 LOCAL = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -112,7 +112,7 @@ def test_it_trains_by_itself_once(federation: Federation) -> None:
 
     ended = "{{.State.Status}} {{.State.ExitCode}}"
     eventually(CALL_SECONDS, "trainer", lambda: federation.inspect("trainer", ended), "exited 0")
-    said = federation.compose("run", "--rm", "--no-deps", "-T", "trainer", seconds=CALL_SECONDS)
+    said = federation.compose("run", "--rm", "--no-deps", "-T", "trainer", seconds=WORK_SECONDS)
     assert "there was a training run before (RUN_STATE_COMPLETED)" in said
 
 
@@ -133,7 +133,8 @@ def test_a_deletion_completes_though_everything_fails(federation: Federation) ->
     server killed, which Docker restarts. Once both are back, the job goes on to its end.
     """
     federation.compose("stop", "--timeout", "20", "client-1", seconds=60)
-    federation.fednot("officer", "unlearn", "client", "client-2", "--max-rounds", "2")
+    ask = ("unlearn", "client", "client-2", "--max-rounds", "2")
+    federation.fednot("officer", *ask, seconds=WORK_SECONDS)
     waiting = 'fednot_waiting_since_timestamp_seconds{for="clients"} > 0'
     eventually(SCRAPED_SECONDS, waiting, lambda: federation.value(waiting) is not None, True)
     federation.reach("client-0", reachable=False)
