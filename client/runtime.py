@@ -175,15 +175,17 @@ class Runtime:
     async def _beat(self, session: Session) -> None:
         while True:
             await asyncio.sleep(session.heartbeat_seconds)
-            work = self._rounds.current
+            work, activity = self._rounds.current, self._metrics.activity.message()
             response = await session.heartbeat(
                 work.id if work else "",
                 str(self._device.current),
                 degraded=self._device.degraded,
                 privacy=self._privacy_spent(),
+                activity=activity,
             )
             if response is None:
                 continue
+            self._metrics.activity.answered(activity)
             self._told_trust(response.trust_digest)
             if work is not None and not response.work_stands:
                 work.cancelled.set()
@@ -228,7 +230,7 @@ class Runtime:
         session, self._session = self._session, None
         try:
             async with asyncio.timeout(LEAVE_SECONDS + 0.5):
-                await session.leave()
+                await session.leave(self._metrics.activity.message())
         except (aio.AioRpcError, TimeoutError) as error:
             _log.info("left without the server's answer: %s", type(error).__name__)
         else:

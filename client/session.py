@@ -99,6 +99,7 @@ class Session:
         *,
         degraded: bool,
         privacy: federation_pb2.PrivacySpent | None = None,
+        activity: federation_pb2.ClientActivity | None = None,
     ) -> federation_pb2.HeartbeatResponse | None:
         """Says what the client does; None if the server could not be reached this time."""
         request = federation_pb2.HeartbeatRequest(
@@ -107,6 +108,7 @@ class Session:
             device=device,
             degraded=degraded,
             privacy=privacy,
+            activity=activity,
         )
         return await self._connection.try_once(
             lambda: self._dialler.call(lambda stub: stub.Heartbeat(request, timeout=CALL_SECONDS))
@@ -181,9 +183,9 @@ class Session:
         """Takes a step of a masked round. Raises WorkCancelledError as above."""
         return await self._connection.call(lambda: self._dialler.mask(method), cancelled)
 
-    async def leave(self) -> None:
+    async def leave(self, activity: federation_pb2.ClientActivity | None = None) -> None:
         """Closes the session, with one attempt. Raises AioRpcError if it did not get through."""
-        request = federation_pb2.LeaveRequest(session=self.message)
+        request = federation_pb2.LeaveRequest(session=self.message, activity=activity)
         await self._dialler.call(lambda stub: stub.Leave(request, timeout=LEAVE_SECONDS))
 
     async def _called(

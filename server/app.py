@@ -20,7 +20,7 @@ from fednot.locked_directory import DirectoryInUseError, LockedDirectory
 from fednot.manifest import Manifest
 from fednot.secure_aggregation.signing import CertificateSigner
 from fednot.task_loading import calling, load_task
-from server import initial_model
+from server import initial_model, loop_lag
 from server.anomalies import Anomalies
 from server.blocks import Memory
 from server.cohorts.remote import RemoteCohort
@@ -46,6 +46,7 @@ from server.state.database import Database, StateError
 from server.state.model_store import ModelStore
 from server.state.stores import open_store
 from server.state.stores.directory import DirectoryStore
+from server.state.stores.told import ToldStore
 from server.update_history import UpdateHistory
 from server.verification.server_data import ServerData
 
@@ -73,8 +74,8 @@ async def serve(settings: ServerSettings) -> None:
         federation.masking = _masking(settings, identity)
         federation.receipts = await ReceiptDesk.open(federation.database, settings.state_dir)
         coordinator = Coordinator(federation)
+        monitor = await Monitor.of(federation, cohort, identity)
         await coordinator.recover_state()
-        monitor = Monitor(federation, cohort, identity)
         _start_status(settings, federation, monitor, identity, stack)
         listeners = Listeners(settings, federation, coordinator, cohort, identity)
         stack.push_async_callback(monitor.finish)
@@ -82,7 +83,13 @@ async def serve(settings: ServerSettings) -> None:
         stack.push_async_callback(clock.finish)
         stack.push_async_callback(listeners.stop)
         await listeners.start()
-        for work in (coordinator.run(), monitor.run(), listeners.refusals.run(), clock.run()):
+        for work in (
+            coordinator.run(),
+            monitor.run(),
+            listeners.refusals.run(),
+            clock.run(),
+            loop_lag.watch(federation.metrics.faults.lagged),
+        ):
             stack.push_async_callback(_ended, asyncio.create_task(work))
         if identity is not None:
             stack.push_async_callback(_ended, asyncio.create_task(identity.run()))
@@ -139,8 +146,12 @@ async def _federation(
     stack.callback(database.close)
     ledger = await open_ledger(settings.ledger_path, database)
     last.callback(ledger.close)
-    store = open_store(settings.versions_place)
-    memory = Memory(settings.memory_budget, settings.state_dir / "spill")
+    metrics = Metrics(new_registry(), fednot.__version__)
+    database.when_failed(metrics.faults.of_database)
+    ledger.when_failed(metrics.faults.of_disk)
+    store = ToldStore(open_store(settings.versions_place), metrics.faults.of_disk)
+    spill = settings.state_dir / "spill"
+    memory = Memory(settings.memory_budget, spill, metrics.faults.of_disk)
     cohort = RemoteCohort(lapse=HEARTBEATS_TO_LAPSE * settings.heartbeat_interval)
     federation = Federation(
         database=database,
@@ -148,23 +159,25 @@ async def _federation(
         cohort=cohort,
         evaluator=evaluator,
         defaults=settings.defaults(),
-        metrics=Metrics(new_registry(), fednot.__version__),
+        metrics=metrics,
         memory=memory,
         ledger=ledger,
         anomalies=Anomalies(await database.read(anomaly_rows.by_client)),
         room=Room(settings.local_folders, needed=initial.manifest.nbytes),
         server_data=server_data,
     )
-    federation.history = await _history(settings, database)
+    federation.history = await _history(settings, database, metrics)
     federation.forgettings = StoredForgettings(federation, cohort)
     federation.destructions = StoredDestructions(database, cohort, federation.changes)
     return federation, cohort
 
 
-async def _history(settings: ServerSettings, database: Database) -> UpdateHistory:
+async def _history(settings: ServerSettings, database: Database, metrics: Metrics) -> UpdateHistory:
     place = settings.kept_updates_place
     try:
-        store = DirectoryStore(place) if settings.keep_updates or place.exists() else None
+        store = None
+        if settings.keep_updates or place.exists():
+            store = ToldStore(DirectoryStore(place), metrics.faults.of_disk)
         history = UpdateHistory(database, store, settings.keep_updates)
         await history.open()
     except OSError as error:

@@ -122,7 +122,7 @@ class AssuranceDriver:
             text = "%s attempt %d: %s %s: %s"
             shown = judged.verdict.upper()
             log.log(level, text, job.id, attempt.number, kind, shown, judged.reason)
-            self._federation.metrics.verdicts.labels(judged.verdict, kind).inc()
+            self._federation.metrics.deletions.judged(kind, judged.verdict)
 
 
 def job_with(job: Job, found: Verification) -> Job:

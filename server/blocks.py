@@ -13,6 +13,7 @@ import tempfile
 import threading
 import weakref
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Final
 
@@ -20,6 +21,7 @@ import torch
 
 from fednot.pages import anonymous, tensor_of
 from fednot.tensors import as_bytes
+from server.disk_faults import telling
 
 TRAIL: Final = 16 << 20
 _POPULATE_WRITE: Final = 23
@@ -85,6 +87,10 @@ class Block:
         self._tensor = self._spill = None
 
 
+Failed = Callable[[str], object]
+"""Called with "read" or "write" when a spill file cannot be used; in any thread."""
+
+
 class SpillFile:
     """So many bytes in a file, written and read by copying, so that none of them is ever resident.
 
@@ -92,25 +98,30 @@ class SpillFile:
     megabytes resident at each touch, and there would be as many of those as files.
     """
 
-    def __init__(self, file: IO[bytes], nbytes: int) -> None:
+    def __init__(
+        self, file: IO[bytes], nbytes: int, failed: Failed = lambda operation: None
+    ) -> None:
         self._file = file
+        self._failed = failed
         self.nbytes: Final = nbytes
 
     def write(self, start: int, values: torch.Tensor) -> None:
         """Writes a contiguous 1-D tensor from a byte on. Raises OSError."""
         left = as_bytes(values.view(torch.uint8))
-        while left:
-            count = os.pwrite(self._file.fileno(), left, start)
-            left, start = left[count:], start + count
+        with telling(self._failed, "write"):
+            while left:
+                count = os.pwrite(self._file.fileno(), left, start)
+                left, start = left[count:], start + count
 
     def read(self, start: int, into: torch.Tensor) -> None:
         """Fills a contiguous 1-D tensor from a byte on. Raises OSError, also beyond the end."""
         left = as_bytes(into.view(torch.uint8))
-        while left:
-            count = os.preadv(self._file.fileno(), [left], start)
-            if not count:
-                raise OSError(errno.EIO, f"the spill file ends before byte {start}")
-            left, start = left[count:], start + count
+        with telling(self._failed, "read"):
+            while left:
+                count = os.preadv(self._file.fileno(), [left], start)
+                if not count:
+                    raise OSError(errno.EIO, f"the spill file ends before byte {start}")
+                left, start = left[count:], start + count
 
     def close(self) -> None:
         """Gives the space back; it can be called more than once."""
@@ -141,12 +152,18 @@ class Memory:
     """Gives blocks: in memory while those in use fit the budget, else spilled. Thread-safe.
 
     `budget` is in bytes; None is no limit. Spill files stand in `folder`, else in the system's own
-    for temporary files. The share of a block comes back when the block is closed
-    or forgotten and no view of its tensor is left.
+    for temporary files; `failed` is told of those that cannot be made or used. The share of a block
+    comes back when the block is closed or forgotten and no view of its tensor is left.
     """
 
-    def __init__(self, budget: int | None = None, folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        budget: int | None = None,
+        folder: Path | None = None,
+        failed: Failed = lambda operation: None,
+    ) -> None:
         self._budget = budget
+        self._failed = failed
         self._folder = folder
         self._taken = 0
         # The end of a mapping may be noticed at any place, also by the thread that holds the lock.
@@ -179,7 +196,7 @@ class Memory:
 
     def spilled_block(self, nbytes: int) -> Block:
         """A block of zeros in a file. Raises OSError if the disk has no room for it."""
-        with tempfile.TemporaryFile(dir=self._folder) as file:
+        with telling(self._failed, "write"), tempfile.TemporaryFile(dir=self._folder) as file:
             if nbytes:
                 os.posix_fallocate(file.fileno(), 0, nbytes)
                 mapping = mmap.mmap(file.fileno(), nbytes)
@@ -189,14 +206,15 @@ class Memory:
 
     def spill_file(self, nbytes: int) -> SpillFile:
         """A file of zeros. Raises OSError if the disk has no room for it."""
-        file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115
-        try:
-            if nbytes:
-                os.posix_fallocate(file.fileno(), 0, nbytes)
-        except BaseException:
-            file.close()
-            raise
-        return SpillFile(file, nbytes)
+        with telling(self._failed, "write"):
+            file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115
+            try:
+                if nbytes:
+                    os.posix_fallocate(file.fileno(), 0, nbytes)
+            except BaseException:
+                file.close()
+                raise
+        return SpillFile(file, nbytes, self._failed)
 
     def _counted(self) -> int:
         while self._returned:

@@ -157,7 +157,7 @@ class Federation:
         if kind is not activity.wait:
             log.info("%s", sentence)
             activity.wait = kind
-            self.metrics.show_wait(kind, time.time())
+            self.metrics.deletions.show_wait(kind, time.time())
         if sentence != activity.waiting_for:
             activity.waiting_for = sentence
             self.changes.beat()
@@ -167,7 +167,7 @@ class Federation:
         if self.activity.wait is None:
             return
         self.activity.wait, self.activity.waiting_for = None, ""
-        self.metrics.show_wait(None, 0.0)
+        self.metrics.deletions.show_wait(None, 0.0)
         self.changes.beat()
 
     def stops(self) -> None:
@@ -178,7 +178,7 @@ class Federation:
     def notes(self, client: str, kind: Anomaly) -> None:
         """Counts something odd about a client's update."""
         self.anomalies.note(client, kind)
-        self.metrics.anomalies.labels(kind).inc()
+        self.metrics.rounds.odd(kind)
 
     def shows(self, progress: RoundProgress | None) -> None:
         """Shows the round in flight; None when there is none."""

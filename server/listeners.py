@@ -11,7 +11,8 @@ import asyncio
 from typing import Final
 
 import grpc
-from google.protobuf.descriptor import FileDescriptor
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -46,6 +47,7 @@ from server.limits.file_handles import connections_within
 from server.limits.messages import MessageSizes
 from server.services.approval import ApprovalServicer
 from server.services.audit import AuditServicer
+from server.services.call_counting import CallCounter
 from server.services.deletion import DeletionServicer
 from server.services.enrolment import EnrolmentServicer
 from server.services.federation import FederationServicer
@@ -75,6 +77,13 @@ SERVICE_NAMES: Final = tuple(
     descriptor.services_by_name[name].full_name for descriptor, name in _FILES
 )
 """What the main listener serves, beside health and reflection."""
+ENROLMENT_NAME: Final = identity_pb2.DESCRIPTOR.services_by_name["EnrolmentService"].full_name
+METHODS: Final[tuple[MethodDescriptor, ...]] = tuple(
+    method
+    for name in (*SERVICE_NAMES, ENROLMENT_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
+    for method in descriptor_pool.Default().FindServiceByName(name).methods
+)
+"""Every method of every listener."""
 
 MESSAGE_LENGTH: Final = "grpc.max_receive_message_length"
 MOST_CONNECTIONS: Final = "grpc.max_allowed_incoming_connections"
@@ -126,6 +135,7 @@ class Listeners:
         self._signing = Signing(identity)
         self._uploads = UploadDesk(federation, cohort, settings.upload_limits())
         self._health = health.aio.HealthServicer()
+        self._counter = CallCounter(federation.metrics.calls, METHODS)
         self._servers: list[aio.Server] = []
         self.ports: Final[list[int]] = []
         self.refusals: Final = RefusalLog(federation.database)
@@ -197,7 +207,7 @@ class Listeners:
         federation, coordinator, identity = self._federation, self._coordinator, self._identity
         sizes = MessageSizes(federation.model.manifest, self._settings.max_message)
         guard = Guard(federation.metrics, identity, self.refusals, limits=self._limits, sizes=sizes)
-        server = aio.server(interceptors=[guard], options=self._main_options())
+        server = aio.server(interceptors=[self._counter, guard], options=self._main_options())
         federation_pb2_grpc.add_FederationServiceServicer_to_server(
             FederationServicer(
                 federation,
@@ -252,7 +262,7 @@ class Listeners:
         )
         most = min(self._connections, ENROLMENT_CONNECTIONS)
         options = [*ENROLMENT_OPTIONS, (MOST_CONNECTIONS, most)]
-        server = aio.server(interceptors=[guard], options=options)
+        server = aio.server(interceptors=[self._counter, guard], options=options)
         identity_pb2_grpc.add_EnrolmentServiceServicer_to_server(
             EnrolmentServicer(self._federation, self._signing), server
         )

@@ -7,10 +7,11 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 from sqlalchemy import Connection
 
+from server import fleet
 from server.client_states import state_of
 from server.cohorts.remote import RemoteCohort
 from server.federation import Federation
@@ -24,6 +25,7 @@ from server.state import (
     deletion_rows,
     job_rows,
     kept_update_rows,
+    phase_rows,
     version_rows,
 )
 from server.state.commits import Commit
@@ -47,12 +49,24 @@ class Monitor:
         federation: Federation,
         cohort: RemoteCohort,
         identity: ServerIdentity | None = None,
+        newest_move: int = 0,
     ) -> None:
+        """Moves of jobs after the `newest_move` are counted."""
         self._federation = federation
         self._cohort = cohort
         self._identity = identity
+        self._newest_move = newest_move
         self._seen_written = 0.0
         self.refreshed_at = 0.0
+        federation.metrics.fleet.show_required(federation.defaults.rounds.min_clients)
+
+    @classmethod
+    async def of(
+        cls, federation: Federation, cohort: RemoteCohort, identity: ServerIdentity | None
+    ) -> Self:
+        """A monitor that counts what jobs do from now on: an earlier server counted the rest."""
+        newest = await federation.database.read(phase_rows.newest)
+        return cls(federation, cohort, identity, newest)
 
     async def run(self) -> None:
         """Refreshes until it is cancelled."""
@@ -83,20 +97,27 @@ class Monitor:
 
     async def _refresh(self) -> None:
         metrics = self._federation.metrics
-        seen = await self._federation.database.read(_snapshot)
+        seen = await self._federation.database.read(lambda c: _snapshot(c, self._newest_move))
         current, released = seen.current, seen.released
         if current is not None:
-            metrics.show_version(current, released.number if released else 0)
+            metrics.model.show(current, released.number if released else 0)
         connected, working = self._cohort.connected(), self._cohort.working()
-        metrics.show_clients(
+        metrics.fleet.show_states(
             Counter(state_of(client, connected, working) for client in seen.clients)
         )
-        metrics.show_jobs(seen.jobs, seen.oldest, overdue=seen.overdue)
-        metrics.show_failed_verdicts(seen.failed_verdicts)
-        metrics.show_kept_updates(seen.kept)
-        metrics.free.set(self._federation.room.free)
-        spent = most(session.privacy for session in self._cohort.sessions().values())
-        metrics.privacy.set(spent.epsilon if spent else 0.0)
+        metrics.deletions.show_jobs(seen.jobs, seen.oldest, overdue=seen.overdue)
+        for move in seen.moves:
+            metrics.deletions.moved(move.left, move.entered, move.seconds)
+            self._newest_move = move.entry
+        metrics.deletions.show_failed_verdicts(seen.failed_verdicts)
+        metrics.deletions.show_kept_updates(seen.kept)
+        metrics.transfers.show_buffered(self._federation.memory.in_use)
+        metrics.faults.show_room(*self._federation.room.fullest)
+        sessions = self._cohort.sessions()
+        barred = sum(self._federation.fences.bar_of(name) is not None for name in sessions)
+        fleet.show(metrics.fleet, sessions.values(), barred)
+        spent = most(session.privacy for session in sessions.values())
+        metrics.fleet.show_privacy(spent.epsilon if spent else 0.0)
         self._show_certificates()
         await self._write_seen(connected)
         self.refreshed_at = time.monotonic()
@@ -106,7 +127,7 @@ class Monitor:
             return
         ends = [s.certificate_expires_at for s in self._cohort.sessions().values()]
         earliest = min((end for end in ends if end is not None), default=0.0)
-        self._federation.metrics.show_certificates(
+        self._federation.metrics.identity.show(
             {**self._identity.certificate_expiries(), "clients": earliest},
             stale=bool(self._identity.fault),
         )
@@ -141,9 +162,10 @@ class _Snapshot(NamedTuple):
     overdue: int
     failed_verdicts: dict[str, int]
     kept: StoredUpdates
+    moves: Sequence[phase_rows.PhaseMove]
 
 
-def _snapshot(connection: Connection) -> _Snapshot:
+def _snapshot(connection: Connection, newest_move: int) -> _Snapshot:
     current, released = version_rows.current_and_released(connection)
     return _Snapshot(
         current,
@@ -154,4 +176,5 @@ def _snapshot(connection: Connection) -> _Snapshot:
         deadline_rows.count_overdue(connection),
         job_rows.count_failed_verdicts(connection),
         kept_update_rows.stored(connection),
+        phase_rows.moves_after(connection, newest_move),
     )

@@ -18,7 +18,7 @@ _UNITS: Final = (("GB", 10**9), ("MB", 10**6), ("kB", 10**3))
 class Room:
     """The local folders that the server writes to; `needed` is what its next version takes.
 
-    `free` gives the free bytes of the disk that a folder is on.
+    `free` gives the free bytes of the disk that a folder is on, `size` all of them.
     """
 
     def __init__(
@@ -26,15 +26,18 @@ class Room:
         folders: Iterable[Path] = (),
         needed: int = 0,
         free: Callable[[Path], int] = lambda folder: shutil.disk_usage(folder).free,
+        size: Callable[[Path], int] = lambda folder: shutil.disk_usage(folder).total,
     ) -> None:
         self._folders = tuple(folders)
         self._needed = needed
         self._free = free
+        self._size = size
 
     @property
-    def free(self) -> int:
-        """The free bytes of the fullest of the disks; 0 if no folder is looked at."""
-        return min((self._free(folder) for folder in self._folders), default=0)
+    def fullest(self) -> tuple[int, int]:
+        """The free bytes of the fullest of the disks, and its size; 0 if no folder is looked at."""
+        disks = ((self._free(folder), self._size(folder)) for folder in self._folders)
+        return min(disks, default=(0, 0))
 
     def shortage(self) -> str:
         """What is missing, in a sentence; "" if there is room."""

@@ -190,8 +190,8 @@ class Rounds:
         now = time.time()
         progress = self._federation.activity.progress
         dropped = len(progress.accepted) if progress else 0
-        self._federation.metrics.updates.labels("dropped").inc(dropped)
-        self._federation.metrics.round_ended(begun.phase, outcome, now - begun.started_at)
+        self._federation.metrics.rounds.updates("dropped", dropped)
+        self._federation.metrics.rounds.ended(begun.phase, outcome, now - begun.started_at)
         await self._federation.database.write(
             Commit.ROUND_CLOSED, lambda c: round_rows.close_round(c, begun.number, outcome, now)
         )
@@ -361,7 +361,7 @@ class Rounds:
 
     def _report(self, ended: Round) -> None:
         seconds = (ended.ended_at or ended.started_at) - ended.started_at
-        self._federation.metrics.round_ended(ended.phase, ended.outcome, seconds)
+        self._federation.metrics.rounds.ended(ended.phase, ended.outcome, seconds)
         missing = missing_text(ended)
         log.info(
             "%s round %d %s in %.1f s%s%s",

@@ -21,6 +21,7 @@ from server.cohorts.cohort import Answer, Update, WorkPlan
 from server.evaluation import WeightedMeans
 from server.federation import Federation
 from server.records import KeptUpdate, RoundPhase, RoundProgress, Scores
+from server.stopwatch import Stopwatch, TimedRule
 
 log = logging.getLogger("server.rounds")
 
@@ -71,6 +72,7 @@ class Summing:
         Call it in interruptible work. Raises OSError if the disk has no room for the updates.
         """
         federation = self._federation
+        watch = Stopwatch()
         rule = await asyncio.to_thread(
             federation.defaults.aggregation_of(plan.phase).begun,
             federation.model.manifest,
@@ -78,9 +80,13 @@ class Summing:
             federation.defaults.accumulator,
         )
         try:
-            return await self._summed(rule, plan, given, quorum, handling)
+            timed = TimedRule(rule, watch)
+            summed = await self._summed(timed, plan, given, quorum, handling)
         finally:
             rule.close()
+        if summed.model is not None:
+            federation.metrics.rounds.aggregated(watch.seconds)
+        return summed
 
     async def _summed(
         self, rule: Rule, plan: WorkPlan, given: Block, quorum: float, handling: Handling
@@ -128,9 +134,9 @@ class Summing:
         handling: Handling,
         kept: list[KeptUpdate],
     ) -> str | None:
-        updates = self._federation.metrics.updates
+        rounds = self._federation.metrics.rounds
         if not isinstance(answer, Update):
-            updates.labels("missing").inc()
+            rounds.updates("missing")
             return getattr(answer, "reason", "it evaluated instead of training")
         try:
             row = await asyncio.to_thread(self._taken, rule, answer, plan, handling)
@@ -142,7 +148,7 @@ class Summing:
             return f"{refusal.reason}: {refusal.message}"
         kept += [row] if row is not None else []
         answer.settle(None)
-        updates.labels("accepted").inc()
+        rounds.updates("accepted")
         return None
 
     def _taken(

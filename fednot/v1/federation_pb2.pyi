@@ -1354,6 +1354,78 @@ class PrivacySpent(_message.Message):
 Global___PrivacySpent: _TypeAlias = PrivacySpent  # noqa: Y015
 
 @_typing.final
+class ClientCounts(_message.Message):
+    """What a client's process has counted since it started. None of it is ever less than before."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECONNECTS_FIELD_NUMBER: _builtins.int
+    EXAMPLES_FIELD_NUMBER: _builtins.int
+    TRAININGS_FIELD_NUMBER: _builtins.int
+    reconnects: _builtins.int
+    """Outages that ended, and sessions that had to be opened again."""
+    examples: _builtins.int
+    """Training examples behind the updates that the server took."""
+    trainings: _builtins.int
+    """Local trainings that ended with an update."""
+    def __init__(
+        self,
+        *,
+        reconnects: _builtins.int = ...,
+        examples: _builtins.int = ...,
+        trainings: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["examples", b"examples", "reconnects", b"reconnects", "trainings", b"trainings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClientCounts: _TypeAlias = ClientCounts  # noqa: Y015
+
+@_typing.final
+class ClientActivity(_message.Message):
+    """What a client's process has done, for sums over all clients. The server adds what is new to it:
+    whether a heartbeat is lost, a client comes back or either side restarts, nothing counts twice.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROCESS_FIELD_NUMBER: _builtins.int
+    COUNTED_FIELD_NUMBER: _builtins.int
+    ACKNOWLEDGED_FIELD_NUMBER: _builtins.int
+    TRAIN_SECONDS_FIELD_NUMBER: _builtins.int
+    process: _builtins.bytes
+    """Names the process: random, made anew at each start."""
+    @_builtins.property
+    def counted(self) -> Global___ClientCounts:
+        """What it has counted."""
+
+    @_builtins.property
+    def acknowledged(self) -> Global___ClientCounts:
+        """What it had counted when a server last answered it: a server that has just started goes on there."""
+
+    @_builtins.property
+    def train_seconds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """How many seconds the newest trainings took, the newest last; at most 32 of them."""
+
+    def __init__(
+        self,
+        *,
+        process: _builtins.bytes = ...,
+        counted: Global___ClientCounts | None = ...,
+        acknowledged: Global___ClientCounts | None = ...,
+        train_seconds: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "counted", b"counted"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "counted", b"counted", "process", b"process", "train_seconds", b"train_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClientActivity: _TypeAlias = ClientActivity  # noqa: Y015
+
+@_typing.final
 class HeartbeatRequest(_message.Message):
     """What a client says of itself."""
 
@@ -1364,6 +1436,7 @@ class HeartbeatRequest(_message.Message):
     DEVICE_FIELD_NUMBER: _builtins.int
     DEGRADED_FIELD_NUMBER: _builtins.int
     PRIVACY_FIELD_NUMBER: _builtins.int
+    ACTIVITY_FIELD_NUMBER: _builtins.int
     work_id: _builtins.str
     """The work it is at; empty if idle."""
     device: _builtins.str
@@ -1378,6 +1451,10 @@ class HeartbeatRequest(_message.Message):
     def privacy(self) -> Global___PrivacySpent:
         """What its training has spent; not set if it trains without differential privacy."""
 
+    @_builtins.property
+    def activity(self) -> Global___ClientActivity:
+        """What it has done; not set by a client that counts nothing."""
+
     def __init__(
         self,
         *,
@@ -1386,10 +1463,11 @@ class HeartbeatRequest(_message.Message):
         device: _builtins.str = ...,
         degraded: _builtins.bool = ...,
         privacy: Global___PrivacySpent | None = ...,
+        activity: Global___ClientActivity | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["privacy", b"privacy", "session", b"session"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["activity", b"activity", "privacy", b"privacy", "session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["degraded", b"degraded", "device", b"device", "privacy", b"privacy", "session", b"session", "work_id", b"work_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activity", b"activity", "degraded", b"degraded", "device", b"device", "privacy", b"privacy", "session", b"session", "work_id", b"work_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1436,18 +1514,24 @@ class LeaveRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SESSION_FIELD_NUMBER: _builtins.int
+    ACTIVITY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def session(self) -> Global___Session:
         """Who leaves."""
+
+    @_builtins.property
+    def activity(self) -> Global___ClientActivity:
+        """What it has done since its last heartbeat, too."""
 
     def __init__(
         self,
         *,
         session: Global___Session | None = ...,
+        activity: Global___ClientActivity | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["activity", b"activity", "session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activity", b"activity", "session", b"session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

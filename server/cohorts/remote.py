@@ -32,7 +32,7 @@ class Session:
     ends, in seconds since the epoch; both None over plaintext. `codec` is how it encodes updates.
     `told_bar` is the request by which it was told in this session that it is barred. `privacy` is
     what its training has spent, None as long as it says nothing of differential privacy.
-    `unlearning_works` are the named works that it can do.
+    `unlearning_works` are the named works that it can do. `software_version` is what it says.
     """
 
     client: str
@@ -48,6 +48,7 @@ class Session:
     told_bar: str = ""
     privacy: PrivacySpent | None = None
     unlearning_works: frozenset[str] = frozenset()
+    software_version: str = ""
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 

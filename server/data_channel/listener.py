@@ -172,11 +172,11 @@ class DataChannel:
             log.warning("no thread can be started for a data connection: %s", error)
             connection.abandon()
             among.discard(connection)
-        self._metrics.data_connections.set(len(self._serving))
+        self._metrics.transfers.show_connections(len(self._serving))
 
     def _end(self, among: set[Connection], connection: Connection) -> None:
         among.discard(connection)
-        self._metrics.data_connections.set(len(self._serving))
+        self._metrics.transfers.show_connections(len(self._serving))
 
 
 class _Context:

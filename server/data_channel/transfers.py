@@ -129,7 +129,7 @@ class Transfers:
                 stop = min(start + STEP_BYTES, broadcast.num_bytes)
                 call.link.send(broadcast.view(start, stop), MESSAGE_SECONDS)
                 broadcast.done_with(start, stop)
-                self._metrics.moved_beside_grpc("sent", stop - start)
+                self._metrics.transfers.moved_beside_grpc("sent", stop - start)
                 session.last_seen = time.monotonic()
 
     def _received(self, call: Call, upload: Upload) -> str:
@@ -171,7 +171,7 @@ class Transfers:
             if not count:
                 link.await_more(until)
                 continue
-            self._metrics.moved_beside_grpc("received", count)
+            self._metrics.transfers.moved_beside_grpc("received", count)
             self._door.caller(call.pem)
             arrival = upload.check()
             until = time.monotonic() + MESSAGE_SECONDS

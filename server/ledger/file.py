@@ -7,7 +7,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import Connection, update
 
 from fednot.audit_chain import BrokenChainError, Head
+from server.disk_faults import telling
 from server.ledger.chain import Contents, Entry, Event, Header, Note, follow, parse
 from server.state import durable
 from server.state.database import StateError
@@ -57,6 +58,11 @@ class Ledger:
         self._descriptor = descriptor
         self._head = contents.head
         self._size = contents.size
+        self._on_failed: Callable[[str], object] = lambda operation: None
+
+    def when_failed(self, call: Callable[[str], object]) -> None:
+        """Has a function called with "write", in the thread that appends, if that fails."""
+        self._on_failed = call
 
     @classmethod
     def begin(cls, path: Path, state_id: str) -> Ledger:
@@ -111,7 +117,8 @@ class Ledger:
         Raises OSError if they could not be written; then none of them was.
         """
         if notes:
-            self._append(notes, now)
+            with telling(self._on_failed, "write"):
+                self._append(notes, now)
         head = {"ledger_sequence": self._head.entries, "ledger_hash": self._head.hash}
         connection.execute(update(federation).values(**head))
 

@@ -21,6 +21,7 @@ from server.federation import Federation
 from server.records import RoundProgress
 from server.secure_aggregation.attempt import Attempt, MaskingPolicy, new_attempt_name
 from server.state import client_rows
+from server.stopwatch import Stopwatch
 from server.summing import AS_THEY_COME, Handling, Sum
 
 ROSTER_SHARE: Final = 0.8
@@ -85,11 +86,12 @@ class MaskedSumming:
         federation = self._federation
         manifest = federation.model.manifest
         total = await asyncio.to_thread(federation.memory.block, Masked().size(manifest))
+        watch = Stopwatch()
         guiding = asyncio.create_task(
             attempt.gather(ROSTER_SHARE * plan.deadline, self._policy.wait)
         )
         try:
-            received = await self._receive(plan, total)
+            received = await self._receive(plan, total, watch)
         finally:
             guiding.cancel()
             await asyncio.gather(guiding, return_exceptions=True)
@@ -98,14 +100,16 @@ class MaskedSumming:
             _check_quorum(received.examples, plan.clients, quorum)
             there = federation.cohort.connected
             found = await attempt.unmasking(received.examples, there, self._policy.wait)
-            model = await asyncio.to_thread(self._applied, total, found, received.examples, given)
+            applied = watch.timed(self._applied)
+            model = await asyncio.to_thread(applied, total, found, received.examples, given)
         except FednotError as failure:
             log.warning("the masked round has no result: %s", failure.message)
             attempt.end(failure)
             return Sum(None, missing | dict.fromkeys(received.examples, failure.message), {})
+        federation.metrics.rounds.aggregated(watch.seconds)
         return Sum(model, missing, {})
 
-    async def _receive(self, plan: WorkPlan, total: Block) -> _Received:
+    async def _receive(self, plan: WorkPlan, total: Block, watch: Stopwatch) -> _Received:
         federation = self._federation
         progress = RoundProgress(plan.round, plan.phase, plan.clients)
         examples: dict[str, int] = {}
@@ -114,20 +118,20 @@ class MaskedSumming:
         async with aclosing(federation.cohort.work(plan)) as answers:
             async for answer in answers:
                 if isinstance(answer, Update):
-                    await self._add(total, answer)
+                    await self._add(total, answer, watch)
                     examples[answer.client] = answer.num_examples
                     progress = replace(progress, accepted=(*progress.accepted, answer.client))
                 else:
-                    federation.metrics.updates.labels("missing").inc()
+                    federation.metrics.rounds.updates("missing")
                     missing[answer.client] = _why(answer)
                     progress = replace(progress, failed=(*progress.failed, answer.client))
                 federation.shows(progress)
         return _Received(examples, missing)
 
-    async def _add(self, total: Block, update: Update) -> None:
-        await asyncio.to_thread(add_payload, total.tensor, update.payload.tensor)
+    async def _add(self, total: Block, update: Update, watch: Stopwatch) -> None:
+        await asyncio.to_thread(watch.timed(add_payload), total.tensor, update.payload.tensor)
         update.settle(None)
-        self._federation.metrics.updates.labels("accepted").inc()
+        self._federation.metrics.rounds.updates("accepted")
 
     def _applied(
         self, total: Block, found: Unmasking, examples: Mapping[str, int], given: Block

@@ -130,7 +130,7 @@ class Door:
         if not isinstance(error, FednotError):
             log.exception("a call failed", exc_info=error)
             error = FednotError(Reason.INTERNAL, "the server met an unexpected fault")
-        self._metrics.refusals.labels(error.reason).inc()
+        self._metrics.calls.refused(error.reason)
         await self._note(method, error, pem)
         return error
 

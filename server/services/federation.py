@@ -19,6 +19,7 @@ from server.cohorts.cohort import Evaluation, NoAnswer, Profiles, WorkKind
 from server.cohorts.remote import RemoteCohort, Session
 from server.destruction import check_report
 from server.federation import Federation
+from server.fleet import Fleet
 from server.methods.method import TRAIN
 from server.privacy import PrivacySpent
 from server.records import ClientRecord
@@ -80,7 +81,8 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
         self._trust_digest = trust_digest
         self._uploads = UploadStream(uploads, federation.metrics)
         self._downloads = DownloadDesk(federation, cohort)
-        self._sent = federation.metrics.transfer.labels("sent")
+        self._transfers = federation.metrics.transfers
+        self._fleet = Fleet(federation.metrics.fleet)
 
     async def Join(
         self, request: federation_pb2.JoinRequest, context: Context
@@ -100,6 +102,7 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
             instance=instance_name(request.instance),
             codec=self._offer.codec_for(request.codecs),
             unlearning_works=unlearning_works(request.unlearning_works),
+            software_version=one_line(request.software_version, MAX_VERSION_LENGTH),
         )
         self._cohort.check_free(session)
         record = ClientRecord(
@@ -122,8 +125,7 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
         if await self._federation.database.write(Commit.CLIENT_JOINED, command):
             await self._federation.reload_fences()  # before any round can see the session
         self._cohort.open(session)
-        software = one_line(request.software_version, MAX_VERSION_LENGTH)
-        log.info("%s joined: fednot %s on %s", name, software, device)
+        log.info("%s joined: fednot %s on %s", name, session.software_version, device)
         response = federation_pb2.JoinResponse(
             session_id=session.id,
             barred=barred_message(self._federation.fences.bar_of(name)),
@@ -190,7 +192,7 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
             for count, frame in assignment.broadcast.frames(request.offset):
                 assignment.check_open()
                 yield frame
-                self._sent.inc(count)
+                self._transfers.moved("sent", count)
                 session.last_seen = time.monotonic()
             digest = await assignment.broadcast.checksum()
             trailer = model_pb2.StreamTrailer(xxh3_128=digest)
@@ -280,6 +282,8 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
         session.degraded = request.degraded
         if request.HasField("privacy"):
             session.privacy = PrivacySpent.told(request.privacy)
+        if request.HasField("activity"):
+            self._fleet.told(session.client, request.activity)
         session.device = device_name(request.device) or session.device
         return federation_pb2.HeartbeatResponse(
             work_stands=self._stands(session.client, request.work_id),
@@ -292,6 +296,8 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
     ) -> federation_pb2.LeaveResponse:
         """Closes the session."""
         session = session_of(self._cohort, request.session)
+        if request.HasField("activity"):
+            self._fleet.told(session.client, request.activity)
         self._cohort.close(session)
         seen = time.time()
         await self._federation.database.write(

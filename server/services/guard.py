@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, contextmanager, suppress
 from typing import Any, Final, NoReturn
 
@@ -27,14 +27,11 @@ from server.metrics import Metrics
 from server.records import Caller
 from server.services import callers
 from server.services.door import CallerSource, Door, Refusals
+from server.services.handlers import KINDS, Context, Continuation, Serve
 from server.services.permissions import check, method_name
 
 MOST_METADATA: Final = 16 << 10
 """gRPC itself keeps to it only once the caller has agreed to it, which a hostile one never does."""
-
-Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Any]]
-Context = aio.ServicerContext[Any, Any]
-Serve = Callable[[Any, Context], Any]
 
 
 class Guard(aio.ServerInterceptor):
@@ -65,7 +62,7 @@ class Guard(aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None:
             return None
-        behaviour, make = _KINDS[handler.request_streaming, handler.response_streaming]
+        behaviour, make = KINDS[handler.request_streaming, handler.response_streaming]
         serve = getattr(handler, behaviour)
         if handler.request_streaming:
             serve = self._watching(serve)
@@ -202,13 +199,6 @@ class _Watched:
 _READERS: Final = {chunk_messages.UPLOAD: chunk_messages.upload_part}
 _WRITERS: Final = {chunk_messages.DOWNLOAD: chunk_messages.download_bytes}
 """In place of protobuf's own, which copy every chunk twice."""
-
-_KINDS: Final = {
-    (False, False): ("unary_unary", grpc.unary_unary_rpc_method_handler),
-    (False, True): ("unary_stream", grpc.unary_stream_rpc_method_handler),
-    (True, False): ("stream_unary", grpc.stream_unary_rpc_method_handler),
-    (True, True): ("stream_stream", grpc.stream_stream_rpc_method_handler),
-}
 
 
 def _parsed(message: Any) -> Any:

@@ -24,7 +24,7 @@ class UploadStream:
         self, desk: UploadDesk, metrics: Metrics, *, message_timeout: float = MESSAGE_SECONDS
     ) -> None:
         self._desk = desk
-        self._received = metrics.transfer.labels("received")
+        self._transfers = metrics.transfers
         self._message_timeout = message_timeout
 
     async def take(self, stream: Stream, announce: Announce) -> int:
@@ -56,7 +56,7 @@ class UploadStream:
                 await asyncio.to_thread(arrival.write, part)
             else:
                 arrival.write(part)
-            self._received.inc(len(part))
+            self._transfers.moved("received", len(part))
 
     async def _next(self, stream: Stream) -> Part:
         try:

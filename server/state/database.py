@@ -56,6 +56,7 @@ class Database:
         """
         self.unsure = False
         self._on_lost: Callable[[], object] = lambda: None
+        self._on_failed: Callable[[str], object] = lambda operation: None
         self._engine = engine_for(place)
         self._ownership = Ownership() if self._engine.dialect.name == "postgresql" else None
         self._connection: Connection | None = None
@@ -94,6 +95,12 @@ class Database:
         """Has a function called, in the writer thread, when another server has the state."""
         self._on_lost = call
 
+    def when_failed(self, call: Callable[[str], object]) -> None:
+        """Has a function called, in the writer thread, with "read" or "write" whenever a command
+        fails of the database or of a disk, and not of what it was asked.
+        """
+        self._on_failed = call
+
     def raise_if_lost(self) -> None:
         """Raises StateLostError once another server has the state."""
         if self._lost:
@@ -123,13 +130,13 @@ class Database:
 
     def _open(self) -> None:
         self._writer = threading.get_ident()
-        with self._guarded() as connection:
+        with self._guarded("write") as connection:
             upgrading.bring_up_to_date(connection)
         if self._ownership is not None:
             self._write(Commit.SCHEMA, self._ownership.mark)
 
     def _read(self, command: Callable[[Connection], T]) -> T:
-        with self._guarded() as connection:
+        with self._guarded("read") as connection:
             will_write(connection, False)
             with connection.begin() as transaction:
                 result = command(connection)
@@ -137,7 +144,7 @@ class Database:
             return result
 
     def _write(self, commit: Commit, command: Callable[[Connection], T]) -> T:
-        with self._guarded() as connection:
+        with self._guarded("write") as connection:
             will_write(connection, True)
             with connection.begin() as transaction:
                 result = command(connection)
@@ -161,7 +168,7 @@ class Database:
             raise
 
     def _scrub(self) -> bool:
-        with self._guarded() as connection:
+        with self._guarded("write") as connection:
             if connection.dialect.name != "sqlite":
                 return True
             cursor = connection.connection.cursor()  # no checkpoint is possible in a transaction
@@ -170,20 +177,23 @@ class Database:
             return not busy
 
     @contextmanager
-    def _guarded(self) -> Iterator[Connection]:
-        """The connection; what goes wrong with it is sorted, and a lost one is let go."""
+    def _guarded(self, operation: str) -> Iterator[Connection]:
+        """The connection; what goes wrong with it is told and sorted, and a lost one is let go."""
         self.raise_if_lost()
         try:
             yield self._connection or self._connected()
         except (DBAPIError, OSError) as error:
+            self._on_failed(operation)
             self._let_go_if_lost()
             if (found := faults.passing(error)) is not None:
                 raise found from error
             raise
         except StateUnavailableError:
+            self._on_failed(operation)
             self._let_go_if_lost()
             raise
         except StateLostError as lost:
+            self._on_failed(operation)
             self._lost = str(lost)
             self._drop()
             self._on_lost()

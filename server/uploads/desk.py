@@ -71,8 +71,8 @@ class UploadDesk:
         """Counts an upload that is refused."""
         try:
             yield
-        except FednotError:
-            self._federation.metrics.updates.labels("refused").inc()
+        except FednotError as error:
+            self._federation.metrics.rounds.update_refused(error.reason)
             raise
 
     async def open(self, header: federation_pb2.UpdateHeader) -> Upload:
@@ -235,7 +235,7 @@ class UploadDesk:
             return
         if before is not None:
             self._buffers.give(before)
-            self._federation.metrics.spilled_uploads.inc()
+            self._federation.metrics.transfers.spilled()
             self._leave_slot(arrival)
         self._show()
 
@@ -259,7 +259,7 @@ class UploadDesk:
     def _show(self) -> None:
         arrivals = self._arrivals.values()
         cut = sum(arrival.holder is None for arrival in arrivals)
-        self._federation.metrics.show_uploads(
+        self._federation.metrics.transfers.show_uploads(
             receiving=len(arrivals) - cut, waiting=self._slots.waiting, cut=cut
         )
         if self._idle is not None:

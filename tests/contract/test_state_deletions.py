@@ -46,6 +46,7 @@ from server.state import (
     deadline_rows,
     deletion_rows,
     job_rows,
+    phase_rows,
     release_rows,
     round_rows,
     version_rows,
@@ -343,3 +344,21 @@ class TestDeletions:
         assert [job.created_at for job in run(job_rows.open_jobs)] == [30.0, 20.0]
         assert run(deadline_rows.oldest_open) == 20.0
         assert run(deletion_rows.count_by_phase) == {QUEUED: 2, COMPLETED: 1}
+
+    def test_moves_are_told_once_with_the_time_in_the_phase_before(self, run: Any) -> None:
+        run(begun)
+        before = run(phase_rows.newest)
+        run(lambda c: deletion_rows.accept(c, ask("r1", "c1"), 10.0))
+        run(lambda c: deletion_rows.accept(c, ask("r2", "c2"), 15.0))
+        run(lambda c: job_rows.move(c, deletion_of(c, "r1").job, NEGATING, 30.0))
+        run(lambda c: deletion_rows.drop(c, deletion_of(c, "r2").job, "cancelled", 40.0))
+        moves = run(lambda c: phase_rows.moves_after(c, before))
+        assert [move[1:] for move in moves] == [
+            (None, QUEUED, 0.0),
+            (None, QUEUED, 0.0),
+            (QUEUED, NEGATING, 20.0),
+            (QUEUED, JobPhase.CANCELLED, 25.0),
+        ]
+        assert run(phase_rows.newest) == moves[-1].entry
+        assert run(lambda c: phase_rows.moves_after(c, moves[1].entry)) == moves[2:]
+        assert run(lambda c: phase_rows.moves_after(c, moves[-1].entry)) == []

@@ -17,6 +17,7 @@ from fednot.errors import FednotError, Reason
 from fednot.rpc_errors import from_rpc_error
 from server.metrics import Metrics, new_registry
 from server.records import Caller
+from server.services.call_counting import CallCounter
 from server.services.guard import Guard
 
 SERVICE = "fednot.test.Faults"
@@ -113,7 +114,7 @@ class Rig:
         self.noted = refusals.noted
 
     def refusals(self) -> dict[str, float]:
-        samples = next(iter(self.metrics.refusals.collect())).samples
+        samples = next(iter(self.metrics.calls._refusals.collect())).samples
         return {s.labels["reason"]: s.value for s in samples if s.name.endswith("_total")}
 
     async def unary_unary(self, *requests: bytes) -> list[bytes]:
@@ -141,7 +142,10 @@ async def rig() -> AsyncIterator[Rig]:
     metrics, faults = Metrics(new_registry(), "test"), Faults()
     refusals = NotedRefusals()
     guard = Guard(metrics, refusals=refusals, may=lambda method, caller: None)
-    server = aio.server(interceptors=[guard], options=[("grpc.max_concurrent_streams", STREAMS)])
+    server = aio.server(
+        interceptors=[CallCounter(metrics.calls, ()), guard],
+        options=[("grpc.max_concurrent_streams", STREAMS)],
+    )
     serving = health.aio.HealthServicer()
     await serving.set("", health_pb2.HealthCheckResponse.SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(serving, server)

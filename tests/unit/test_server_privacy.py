@@ -62,9 +62,9 @@ async def test_the_most_that_was_spent_is_shown(server: Served) -> None:
     assert found["c2"].privacy == SPENT.message()
     assert not found["c3"].HasField("privacy")
 
-    assert server.federation.metrics.privacy._value.get() == 0
+    assert server.federation.metrics.fleet._privacy._value.get() == 0
     await Monitor(server.federation, server.cohort, server.identity)._refresh()
-    assert server.federation.metrics.privacy._value.get() == 2.5
+    assert server.federation.metrics.fleet._privacy._value.get() == 2.5
 
 
 @pytest.mark.parametrize(

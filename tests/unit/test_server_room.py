@@ -14,7 +14,8 @@ STATE, VERSIONS = Path("/state"), Path("/versions")
 
 def room(state: int, versions: int) -> Room:
     free = {STATE: state, VERSIONS: versions}
-    return Room([STATE, VERSIONS], needed=1_000_000, free=free.__getitem__)
+    sizes = {STATE: 2 * state, VERSIONS: 2 * versions}
+    return Room([STATE, VERSIONS], needed=1_000_000, free=free.__getitem__, size=sizes.__getitem__)
 
 
 def test_with_room_on_every_disk_nothing_is_missing() -> None:
@@ -22,7 +23,7 @@ def test_with_room_on_every_disk_nothing_is_missing() -> None:
     enough = 1_000_000 + SPARE
     assert room(enough, enough).shortage() == ""
     room(enough, enough).check()
-    assert room(enough + 5, enough).free == enough
+    assert room(enough + 5, enough).fullest == (enough, 2 * enough)
 
 
 def test_the_fullest_disk_is_named_with_what_it_lacks() -> None:
@@ -36,9 +37,9 @@ def test_the_fullest_disk_is_named_with_what_it_lacks() -> None:
 
 def test_without_folders_there_is_always_room() -> None:
     assert Room().shortage() == ""
-    assert Room().free == 0
+    assert Room().fullest == (0, 0)
 
 
 def test_the_disk_itself_is_asked(tmp_path: Path) -> None:
-    assert Room([tmp_path]).free > 0
+    assert 0 < Room([tmp_path]).fullest[0] < Room([tmp_path]).fullest[1]
     assert "has" in Room([tmp_path], needed=1 << 60).shortage()
