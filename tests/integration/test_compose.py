@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from support.compose import (
     reason_to_skip,
     run,
 )
+from support.dashboards import queries
 
 CLIENTS = ["client-0", "client-1", "client-2"]
 SCRAPED_SECONDS = 120
@@ -177,6 +179,25 @@ def test_prometheus_reaches_all_and_alertmanager(federation: Federation) -> None
     eventually(SCRAPED_SECONDS, "targets", seen, wanted)
     [told] = federation.ask_prometheus("alertmanagers")["activeAlertmanagers"]
     assert told["url"] == "http://alertmanager:9093/api/v2/alerts"
+
+
+def test_every_panel_of_grafana_has_an_answer(federation: Federation) -> None:
+    """Over the time since the start, as a panel asks: no deletion is open any more."""
+    now = time.time()
+
+    def unanswered() -> list[str]:
+        return [
+            name
+            for name, query in queries()
+            if not federation.ask_prometheus(
+                "query_range?"
+                + urllib.parse.urlencode(
+                    {"query": query, "start": now - 1800, "end": time.time(), "step": "15"}
+                )
+            )["result"]
+        ]
+
+    eventually(SCRAPED_SECONDS, "panels without an answer", unanswered, [])
 
 
 def test_the_federation_survives_a_restart_of_the_server(federation: Federation) -> None:
