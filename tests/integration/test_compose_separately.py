@@ -155,8 +155,9 @@ def bring_up(machines: Machines) -> None:
         server.copy_identity(role)
     eventually(START_SECONDS, "the server", lambda: server.health("server"), "healthy")
     for name, client in machines.clients.items():
-        token = server.compose("run", "--rm", "-T", "operator", "certs", "token", name)
-        client.compose("run", "--rm", "-T", "enrol", given=token)
+        ask = ("run", "--rm", "-T", "operator", "certs", "token", name)
+        token = server.compose(*ask, seconds=START_SECONDS)
+        client.compose("run", "--rm", "-T", "enrol", seconds=START_SECONDS, given=token)
         client.compose("up", "--no-build", "--detach", seconds=START_SECONDS)
 
 
