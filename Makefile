@@ -18,7 +18,7 @@ DATA ?=
 LAB ?=
 QUICK := not compose and not faults and not soak and not long and not attacks
 
-.PHONY: demo lab lab-small test faults attacks fuzz soak lint protos bench clean
+.PHONY: demo lab lab-small test faults attacks fuzz soak lint protos chart-schema release bench clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -63,6 +63,14 @@ lint: $(STAMP)
 protos: $(STAMP)
 	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=. --grpc_python_out=. \
 		--mypy_out=quiet:. --mypy_grpc_out=quiet:. protos/fednot/v1/*.proto
+
+# After a new setting: the chart's schema names them all.
+chart-schema: $(STAMP)
+	$(BIN)/python deploy/helm/write-schema.py
+
+# Wheel, sdist, chart and SBOM in dist/, each tried: docs/releasing.md.
+release: $(STAMP)
+	.ci/release
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks $(PARTS)
