@@ -1,7 +1,7 @@
 """Looks at what a wheel and an sdist hold: `release_content.py SOURCE WHEEL SDIST`.
 
-The wheel has every file of the packages that the source has, data too, and nothing beside; the sdist
-has what a wheel is built from.
+The wheel has every file of the packages that the source has, data too, and nothing beside; the
+sdist has what a wheel is built from.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ NOT_IN_SDIST = ("tests/", ".ci/", "lab/", "benchmarks/")
 
 
 def main(source: Path, wheel: Path, sdist: Path) -> int:
+    """Prints what is wrong; 1 if anything is."""
     inside = {
         path.relative_to(source).as_posix()
         for package in PACKAGES

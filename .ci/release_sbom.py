@@ -1,7 +1,7 @@
 """Completes and checks an SBOM: `release_sbom.py SBOM WHEEL VERSION`.
 
-It is valid CycloneDX, its subject is fednot in that version with the wheel's hash, and each dependency
-that the wheel asks for is in it with the version that was installed.
+It is valid CycloneDX, its subject is fednot in that version with the wheel's hash, and each
+dependency that the wheel asks for is in it with the version that was installed.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from packaging.utils import canonicalize_name
 
 
 def main(sbom: Path, wheel: Path, version: str) -> int:
+    """Prints what is wrong; 1 if anything is."""
     table = json.loads(sbom.read_text(encoding="utf-8"))
     subject = table["metadata"]["component"]
     subject["version"] = version

@@ -1,4 +1,4 @@
-"""A federation by the installed package alone: `python .ci/round_trip.py`, with its commands on PATH.
+"""A federation by the installed package alone, with its commands on PATH.
 
 Certificates, a server, two clients on scikit-learn's digits over mutual TLS on loopback, two
 rounds, a deletion, and its receipt verified offline. Says what failed with the ends of the logs.
@@ -131,12 +131,14 @@ class RoundTrip:
 
 
 def free_port() -> int:
+    """A port that nothing listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def main() -> int:
+    """Runs it; 1 with the logs if it fails."""
     os.environ["OMP_NUM_THREADS"] = "1"
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="fednot-round-trip-") as name:
