@@ -278,6 +278,31 @@ def test_values_that_must_not_be_are_refused(wrong: str) -> None:
     assert "schema" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        ("server.enabled=false,clients.a.tokenSecret=t", "client.server: name the server"),
+        ("server.revocations.configMap=r", "server.revocations: an authority"),
+        ("server.extraVolumes[0].name=task", "task is a volume of the chart's own"),
+        ("server.settings.model=/m,clients.a.tokenSecret=t", "task.reference: the clients need"),
+    ],
+)
+def test_values_that_make_no_sense_together_are_told(flags: str, sentence: str) -> None:
+    done = run_helm("template", "fed", CHART, "--set", flags)
+    assert done.returncode != 0
+    assert sentence in done.stderr
+
+
+def test_revocation_lists_and_maintenance_reach_the_pod() -> None:
+    flags = "server.maintenance=true,server.revocations.configMap=r"
+    documents = rendered("-f", CHART / "ci" / "production.yaml", "--set", flags)
+    (server,) = [t for name, t in pods(documents) if name.endswith("-server")]
+    (container,) = server["spec"]["containers"]
+    assert container["command"] == ["sleep", "infinity"]
+    assert not [probe for probe in container if probe.endswith("Probe")]
+    assert environment(container)["FEDNOT_SERVER_REVOCATIONS"] == "/revocations/revoked.pem"
+
+
 def test_the_init_container_makes_an_authority_once(tmp_path: Path) -> None:
     documents = rendered("-f", CHART / "ci" / "small.yaml", "--set", "certificates.domain=clinic")
     (server,) = [t for name, t in pods(documents) if name.endswith("-server")]
