@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import os
 import shutil
 import subprocess
@@ -32,6 +34,11 @@ def run_helm(*words: str | Path) -> subprocess.CompletedProcess[str]:
 
 def rendered(*flags: str | Path, chart: Path = CHART) -> list[Document]:
     """What an installation with these flags would send to the cluster."""
+    return copy.deepcopy(_rendered(flags, chart))
+
+
+@functools.cache
+def _rendered(flags: tuple[str | Path, ...], chart: Path) -> list[Document]:
     done = run_helm("template", RELEASE, chart, "--namespace", NAMESPACE, *flags)
     assert done.returncode == 0, done.stderr
     return [each for each in yaml.safe_load_all(done.stdout) if each]
