@@ -56,6 +56,7 @@ GROUP = closed(
 )
 RELABELLING = closed(
     "",
+    sourceLabels=TEXTS,
     targetLabel=TEXT,
     replacement={"type": "string"},
     regex=TEXT,
