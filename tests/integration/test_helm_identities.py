@@ -15,7 +15,7 @@ from support.ports import free_port
 
 from fednot.v1 import operator_pb2
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.timeout(180)]
 
 
 def test_certificates_of_cert_manager_serve_a_federation(tmp_path: Path) -> None:
