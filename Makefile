@@ -18,7 +18,7 @@ DATA ?=
 LAB ?=
 QUICK := not compose and not faults and not soak and not long and not attacks
 
-.PHONY: demo lab lab-small test compose-test faults attacks fuzz soak lint protos reference bench clean
+.PHONY: demo lab lab-small test compose-test faults attacks fuzz soak lint protos reference chart-schema release bench clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -72,6 +72,14 @@ protos: $(STAMP)
 # docs/reference, from protos, command lines and settings.
 reference: $(STAMP)
 	$(BIN)/python -m docs.generate
+
+# After a new setting: the chart's schema names them all.
+chart-schema: $(STAMP)
+	$(BIN)/python deploy/helm/write-schema.py
+
+# Wheel, sdist, chart and SBOM in dist/, each tried: docs/releasing.md.
+release: $(STAMP)
+	.ci/release
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks $(PARTS)

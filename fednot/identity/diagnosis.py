@@ -6,6 +6,7 @@ a client's certificate only closes the connection. So this looks again, with soc
 
 from __future__ import annotations
 
+import os
 import ssl
 import stat
 import time
@@ -28,6 +29,8 @@ from fednot.identity.trust import check_dates, described
 DEFAULT_SECONDS: Final = 5.0
 _AGAIN_SECONDS: Final = 0.3
 _OF_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+_OF_STRANGERS: Final = stat.S_IWGRP | stat.S_IRWXO
+"""Where root owns the key, as in a mounted secret, this user reads it by its group."""
 
 # X509_V_ERR_* of OpenSSL's x509_vfy.h
 _NOT_YET_VALID: Final = 9
@@ -81,8 +84,9 @@ def check_dates_of(credentials: Credentials) -> None:
 def exposed_key(folder: Path) -> str:
     """Says that others than its owner can get at an identity's key; "" if they cannot."""
     place = file_of(folder, KEY)
-    mode = stat.S_IMODE(place.stat().st_mode)
-    if not mode & _OF_OTHERS:
+    found = place.stat()
+    mode = stat.S_IMODE(found.st_mode)
+    if not mode & (_OF_OTHERS if found.st_uid == os.getuid() else _OF_STRANGERS):
         return ""
     return f"others than its owner can read or write {place} (mode {mode:04o})"
 
