@@ -27,11 +27,6 @@ from support.terminal import Terminal
 from fednot.receipt import verified
 
 SKIP = reason_to_skip()
-pytestmark = [
-    pytest.mark.long,
-    pytest.mark.timeout(400),
-    pytest.mark.skipif(SKIP is not None, reason=SKIP or ""),
-]
 
 HEADING = "On separate machines, in ten commands"
 CLIENTS = ("hospital-a", "hospital-b", "hospital-c")
@@ -60,7 +55,8 @@ class MyTask(fednot.Task):
     batch_size = 16
 
     def build_model(self):
-        return nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 10))
+        wide, narrow = nn.Linear(64, 128), nn.Linear(128, 64)
+        return nn.Sequential(wide, nn.ReLU(), narrow, nn.ReLU(), nn.Linear(64, 10))
 
     def train_data(self):
         return digits(int(Path("part").read_text()))
@@ -95,7 +91,7 @@ class Site:
 
     def waits_for(self, words: str) -> None:
         """Until the terminal shows some words."""
-        eventually(f"{words!r} is printed", lambda: words in self.terminal.output, 120)
+        eventually(f"{words!r} is printed", lambda: words in self.terminal.output, SECONDS)
 
 
 def ten_commands() -> list[list[str]]:
@@ -144,7 +140,11 @@ def is_answered(caller: Machine, called: Machine, port: int) -> bool:
     """Whether a machine gets a connection to a port of another one, or at least a refusal of it."""
     program = f"import socket; socket.create_connection(('{called.address}', {port}), 2)"
     done = subprocess.run(
-        caller.inside("python3", "-c", program), capture_output=True, text=True, timeout=20, check=False
+        caller.inside("python3", "-c", program),
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
     )
     return done.returncode == 0 or "refused" in done.stderr
 
@@ -164,6 +164,9 @@ def test_the_readme_has_ten_commands_for_separate_machines() -> None:
     assert [len(block) for block in ten_commands()] == [4, 1, 2, 3]
 
 
+@pytest.mark.long
+@pytest.mark.timeout(400)
+@pytest.mark.skipif(SKIP is not None, reason=SKIP or "")
 def test_the_ten_commands_lead_to_a_signed_receipt(sites: dict[str, Site]) -> None:
     serve, make_token, join, use = ten_commands()
     server, operator = sites["server"], sites["operator"]
@@ -199,7 +202,7 @@ def the_receipt_is_good(operator: Site) -> None:
     where = "--server fed.example.org:50051 --identity dora"
     operator.type(f"fednot receipt-keys -o keys.pem {where}")
     told = operator.type("fednot verify receipt.jws --key keys.pem --format json")
-    keys = (operator.folder / "keys.pem").read_bytes()
+    keys = (operator.folder / "keys.pem").read_text()
     receipt = verified((operator.folder / "receipt.jws").read_text(), keys)
 
     assert receipt.request_ids == ["a-withdraws"]
