@@ -40,7 +40,7 @@ WAIT_SECONDS = 200.0
 BUILT = ("pyproject.toml", "README.md", "LICENSE", "fednot", "server", "client")
 TRAINING = "7. Train"
 SPREAD = 2.0
-"""How much more than the page says it may take, which leaves out venv and pip, and on any machine."""
+"""How much more than the page says it may take: that leaves out venv and pip."""
 
 
 @dataclass
