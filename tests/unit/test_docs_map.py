@@ -30,7 +30,6 @@ def test_the_map_has_every_page() -> None:
     pages = {path.name for path in DOCS.glob("*.md")} - {"README.md"}
 
     assert pages - set(linked) == set(), "docs/README.md does not link these"
-    assert [name for name in linked if not (DOCS / name).is_file()] == []
 
 
 def test_the_map_has_a_part_for_every_reader() -> None:
