@@ -108,7 +108,8 @@ def _pattern(line: str) -> str:
     """What matches a line of output that a page shows, with the end of the line."""
     if line.strip() == "...":
         return r"(?:.*\n)*?"
-    return "^" + ".*".join(re.escape(part) for part in _worn(line).split("...")) + r"\n"
+    worn = re.sub(r" \.\.\.$", "...", _worn(line))
+    return "^" + ".*".join(re.escape(part) for part in worn.split("...")) + r"\n"
 
 
 def _worn(line: str) -> str:

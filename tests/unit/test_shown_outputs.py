@@ -22,6 +22,7 @@ office  idle
         "job-aaaaaaaaaaaa since 2027-01-01 01:02:03Z, 7 s ago",
         "...\nNAME STATE\noffice   idle",
         "run 1: active\n...\noffice ...",
+        "run 1: active ...\n[1 of 2] ... accuracy 0.10 ...",
     ],
 )
 def test_what_is_shown_may_differ_in_fractions_times_and_ids(expected: str) -> None:
