@@ -108,7 +108,7 @@ def _pattern(line: str) -> str:
     """What matches a line of output that a page shows, with the end of the line."""
     if line.strip() == "...":
         return r"(?:.*\n)*?"
-    worn = re.sub(r" \.\.\.$", "...", _worn(line))
+    worn = re.sub(r" \.\.\.$|^\.\.\. ", "...", _worn(line))
     return "^" + ".*".join(re.escape(part) for part in worn.split("...")) + r"\n"
 
 
