@@ -53,7 +53,8 @@ class StatusServer:
             self._http = _BoundedServer(self._address, self._render, self._health)
         except OSError as error:
             raise OSError(
-                f"cannot listen on {host}:{port}: {error.strerror or error}; take another address"
+                f"cannot listen on {host}:{port} for /metrics and /healthz: "
+                f"{error.strerror or error}; give another --http-address, or an empty one for none"
             ) from error
         thread = threading.Thread(
             target=self._http.serve_forever, args=(0.1,), name="fednot-http", daemon=True

@@ -160,9 +160,9 @@ def _destruction_facts(job: deletion_pb2.Job) -> Iterator[Fact]:
 
 def _attempt_facts(attempt: deletion_pb2.Attempt) -> Iterator[Fact]:
     number = attempt.number
-    verb = "negates" if attempt.method == "not" else "of"
-    changed = f" {verb} {', '.join(attempt.tensors)}" if attempt.tensors else ""
-    yield Fact(("attempt", number, 0), f"attempt {number}: {attempt.method}{changed}")
+    verb = "negates" if attempt.method == "not" else "changes"
+    changed = f" {verb} {', '.join(attempt.tensors)}" if attempt.tensors else " begins"
+    yield Fact(("attempt", number, 0), f"attempt {number}, method {attempt.method}:{changed}")
     for index, warning in enumerate(attempt.warnings):
         yield Fact(("warning", number, index), f"attempt {number}: warning: {warning}")
     if attempt.steps:

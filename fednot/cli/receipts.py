@@ -88,7 +88,7 @@ def receipt_keys(
     keys = session.call(session.receipts.ListReceiptKeys, request).keys
     if output:
         _write(output, "".join(key.pem for key in keys))
-        session.output.note(f"{len(keys)} keys written to {output}")
+        session.output.note(f"{len(keys)} public key{'s' * (len(keys) != 1)} written to {output}")
     if session.output.json:
         session.output.document({"keys": documents(keys)})
     else:

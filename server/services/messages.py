@@ -274,8 +274,9 @@ def hide_others(message: deletion_pb2.Deletion, reader: str) -> deletion_pb2.Del
     del message.more_scopes[:]
     message.more_scopes.extend(more)
     for attempt in job.attempts:  # the losses of several clients' samples, added up
-        attempt.verification.ClearField("forgotten")
-        attempt.verification.ClearField("unseen")
+        if attempt.HasField("verification"):  # else clearing makes an empty one
+            attempt.verification.ClearField("forgotten")
+            attempt.verification.ClearField("unseen")
     if job.waiting_for and job.phase != deletion_pb2.JOB_PHASE_AWAITING:
         job.waiting_for = "waiting for other clients or deletions"
     if job.phase == deletion_pb2.JOB_PHASE_CANCELLED:

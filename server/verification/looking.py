@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -87,9 +88,10 @@ class Eyes:
                 groups.pop(group, None)
             add_to(groups, sight.probed)
         add_to(groups, sight.tested)
-        figures = {**figures_of(groups, seed=self.federation.defaults.seed), **sight.figures}
+        seed = self.federation.defaults.seed
+        figures = await asyncio.to_thread(figures_of, groups, seed=seed)  # its imports take seconds
         self.missing = self._missing(groups, held=held)
-        return View(groups, figures)
+        return View(groups, {**figures, **sight.figures})
 
     def uncovered(self) -> list[str]:
         """The clients that are named and that neither answered nor have a probe."""

@@ -254,7 +254,7 @@ def test_unlearn_waits_across_a_cut_stream(serve: Serve) -> None:
     assert result.exit_code == 0
     assert result.stdout.splitlines() == [
         "deletion r1 of client c3: queued",
-        "attempt 1: not negates 0.weight",
+        "attempt 1, method not: negates 0.weight",
         "attempt 1, recovery round 1: accuracy 0.5000",
         "deletion r1 of client c3: recovering, attempt 1",
         "attempt 1, recovery round 2: accuracy 0.9000",

@@ -1,4 +1,4 @@
-"""Two machines as network namespaces that share one cable and nothing else of the network."""
+"""Machines as network namespaces that share one switch and nothing else of the network."""
 
 from __future__ import annotations
 
@@ -7,18 +7,21 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND_SECONDS = 20.0
+OF_NAMESPACES = Path("/etc/netns")
+NO_HOSTS: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
 class Machine:
-    """A namespace; its processes see its own loopback and the cable only."""
+    """A namespace; its processes see its own loopback and the switch only."""
 
     namespace: str
     address: str
@@ -72,29 +75,62 @@ def reason_to_skip() -> str | None:
 @contextmanager
 def two_machines() -> Iterator[tuple[Machine, Machine]]:
     """Two machines, connected; deleted at the end whatever happens, with what runs on them."""
+    with machines("a", "b") as (first, second):
+        yield first, second
+
+
+@contextmanager
+def machines(*names: str, hosts: Mapping[str, str] = NO_HOSTS) -> Iterator[list[Machine]]:
+    """Machines on one switch, in the order of their names; deleted at the end, as two_machines.
+
+    `hosts` are names by which each of them finds one of the machines, by that one's name.
+    """
     number = os.getpid()
-    names = [f"fednot-{number}-{side}" for side in ("a", "b")]
-    cables = [f"fn{number}{side}" for side in ("a", "b")]
-    machines = [Machine(name, f"10.213.77.{host}") for host, name in enumerate(names, start=1)]
+    made = [
+        Machine(f"fednot-{number}-{name}", f"10.213.77.{host}")
+        for host, name in enumerate(names, start=1)
+    ]
+    switch = f"fednot-{number}-switch"
+    known = {host: made[names.index(name)].address for host, name in hosts.items()}
     try:
-        for name in names:
-            _ip("netns", "add", name)
-        _ip(
-            *("link", "add", cables[0], "netns", names[0], "type", "veth"),
-            *("peer", "name", cables[1], "netns", names[1]),
-        )
-        for machine, cable in zip(machines, cables, strict=True):
-            inside = ("-n", machine.namespace)
-            _ip(*inside, "address", "add", f"{machine.address}/30", "dev", cable)
-            for link in (cable, "lo"):
-                _ip(*inside, "link", "set", link, "up")
-        yield machines[0], machines[1]
+        _ip("netns", "add", switch)
+        _ip("-n", switch, "link", "add", "bridge", "type", "bridge")
+        _ip("-n", switch, "link", "set", "bridge", "up")
+        for port, machine in enumerate(made):
+            _write_hosts(machine, known)
+            _ip("netns", "add", machine.namespace)
+            _plug(machine, switch, port)
+        yield made
     finally:
-        for name in names:
-            for pid in _ip("netns", "pids", name, check=False).stdout.split():
+        for namespace in [*(machine.namespace for machine in made), switch]:
+            for pid in _ip("netns", "pids", namespace, check=False).stdout.split():
                 with suppress(ProcessLookupError):
                     os.kill(int(pid), signal.SIGKILL)
-            _ip("netns", "del", name, check=False)
+            _ip("netns", "del", namespace, check=False)
+            shutil.rmtree(OF_NAMESPACES / namespace, ignore_errors=True)
+
+
+def _plug(machine: Machine, switch: str, port: int) -> None:
+    """A cable from a machine to the switch, whose other end is in no other namespace."""
+    _ip(
+        *("link", "add", "eth0", "netns", machine.namespace, "type", "veth"),
+        *("peer", "name", f"port{port}", "netns", switch),
+    )
+    _ip("-n", switch, "link", "set", f"port{port}", "master", "bridge", "up")
+    inside = ("-n", machine.namespace)
+    _ip(*inside, "address", "add", f"{machine.address}/24", "dev", "eth0")
+    for link in ("eth0", "lo"):
+        _ip(*inside, "link", "set", link, "up")
+
+
+def _write_hosts(machine: Machine, known: Mapping[str, str]) -> None:
+    """The file that `ip netns exec` shows as /etc/hosts."""
+    if not known:
+        return
+    folder = OF_NAMESPACES / machine.namespace
+    folder.mkdir(parents=True)
+    lines = ["127.0.0.1 localhost", *(f"{address} {host}" for host, address in known.items())]
+    (folder / "hosts").write_text("\n".join(lines) + "\n")
 
 
 def _ip(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:

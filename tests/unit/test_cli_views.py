@@ -109,7 +109,7 @@ def test_a_failed_deletion_tells_its_attempts(capsys: pytest.CaptureFixture[str]
     PlainView(Output(Format.TABLE)).show(progress.of_deletion(failing_deletion()))
     assert capsys.readouterr().out.splitlines() == [
         "deletion r of unknown scope: failed: none left",
-        "attempt 1: not negates 0.weight",
+        "attempt 1, method not: negates 0.weight",
         "attempt 1: warning: one feeds another",
         "attempt 1, recovery round 1: accuracy 0.1000",
         "attempt 1: abandoned: it stayed at chance",

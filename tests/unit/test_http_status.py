@@ -113,7 +113,7 @@ def test_silent_callers_are_cut_and_do_not_block_for_ever(
 
 def test_a_taken_port_says_what_to_do(server: StatusServer, probe: Probe) -> None:
     second = StatusServer(f"127.0.0.1:{server.port}", probe.render, lambda: probe.health)
-    with pytest.raises(OSError, match="take another address"):
+    with pytest.raises(OSError, match="give another --http-address, or an empty one for none"):
         second.start()
 
 

@@ -388,3 +388,11 @@ def test_nothing_is_no_message() -> None:
     assert messages.barred_message(None) is None
     assert messages.timestamp(None) is None
     assert messages.caller_message("") is None
+
+
+def test_a_client_is_told_of_no_verdict_before_there_is_one() -> None:
+    told = deletion(job(attempts=(attempt(verification=None),)))
+
+    hidden = messages.hide_others(told, "c1")
+
+    assert [each.HasField("verification") for each in hidden.job.attempts] == [False]
