@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 
+from fednot import calls
 from fednot.errors import FednotError, Reason
 from fednot.layer_choice import choose
 from fednot.layer_map import LayerMap
@@ -137,10 +138,12 @@ class Coordinator:
         if job is not None or run is not None:
             await self._federation.work.run(self._await_room())
         if job is not None:
-            await self._federation.work.run(self._await_confirmations(job))
-            await self._unlearning.step(job)
+            with calls.bound(job.origin, job=job.id):
+                await self._federation.work.run(self._await_confirmations(job))
+                await self._unlearning.step(job)
         elif run is not None:
-            await self._training.step(run)
+            with calls.bound(calls.Origin(run.call_id, run.traceparent), run=run.id):
+                await self._training.step(run)
         return job is not None or run is not None
 
     async def _await_room(self) -> None:
@@ -284,7 +287,9 @@ class Coordinator:
         if is_new:
             federation.forgettings.tell()
             await self._interrupt()
-            log.info("deletion %s accepted; %s is fenced", ask.request_id, deletion.job.id)
+            job_id = deletion.job.id
+            said = "deletion %s accepted; %s is fenced"
+            log.info(said, ask.request_id, job_id, extra={"job": job_id})
         return deletion
 
     async def _cancel(self, request_id: str, caller: Caller) -> Deletion:
