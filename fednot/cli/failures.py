@@ -28,8 +28,8 @@ class CliError(Exception):
 
     `reason` is one of `fednot.errors.Reason`, or of this command's own (docs/cli.md). `lost` tells
     that the connection broke, so that a repeatable call may be tried again; `overdue`, that the
-    call's own deadline passed. `call_id` is what the logs of server and clients call the command, ""
-    if it failed of no call.
+    call's own deadline passed. `call_id` is what the logs of server and clients call the command;
+    "" if it failed of no call.
     """
 
     def __init__(

@@ -126,6 +126,10 @@ def _name_of(method: object) -> str:
     return (name.decode() if isinstance(name, bytes) else str(name)).strip("/")
 
 
+def _shown(function: Callable[..., Any]) -> str:
+    return f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
+
+
 def verb(function: Callable[Concatenate[Session, P], ExitCode]) -> Callable[..., None]:
     """Makes a verb that talks to the server: adds connection options, exits with its code."""
 
@@ -143,7 +147,7 @@ def verb(function: Callable[Concatenate[Session, P], ExitCode]) -> Callable[...,
         def work() -> ExitCode:
             credentials = credentials_for(server, identity, insecure=insecure, output=output)
             session = Session(server, credentials=credentials, timeout=timeout, output=output)
-            span = tracing.span(f"fednot {function.__name__}", root=True)
+            span = tracing.span(f"fednot {_shown(function)}", root=True)
             with calls.bound(calls.Origin(calls.new_id())), span, closing(session):
                 return function(session, **arguments)  # type: ignore[call-arg]
 
