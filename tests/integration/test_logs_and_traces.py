@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from typing import Any
 import grpc
 import pytest
 from support.federation import CALL, OFFICER, LocalFederation, eventually
+from support.forked import FEDNOT, Command
 
 from fednot import calls
 from fednot.errors import Reason
@@ -23,7 +23,6 @@ pytest.importorskip("opentelemetry.proto", reason="the extra tracing is not inst
 
 from support.collector import Collector, Told
 
-CLI = (sys.executable, "-c", "from fednot.cli.main import main; main()")
 CLIENTS = ("c0", "c1", "c2")
 
 
@@ -50,17 +49,12 @@ class Seen:
 def fednot(
     federation: LocalFederation, collector: Collector, *words: str
 ) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [
-            *(*CLI, "--log-level", "info", "--trace-endpoint", collector.endpoint, *words),
-            *("--identity", str(federation.identity_of(*OFFICER)), "--format", "json"),
-            *("--server", federation.address),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
+    arguments = (
+        *("--log-level", "info", "--trace-endpoint", collector.endpoint, *words),
+        *("--identity", str(federation.identity_of(*OFFICER)), "--format", "json"),
+        *("--server", federation.address),
     )
+    return Command(FEDNOT, arguments).ended(60)
 
 
 @pytest.fixture(scope="module")
