@@ -7,10 +7,14 @@ import json
 import logging
 import sys
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from client.forgetting import forget
 from fednot import calls, logs
+from fednot.task import Task
 from fednot.v1 import federation_pb2
 
 FORGED = "fine\n2026-01-01 [info] forged\x1b[2J"
@@ -98,3 +102,18 @@ def test_a_sound_origin_is_taken_as_it_is() -> None:
         assert calls.current() == origin
     assert calls.current() == calls.Origin()
     assert calls.checked("x", f"00-{'0' * 32}-{'b' * 16}-01") == calls.Origin("x")
+
+
+def test_the_error_of_a_task_does_not_tell_the_person(caplog: pytest.LogCaptureFixture) -> None:
+    class Index(Task):
+        def samples_of(self, subject: str) -> list[str]:
+            found: dict[str, list[str]] = {}
+            return found[subject]
+
+    tombstones = SimpleNamespace(now=lambda: SimpleNamespace(named=lambda _: ()))
+    trainer: Any = SimpleNamespace(task=Index(), tombstones=tombstones)
+    order = federation_pb2.ForgetWork(order_id="o", tombstone="t", subject="person-1")
+    with pytest.raises(OSError, match="raised KeyError") as raised:
+        forget(order, trainer)
+    assert "samples_of() failed: KeyError" in caplog.text
+    assert "person-1" not in caplog.text + str(raised.value)
