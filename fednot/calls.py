@@ -77,9 +77,12 @@ def current() -> Origin:
     return Origin(str(call_id), tracing.traceparent())
 
 
-def begin(origin: Origin) -> None:
-    """Binds an origin for the rest of the running task."""
-    structlog.contextvars.bind_contextvars(call_id=origin.call_id)
+def begin(origin: Origin, **fields: Any) -> None:
+    """Binds an origin, and fields of log lines, in place of what was bound, until the next call or
+    the end of the running task.
+    """
+    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(call_id=origin.call_id, **fields)
     tracing.begin(origin.traceparent)
 
 

@@ -76,7 +76,7 @@ def _ordered(_logger: Any, _name: str, line: MutableMapping[str, Any]) -> dict[s
     }
 
 
-def _printable(_logger: Any, _name: str, line: dict[str, Any]) -> dict[str, Any]:
+def _printable(_logger: Any, _name: str, line: MutableMapping[str, Any]) -> dict[str, Any]:
     """Each value but the exception on one line; a list's strings are shown by their repr."""
     plain = (int, float, list, tuple, dict, type(None))
     return {
@@ -85,7 +85,7 @@ def _printable(_logger: Any, _name: str, line: dict[str, Any]) -> dict[str, Any]
     }
 
 
-def _indented(_logger: Any, _name: str, line: dict[str, Any]) -> dict[str, Any]:
+def _indented(_logger: Any, _name: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """An exception whose lines cannot be taken for lines of the log."""
     if line.get("exception"):
         rows = str(line["exception"]).splitlines()

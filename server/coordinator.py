@@ -96,6 +96,7 @@ class Coordinator:
 
     async def _work(self) -> None:
         while True:
+            calls.begin(calls.Origin())
             mark = self._federation.changes.mark()
             try:
                 if not await self._step_and_sweep():
@@ -138,12 +139,12 @@ class Coordinator:
         if job is not None or run is not None:
             await self._federation.work.run(self._await_room())
         if job is not None:
-            with calls.bound(job.origin, job=job.id):
-                await self._federation.work.run(self._await_confirmations(job))
-                await self._unlearning.step(job)
+            calls.begin(job.origin, job=job.id)
+            await self._federation.work.run(self._await_confirmations(job))
+            await self._unlearning.step(job)
         elif run is not None:
-            with calls.bound(calls.Origin(run.call_id, run.traceparent), run=run.id):
-                await self._training.step(run)
+            calls.begin(calls.Origin(run.call_id, run.traceparent), run=run.id)
+            await self._training.step(run)
         return job is not None or run is not None
 
     async def _await_room(self) -> None:
