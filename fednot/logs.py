@@ -33,6 +33,14 @@ _STAMPED: Final[list[Processor]] = [
 log = logging.getLogger("fednot")
 
 
+class _Handler(logging.StreamHandler[TextIO]):
+    """One process has one of them; what comes once its stream is closed is lost."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not self.stream.closed:
+            super().emit(record)
+
+
 def set_up(level: str, format_: str = "auto", stream: TextIO | None = None) -> None:
     """Logs records of a level and above to a stream, stderr by default, from now on.
 
@@ -46,7 +54,7 @@ def set_up(level: str, format_: str = "auto", stream: TextIO | None = None) -> N
     else:
         colours = is_terminal and not os.environ.get("NO_COLOR")
         rendered = [_indented, structlog.dev.ConsoleRenderer(colors=colours, pad_event_to=0)]
-    handler = logging.StreamHandler(to)
+    handler = _Handler(to)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=_STAMPED,
@@ -59,7 +67,8 @@ def set_up(level: str, format_: str = "auto", stream: TextIO | None = None) -> N
         )
     )
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    root.handlers[:] = [each for each in root.handlers if not isinstance(each, _Handler)]
+    root.addHandler(handler)
     root.setLevel(level.upper())
     sys.excepthook = _uncaught
 
