@@ -30,6 +30,9 @@ _STAMPED: Final[list[Processor]] = [
     structlog.processors.format_exc_info,
 ]
 
+_OF_OTHER_HANDLERS: Final = ("message", "asctime")
+"""What a formatter of `logging` leaves with a record."""
+
 log = logging.getLogger("fednot")
 
 
@@ -81,7 +84,7 @@ def printable(text: str) -> str:
 def _ordered(_logger: Any, _name: str, line: MutableMapping[str, Any]) -> dict[str, Any]:
     first = ("timestamp", "level", "logger", "event", "call_id")
     return {key: line[key] for key in first if line.get(key)} | {
-        key: value for key, value in line.items() if key not in first
+        key: value for key, value in line.items() if key not in (*first, *_OF_OTHER_HANDLERS)
     }
 
 
