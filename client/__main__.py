@@ -27,6 +27,7 @@ from client.settings import PREFIX, PROGRAM, ClientSettings
 from client.startup import Prepared, StartError, prepare
 from client.transfer import Transfer
 from client.worker import Worker
+from fednot import logs, tracing
 from fednot.distributed import rank
 from fednot.secure_aggregation.signing import CertificateSigner
 from fednot.settings import USAGE_ERROR, load_or_exit
@@ -46,7 +47,19 @@ def main() -> int:
     settings = load_or_exit(ClientSettings, program=PROGRAM, prefix=PREFIX)
     for number in _SIGNALS:
         signal.signal(number, _stopped_early)
-    _log_to_stderr(settings.log_level)
+    logs.set_up(settings.log_level, settings.log_format)
+    try:
+        tracing.start("fednot-client", settings.trace_endpoint, os.environ)
+    except tracing.TracingError as error:
+        sys.stderr.write(f"{PROGRAM}: {error}\n")
+        return USAGE_ERROR
+    try:
+        return _served(settings)
+    finally:
+        tracing.stop()
+
+
+def _served(settings: ClientSettings) -> int:
     if rank() > 0:
         return followed(settings)
     try:
@@ -65,6 +78,7 @@ def main() -> int:
     if worker.busy:
         _log.warning("leaving behind work that ignored its cancellation")
         logging.shutdown()
+        tracing.stop()
         os._exit(code)
     return code
 
@@ -115,14 +129,6 @@ def _unheard(_: str) -> None:
 
 def _stopped_early(*_: Any) -> None:
     raise SystemExit(0)
-
-
-def _log_to_stderr(level: str) -> None:
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
 
 
 if __name__ == "__main__":

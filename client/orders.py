@@ -9,6 +9,7 @@ from google.protobuf import struct_pb2
 
 from client.training import Work
 from client.worker import WorkFailedError
+from fednot.calls import Origin, of_message
 from fednot.training import TrainContext
 from fednot.v1 import federation_pb2
 
@@ -21,6 +22,15 @@ _PHASES: Final = {
     federation_pb2.ROUND_PHASE_VERIFICATION: VERIFICATION,
     federation_pb2.ROUND_PHASE_UNLEARNING: UNLEARNING,
 }
+
+
+def origin_of(response: federation_pb2.PollWorkResponse) -> Origin:
+    """The call that what is to be done goes back to."""
+    kind = response.WhichOneof("work")
+    if kind is None or kind == "barred":
+        return Origin()
+    work = response.unlearn.train if kind == "unlearn" else getattr(response, kind)
+    return of_message(work.origin)
 
 
 def work_of(order: federation_pb2.TrainWork) -> Work:

@@ -25,6 +25,7 @@ from client.trainer import Trainer, Update
 from client.training import Training, Work
 from client.transfer import Expected
 from client.worker import Worker, WorkFailedError, sentence
+from fednot import calls, tracing
 from fednot.data.retained import ForgottenMeanwhileError
 from fednot.errors import FednotError, Reason
 from fednot.loss_profile import LossProfile
@@ -106,9 +107,10 @@ class Rounds:
         Raises SessionLostError and FinalRefusalError.
         """
         training = self._taken_up(order, named)
-        with self._at(training.work):
+        with self._at(training.work), tracing.span("client works", round=order.round) as span:
             doing = self._train(session, training)
             outcome = await self._outcome(session, training.work, doing)
+            span.set(outcome=outcome)
             self._let_go(outcome)
         if training.encoder is not self._encoder:
             await asyncio.to_thread(training.destroy)
@@ -278,7 +280,8 @@ class Rounds:
             named = await self._named(session, training)
             what = named.name if named else "training"
             _log.info("%s: %s on version %d", work.title, what, order.version)
-            update = await self._worker.run(lambda: self._trainer.train(given, context, named))
+            with tracing.span("training", version=order.version, work=what):
+                update = await self._worker.run(lambda: self._trainer.train(given, context, named))
             self._metrics.trained(update.seconds)
             return update
 
@@ -289,7 +292,12 @@ class Rounds:
         else:
             await self._upload(session, training, update)
         self._metrics.contributed(update.num_examples)
-        _log.info("%s done: %d examples in %.1f s", work.title, update.num_examples, update.seconds)
+        fields = {"num_examples": update.num_examples, "seconds": round(update.seconds, 3)}
+        _log.info(
+            "%s done: %d examples in %.1f s",
+            *(work.title, update.num_examples, update.seconds),
+            extra=fields | {"phase": work.phase, "round": order.round},
+        )
 
     async def _named(self, session: Session, training: Training) -> NamedWork | None:
         """The named work of an order, with the model beside if it has one."""
@@ -410,7 +418,9 @@ class Rounds:
 
         async def attempt() -> federation_pb2.UploadUpdateResponse:
             await self._check(update)
-            return await self._carrier.upload(header, encoded.payload, work.cancelled)
+            with tracing.span("upload", kind="client", num_bytes=len(encoded.payload)):
+                header.origin.CopyFrom(calls.current().message() or federation_pb2.Origin())
+                return await self._carrier.upload(header, encoded.payload, work.cancelled)
 
         try:
             await self._connection.call(attempt, work.cancelled)

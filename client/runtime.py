@@ -17,10 +17,12 @@ from client.barring import Barring
 from client.connection import FinalRefusalError, SessionLostError
 from client.destruction import obey
 from client.dialler import Dialler
+from client.orders import origin_of
 from client.rounds import Rounds
 from client.session import LEAVE_SECONDS, Session
 from client.startup import Prepared
 from client.worker import Worker
+from fednot import calls, tracing
 from fednot.errors import FednotError
 from fednot.v1 import federation_pb2
 
@@ -155,6 +157,10 @@ class Runtime:
                 await asyncio.sleep(pace.next())
 
     async def _work(self, session: Session, response: federation_pb2.PollWorkResponse) -> bool:
+        with calls.bound(origin_of(response)):
+            return await self._done(session, response)
+
+    async def _done(self, session: Session, response: federation_pb2.PollWorkResponse) -> bool:
         match response.WhichOneof("work"):
             case "train":
                 self._barring.lifted()
@@ -163,13 +169,17 @@ class Runtime:
                 order = response.unlearn
                 return await self._rounds.train(session, order.train, order) == "completed"
             case "destroy":
-                return await obey(session, response.destroy, self._rounds)
+                with tracing.span("client destroys"):
+                    return await obey(session, response.destroy, self._rounds)
             case "forget":
-                return await self._forget(session, response.forget)
+                with tracing.span("client bars"):
+                    return await self._forget(session, response.forget)
             case "profile":
-                return await self._rounds.profile(session, response.profile) == "completed"
+                with tracing.span("client profiles"):
+                    return await self._rounds.profile(session, response.profile) == "completed"
             case "evaluate":
-                return await self._rounds.evaluate(session, response.evaluate) == "completed"
+                with tracing.span("client evaluates"):
+                    return await self._rounds.evaluate(session, response.evaluate) == "completed"
         return False
 
     async def _beat(self, session: Session) -> None:

@@ -13,6 +13,7 @@ from client.destroyed import Destroyed
 from client.dialler import Dialler
 from client.forgotten import Forgotten
 from client.profiling import report_of
+from fednot import calls
 from fednot.codecs import Codec, codec_of
 from fednot.codecs.topk import DEFAULT_FRACTION
 from fednot.errors import FednotError
@@ -126,7 +127,10 @@ class Session:
             session=self.message, work_id=work_id, num_examples=num_examples, metrics=metrics
         )
         await self._called(
-            lambda stub: stub.ReportEvaluation(request, timeout=CALL_SECONDS), cancelled
+            lambda stub: stub.ReportEvaluation(
+                request, timeout=CALL_SECONDS, metadata=calls.current().metadata()
+            ),
+            cancelled,
         )
 
     async def report_failure(self, work_id: str, message: str, cancelled: threading.Event) -> None:
@@ -135,7 +139,10 @@ class Session:
             session=self.message, work_id=work_id, message=message
         )
         await self._called(
-            lambda stub: stub.ReportFailure(request, timeout=CALL_SECONDS), cancelled
+            lambda stub: stub.ReportFailure(
+                request, timeout=CALL_SECONDS, metadata=calls.current().metadata()
+            ),
+            cancelled,
         )
 
     async def report_destruction(self, order_id: str, destroyed: Iterable[Destroyed]) -> None:
@@ -149,7 +156,11 @@ class Session:
         request = federation_pb2.ReportDestructionRequest(
             session=self.message, order_id=order_id, destroyed=caches
         )
-        await self._called(lambda stub: stub.ReportDestruction(request, timeout=CALL_SECONDS))
+        await self._called(
+            lambda stub: stub.ReportDestruction(
+                request, timeout=CALL_SECONDS, metadata=calls.current().metadata()
+            )
+        )
 
     async def report_forgetting(self, order_id: str, forgotten: Forgotten) -> None:
         """Says what was barred by an order, or why it cannot be."""
@@ -162,7 +173,11 @@ class Session:
             num_train_examples=forgotten.num_train,
             num_test_examples=forgotten.num_test,
         )
-        await self._called(lambda stub: stub.ReportForgetting(request, timeout=CALL_SECONDS))
+        await self._called(
+            lambda stub: stub.ReportForgetting(
+                request, timeout=CALL_SECONDS, metadata=calls.current().metadata()
+            )
+        )
 
     async def report_profile(
         self, work_id: str, found: Mapping[int, LossProfile], cancelled: threading.Event
@@ -172,7 +187,10 @@ class Session:
             session=self.message, work_id=work_id, profiles=report_of(found)
         )
         await self._called(
-            lambda stub: stub.ReportProfile(request, timeout=CALL_SECONDS), cancelled
+            lambda stub: stub.ReportProfile(
+                request, timeout=CALL_SECONDS, metadata=calls.current().metadata()
+            ),
+            cancelled,
         )
 
     async def mask(

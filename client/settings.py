@@ -11,8 +11,8 @@ from pydantic import Field, field_validator, model_validator
 from fednot.address import is_loopback, split
 from fednot.channel import DEFAULT_ADDRESS
 from fednot.errors import CATALOGUE, Reason
+from fednot.log_settings import LogSettings
 from fednot.naming import CLIENT_NAME
-from fednot.settings import Settings
 
 PROGRAM: Final = "fednot-client"
 PREFIX: Final = "FEDNOT_CLIENT_"
@@ -21,7 +21,7 @@ LEAST_NOISE: Final = 0.01
 _DEVICE: Final = re.compile(r"auto|cpu|cuda(:\d{1,3})?")
 
 
-class ClientSettings(Settings):
+class ClientSettings(LogSettings):
     """Trains a federation's model on the data of this machine, which never leaves it."""
 
     name: str | None = Field(
@@ -46,8 +46,8 @@ class ClientSettings(Settings):
     )
     insecure: bool = Field(default=False, description="dial in plaintext, loopback only")
     torch_threads: int = Field(default=1, ge=1, le=1024, description="CPU threads for torch")
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="debug, info, warning or error"
+    trace_endpoint: str = Field(
+        default="", description="http(s)://HOST:4317 of OTLP; empty for no traces"
     )
     codec: Literal["none", "bf16", "fp16", "int8", "topk"] = Field(
         default="none",

@@ -13,6 +13,7 @@ from grpc import aio
 
 from client.connection import BrokenStreamError, FinalRefusalError
 from client.dialler import Dialler
+from fednot import calls
 from fednot.chunk_messages import OFFSET_KEY, framed
 from fednot.errors import FednotError
 from fednot.training import WorkCancelledError
@@ -71,7 +72,8 @@ class Transfer:
         """
         request.offset = receiver.filled
         with self._dialler.line() as line:
-            call = line.download(request, timeout=longest_transfer(receiver.num_bytes))
+            timeout = longest_transfer(receiver.num_bytes)
+            call = line.download(request, timeout=timeout, metadata=calls.current().metadata())
             try:
                 return await self._received(call, version, receiver, cancelled)
             except FednotError as error:
@@ -91,7 +93,9 @@ class Transfer:
         """
         trailer = model_pb2.StreamTrailer(xxh3_128=header.xxh3_128)
         with self._dialler.line() as line:
-            call = line.upload(timeout=longest_transfer(len(payload)))
+            call = line.upload(
+                timeout=longest_transfer(len(payload)), metadata=calls.current().metadata()
+            )
             try:
                 if await _written(call, federation_pb2.UploadUpdateRequest(header=header)):
                     offset = await _granted(call)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 import threading
 import traceback
@@ -79,7 +80,8 @@ class Worker:
             with contextlib.suppress(RuntimeError):  # the loop has ended, nobody waits
                 loop.call_soon_threadsafe(future.set_result, outcome)
 
-        threading.Thread(target=body, name="fednot-work", daemon=True).start()
+        bound = contextvars.copy_context()  # log lines and spans of the work go back to its call
+        threading.Thread(target=bound.run, args=(body,), name="fednot-work", daemon=True).start()
         return future
 
 

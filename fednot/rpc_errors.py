@@ -6,7 +6,7 @@ from typing import Final
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -18,8 +18,9 @@ MAX_MESSAGE_SIZE: Final = 3000
 _CUT: Final = " ..."
 
 
-def to_status(error: FednotError) -> status_pb2.Status:
-    """The google.rpc.Status of an error: ErrorInfo always, RetryInfo if the error says when.
+def to_status(error: FednotError, call_id: str = "") -> status_pb2.Status:
+    """The google.rpc.Status of an error: ErrorInfo always, RetryInfo if the error says when, and
+    RequestInfo with the call id.
 
     A message that would not fit is cut, since gRPC would lose the whole status with it.
     """
@@ -33,6 +34,8 @@ def to_status(error: FednotError) -> status_pb2.Status:
         delay = duration_pb2.Duration()
         delay.FromNanoseconds(int(error.retry_after * 1e9))
         details.append(_packed(error_details_pb2.RetryInfo(retry_delay=delay)))
+    if call_id:
+        details.append(_packed(error_details_pb2.RequestInfo(request_id=call_id)))
     code = code_pb2.Code.Value(error.code.name)
     return status_pb2.Status(code=code, message=_cut(error.message), details=details)
 
@@ -69,7 +72,7 @@ def _cut(message: str) -> str:
     return message
 
 
-def _packed(message: error_details_pb2.ErrorInfo | error_details_pb2.RetryInfo) -> any_pb2.Any:
+def _packed(message: Message) -> any_pb2.Any:
     packed = any_pb2.Any()
     packed.Pack(message)
     return packed

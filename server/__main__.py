@@ -7,7 +7,9 @@ import logging
 import os
 import resource
 import sys
+from typing import NoReturn
 
+from fednot import logs, tracing
 from fednot.layer_map import LayerMapError
 from fednot.model_file import ModelFileError
 from fednot.settings import USAGE_ERROR, load_or_exit
@@ -36,19 +38,19 @@ def main() -> None:
     if sys.argv[1:2] and sys.argv[1] in COMMANDS:
         raise SystemExit(COMMANDS[sys.argv[1]](sys.argv[2:]))
     settings = load_or_exit(ServerSettings, program="fednot-server", prefix=ENVIRONMENT_PREFIX)
-    logging.basicConfig(
-        level=settings.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    logs.set_up(settings.log_level, settings.log_format)
     _raise_the_limit_of_files()
     try:
+        tracing.start("fednot-server", settings.trace_endpoint, os.environ)
         asyncio.run(serve(settings))
-    except (TaskLoadError, IdentityError) as error:
+    except (TaskLoadError, IdentityError, tracing.TracingError) as error:
         _exit(USAGE_ERROR, error)
     except (StateError, StateUnavailableError) as error:
         _exit(STATE_ERROR, error)
     except (ModelStoreError, ModelFileError, LayerMapError) as error:
         _exit(STATE_ERROR, error)
+    finally:
+        tracing.stop()
 
 
 def _raise_the_limit_of_files() -> None:
@@ -60,7 +62,7 @@ def _raise_the_limit_of_files() -> None:
         logging.getLogger("server").warning("the limit of open files stays: %s", error)
 
 
-def _exit(code: int, error: Exception) -> None:
+def _exit(code: int, error: Exception) -> NoReturn:
     sys.stderr.write(f"fednot-server: {error}\n")
     raise SystemExit(code) from error
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from sqlalchemy import Connection
 
+from fednot import tracing
 from server.audit import note_job_verified
 from server.federation import Federation
 from server.global_model import Draft
@@ -60,7 +61,8 @@ class AssuranceDriver:
         """
         federation = self._federation
         attempt, flat = job.attempts[-1], federation.model.flat
-        found = await federation.work.run(self._verifier.verify(job, attempt, flat))
+        with tracing.span("verification", attempt=attempt.number):
+            found = await federation.work.run(self._verifier.verify(job, attempt, flat))
         verified = job_with(job, found)
         another = may_go_on and await self._another(verified, found)
         best = best_attempt(verified)
@@ -121,7 +123,8 @@ class AssuranceDriver:
             level = logging.ERROR if judged.verdict is Verdict.FAIL else logging.INFO
             text = "%s attempt %d: %s %s: %s"
             shown = judged.verdict.upper()
-            log.log(level, text, job.id, attempt.number, kind, shown, judged.reason)
+            fields = {"attempt": attempt.number, "kind": kind, "verdict": judged.verdict.value}
+            log.log(level, text, job.id, attempt.number, kind, shown, judged.reason, extra=fields)
             self._federation.metrics.deletions.judged(kind, judged.verdict)
 
 

@@ -9,6 +9,7 @@ from typing import Final
 
 from sqlalchemy import Connection
 
+from fednot import tracing
 from fednot.errors import FednotError
 from server.audit import note_job_end
 from server.federation import Federation
@@ -60,6 +61,12 @@ class Completion:
             await federation.database.write(
                 Commit.VERSIONS_DESTROYED, lambda c: self._give_up_older(c, job, current)
             )
+        with tracing.span("release", job=job.id, version=current.number):
+            await self._release(job, current)
+        return ""
+
+    async def _release(self, job: Job, current: Version) -> None:
+        federation = self._federation
         federation.destructions.tell()
         await federation.model.sweep()
         await federation.history.sweep()
@@ -67,8 +74,8 @@ class Completion:
         await federation.database.write(
             Commit.JOB_COMPLETED, lambda c: _complete(c, job, current.number, federation.receipts)
         )
-        log.info("%s completed with version %d", job.id, current.number)
-        return ""
+        fields = {"version": current.number, "outcome": "completed"}
+        log.info("%s completed with version %d", job.id, current.number, extra=fields)
 
     def _give_up_older(self, connection: Connection, job: Job, current: Version) -> None:
         now = time.time()

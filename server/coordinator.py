@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 
+from fednot import calls
 from fednot.errors import FednotError, Reason
 from fednot.layer_choice import choose
 from fednot.layer_map import LayerMap
@@ -95,6 +96,7 @@ class Coordinator:
 
     async def _work(self) -> None:
         while True:
+            calls.begin(calls.Origin())
             mark = self._federation.changes.mark()
             try:
                 if not await self._step_and_sweep():
@@ -137,9 +139,11 @@ class Coordinator:
         if job is not None or run is not None:
             await self._federation.work.run(self._await_room())
         if job is not None:
+            calls.begin(job.origin, job=job.id)
             await self._federation.work.run(self._await_confirmations(job))
             await self._unlearning.step(job)
         elif run is not None:
+            calls.begin(calls.Origin(run.call_id, run.traceparent), run=run.id)
             await self._training.step(run)
         return job is not None or run is not None
 
@@ -284,7 +288,9 @@ class Coordinator:
         if is_new:
             federation.forgettings.tell()
             await self._interrupt()
-            log.info("deletion %s accepted; %s is fenced", ask.request_id, deletion.job.id)
+            job_id = deletion.job.id
+            said = "deletion %s accepted; %s is fenced"
+            log.info(said, ask.request_id, job_id, extra={"job": job_id})
         return deletion
 
     async def _cancel(self, request_id: str, caller: Caller) -> Deletion:

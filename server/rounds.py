@@ -9,9 +9,11 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+import structlog
 import torch
 from sqlalchemy import Connection
 
+from fednot import tracing
 from server.blocks import Block
 from server.cohorts.cohort import UnlearningOrder, WorkKind, WorkPlan
 from server.divergence import only_diverged
@@ -142,8 +144,11 @@ class Rounds:
             policy, purpose = order.policy, f"a {order.phase} round"
             clients = await self.gather(policy.min_clients, policy.client_wait, purpose)
             begun = await self._begin(order, clients)
+        span = tracing.span(f"{order.phase} round", round=begun.number, clients=len(begun.cohort))
         try:
-            return await self._to_its_end(order, begun, step, resumed=resumed)
+            with span as recorded, structlog.contextvars.bound_contextvars(round=begun.number):
+                ended = await self._to_its_end(order, begun, step, resumed=resumed)
+                recorded.set(outcome=ended.outcome.value)
         except (WorkInterruptedError, FencedError) as error:
             await self._close(begun, RoundOutcome.ABORTED)
             log.info("round %d was aborted; what it had received is dropped", begun.number)
@@ -152,6 +157,8 @@ class Rounds:
             passes = isinstance(fault, StateUnavailableError) or is_full(fault)
             await self._close(begun, RoundOutcome.ABORTED if passes else RoundOutcome.FAILED)
             raise
+        else:
+            return ended
         finally:
             self._federation.shows(None)
 
@@ -371,4 +378,11 @@ class Rounds:
             seconds,
             f", accuracy {ended.metrics['accuracy']:.4f}" if "accuracy" in ended.metrics else "",
             f"; {missing}" if missing else "",
+            extra={
+                "round": ended.number,
+                "phase": ended.phase.value,
+                "outcome": ended.outcome.value,
+                "seconds": round(seconds, 3),
+                "missing": dict(ended.missing),
+            },
         )

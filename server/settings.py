@@ -13,7 +13,7 @@ from fednot.address import is_loopback
 from fednot.codecs import NAMES, codec_of
 from fednot.codecs.topk import DEFAULT_FRACTION
 from fednot.errors import FednotError
-from fednot.settings import Settings
+from fednot.log_settings import LogSettings
 from server import exclusions
 from server.aggregation import Aggregation, RuleName
 from server.federation import Defaults
@@ -29,7 +29,7 @@ ENVIRONMENT_PREFIX: Final = "FEDNOT_SERVER_"
 _PRECISIONS: Final = {"float32": torch.float32, "float64": torch.float64}
 
 
-class StateSettings(Settings):
+class StateSettings(LogSettings):
     """Where a server's state is."""
 
     state_dir: Path = Field(Path(".fednot-server"), description="where state and versions are kept")
@@ -282,9 +282,7 @@ class ServerSettings(StateSettings):
     stop_grace: float = Field(5.0, ge=0, description="seconds that calls get to end at SIGTERM")
     reflection: bool = Field(True, description="serve gRPC reflection")
     torch_threads: int = Field(1, ge=1, description="threads for aggregation and evaluation")
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="debug, info, warning or error"
-    )
+    trace_endpoint: str = Field("", description="http(s)://HOST:4317 of OTLP; empty for no traces")
 
     @field_validator("model", "identity", "revocations", "authority", "probes", mode="before")
     @classmethod

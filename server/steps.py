@@ -18,6 +18,7 @@ from typing import Final
 import torch
 from sqlalchemy import Connection
 
+from fednot import tracing
 from server.blocks import Block
 from server.cohorts.cohort import ForgottenData, UnlearningOrder, WorkKind, WorkPlan
 from server.divergence import ROUNDS, only_diverged
@@ -91,6 +92,10 @@ class StepDriver:
         Raises NotEnoughClientsError, StepFailedError, WorkInterruptedError, FencedError;
         ModelStoreError if something that the step is made from is lost.
         """
+        with tracing.span("method step", step=len(attempt.steps) + 1, method=attempt.method):
+            await self._take(job, attempt, step, time_left)
+
+    async def _take(self, job: Job, attempt: Attempt, step: Step, time_left: float) -> None:
         number = len(attempt.steps) + 1
         if isinstance(step, ServerStep):
             flat = await self._federation.work.run(self._changed(step))

@@ -12,6 +12,7 @@ from typing import Final
 
 import torch
 
+from fednot import tracing
 from fednot.codecs.none import Plain
 from fednot.errors import FednotError
 from server.aggregation import Rule, TooFewUpdatesError
@@ -119,7 +120,8 @@ class Summing:
         return Sum(model, missing, metrics, tuple(kept))
 
     async def _applied(self, rule: Rule, given: Block) -> Block:
-        found = await asyncio.to_thread(rule.applied_to, given)
+        with tracing.span("aggregation"):
+            found = await asyncio.to_thread(rule.applied_to, given)
         for client, kinds in found.oddities.items():
             log.info("the update of %s was odd: %s", client, ", ".join(kinds))
             for kind in kinds:

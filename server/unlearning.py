@@ -9,6 +9,7 @@ from typing import Final
 
 from sqlalchemy import Connection
 
+from fednot import tracing
 from fednot.errors import FednotError
 from server import stop_rule
 from server.assurance import AssuranceDriver, best_attempt
@@ -49,6 +50,10 @@ log = logging.getLogger("server.unlearning")
 LOST: Final = "an update or a version that the next one is made from is lost or was altered"
 
 
+_SPANS: Final = {JobPhase.NEGATING: "negation", JobPhase.VERIFYING: "verifying"}
+"""The phases whose steps are each a span; a recovery round is one by itself."""
+
+
 class UnlearningDriver:
     """Drives a job through its phases."""
 
@@ -70,7 +75,11 @@ class UnlearningDriver:
         if job.phase is not JobPhase.VERIFYING and not self._time_left(job):
             await self._give_up(job, "its deadline passed; nothing was rolled back")
             return
-        await self._phases[job.phase](job)
+        if job.phase in _SPANS:
+            with tracing.span(_SPANS[job.phase], job=job.id, attempt=len(job.attempts)):
+                await self._phases[job.phase](job)
+        else:
+            await self._phases[job.phase](job)
         self._federation.changes.beat()
 
     async def _pin_base(self, job: Job) -> None:
@@ -79,6 +88,7 @@ class UnlearningDriver:
         Target and recovery are scored on the same data, so the base is scored anew: on the
         server's, or on that of the clients that are retained.
         """
+        tracing.past("queued", job.queued_at, job=job.id)
         model = self._federation.model
         base, flat = model.current, model.flat
         accuracy = None
@@ -141,7 +151,7 @@ class UnlearningDriver:
             job_rows.move(connection, job, JobPhase.RECOVERING, time.time())
 
         await federation.model.commit(Commit.ATTEMPT_BEGUN, draft, commit)
-        log.info("%s attempt %d: %s", job.id, attempt.number, explanation)
+        _told(job, attempt)
 
     async def _possible(self, job: Job, plan: Plan) -> Plan:
         """The plan, or to retrain if something that it needs is gone since it was asked for."""
@@ -266,7 +276,7 @@ class UnlearningDriver:
             job_rows.move(connection, job, to, time.time())
 
         await self._federation.database.write(Commit.ATTEMPT_ENDED, command)
-        log.info("%s attempt %d: %s", job.id, ended.number, ended.explanation)
+        _told(job, ended)
 
     async def _verify(self, job: Job) -> None:
         """Checks what was stored, then has it verified, then settled, then completed."""
@@ -317,7 +327,7 @@ class UnlearningDriver:
             await self._assurance.choose(job)
 
     async def _fail(self, job: Job, failure: str) -> None:
-        log.error("%s failed: %s", job.id, failure)
+        log.error("%s failed: %s", job.id, failure, extra={"outcome": "failed"})
 
         def command(connection: Connection) -> None:
             now = time.time()
@@ -325,3 +335,8 @@ class UnlearningDriver:
             note_job_end(connection, job.id, JobPhase.FAILED, now)
 
         await self._federation.database.write(Commit.JOB_FAILED, command)
+
+
+def _told(job: Job, attempt: Attempt) -> None:
+    fields = {"attempt": attempt.number, "method": attempt.method, "outcome": attempt.outcome.value}
+    log.info("%s attempt %d: %s", job.id, attempt.number, attempt.explanation, extra=fields)

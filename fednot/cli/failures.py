@@ -28,7 +28,8 @@ class CliError(Exception):
 
     `reason` is one of `fednot.errors.Reason`, or of this command's own (docs/cli.md). `lost` tells
     that the connection broke, so that a repeatable call may be tried again; `overdue`, that the
-    call's own deadline passed.
+    call's own deadline passed. `call_id` is what the logs of server and clients call the command;
+    "" if it failed of no call.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class CliError(Exception):
         self.metadata = metadata or {}
         self.lost = lost
         self.overdue = overdue
+        self.call_id = ""
 
     def document(self) -> dict[str, object]:
         """The error as it is printed with `--format json`."""
@@ -59,6 +61,7 @@ class CliError(Exception):
             "remedy": self.remedy,
             "metadata": self.metadata,
             "exit_code": int(self.code),
+            "call_id": self.call_id,
         }
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from enum import StrEnum
 from typing import Annotated
 
 import typer
 
-from fednot import __version__
+from fednot import __version__, logs, tracing
 from fednot.cli import (
     approvals,
     auditing,
@@ -28,7 +30,7 @@ from fednot.cli import (
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Control a federation that can forget. Options go behind the verb.",
+    help="Control a federation that can forget. Options go behind the verb, but for these.",
 )
 app.add_typer(demonstration.app)
 app.add_typer(preflight.app)
@@ -46,6 +48,23 @@ app.add_typer(certs.app, name="certs")
 app.add_typer(completion.app)
 
 
+class LogLevel(StrEnum):
+    """From which level on lines are logged."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class LogFormat(StrEnum):
+    """How lines of the log are written."""
+
+    AUTO = "auto"
+    JSON = "json"
+    HUMAN = "human"
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"fednot {__version__}")
@@ -54,14 +73,40 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def root(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option(
             "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
         ),
     ] = False,
+    log_level: Annotated[
+        LogLevel, typer.Option(envvar="FEDNOT_LOG_LEVEL", help="What is logged to stderr.")
+    ] = LogLevel.WARNING,
+    log_format: Annotated[
+        LogFormat,
+        typer.Option(
+            envvar="FEDNOT_LOG_FORMAT",
+            help="json, human, or auto: human on a terminal and json elsewhere.",
+        ),
+    ] = LogFormat.AUTO,
+    trace_endpoint: Annotated[
+        str,
+        typer.Option(
+            metavar="URL",
+            envvar="FEDNOT_TRACE_ENDPOINT",
+            help="Where traces are sent, http(s)://HOST:4317 of OTLP; nowhere by default.",
+            show_default=False,
+        ),
+    ] = "",
 ) -> None:
-    """Control a federation that can forget. Options go behind the verb."""
+    """Control a federation that can forget. Options go behind the verb, but for these."""
+    logs.set_up(log_level.value, log_format.value)
+    try:
+        tracing.start("fednot", trace_endpoint, os.environ)
+    except tracing.TracingError as error:
+        raise typer.BadParameter(str(error)) from error
+    context.call_on_close(tracing.stop)
 
 
 def main() -> None:

@@ -69,6 +69,8 @@ class Output:
             self.note(f"reason: {error.reason}")
         if error.remedy:
             self.note(f"remedy: {error.remedy}")
+        if error.call_id:
+            self.note(f"call id: {error.call_id}")
 
 
 def printable(text: str) -> str:

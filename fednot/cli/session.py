@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
@@ -11,6 +13,7 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 import grpc
 import typer
 
+from fednot import calls, tracing
 from fednot.channel import open_channel
 from fednot.cli import options
 from fednot.cli.credentials import credentials_for
@@ -27,6 +30,8 @@ from fednot.v1 import (
     operator_pb2_grpc,
     receipt_pb2_grpc,
 )
+
+_log = logging.getLogger("fednot.cli")
 
 P = ParamSpec("P")
 Request = TypeVar("Request")
@@ -64,10 +69,16 @@ class Session:
         self, method: grpc.UnaryUnaryMultiCallable[Request, Response], request: Request
     ) -> Response:
         """Makes a unary call. Raises CliError."""
+        name, begun = _name_of(method), time.monotonic()
         try:
-            response = method(request, timeout=self.timeout)
+            with tracing.span(name, kind="client"):
+                metadata = calls.current().metadata()
+                response = method(request, timeout=self.timeout, metadata=metadata)
         except grpc.RpcError as error:
-            raise self._failure(error, self.timeout) from error
+            failure = self._failure(error, self.timeout)
+            _log.info("a call failed", extra={"method": name, "reason": failure.reason})
+            raise failure from error
+        _log.info("called", extra={"method": name, "seconds": round(time.monotonic() - begun, 3)})
         self._looked = False
         return response
 
@@ -78,7 +89,9 @@ class Session:
         timeout: float,
     ) -> Iterator[Response]:
         """Yields the responses of a streaming call. Raises CliError."""
-        responses = method(request, timeout=timeout)
+        metadata = calls.current().metadata()
+        responses = method(request, timeout=timeout, metadata=metadata)
+        _log.info("called", extra={"method": _name_of(method)})
         try:
             for response in responses:
                 self._looked = False
@@ -89,6 +102,11 @@ class Session:
             responses.cancel()
 
     def _failure(self, error: grpc.RpcError, timeout: float) -> CliError:
+        failure = self._found(error, timeout)
+        failure.call_id = calls.current().call_id
+        return failure
+
+    def _found(self, error: grpc.RpcError, timeout: float) -> CliError:
         failure = from_rpc(error, self.address, timeout)
         if failure.reason != UNREACHABLE or failure.overdue or self._looked:
             return failure
@@ -100,6 +118,16 @@ class Session:
     def close(self) -> None:
         """Closes the channel."""
         self._channel.close()
+
+
+def _name_of(method: object) -> str:
+    """The full name of a call; grpc keeps it with the stub's method."""
+    name = getattr(method, "_method", b"")
+    return (name.decode() if isinstance(name, bytes) else str(name)).strip("/")
+
+
+def _shown(function: Callable[..., Any]) -> str:
+    return f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
 
 
 def verb(function: Callable[Concatenate[Session, P], ExitCode]) -> Callable[..., None]:
@@ -119,7 +147,8 @@ def verb(function: Callable[Concatenate[Session, P], ExitCode]) -> Callable[...,
         def work() -> ExitCode:
             credentials = credentials_for(server, identity, insecure=insecure, output=output)
             session = Session(server, credentials=credentials, timeout=timeout, output=output)
-            with closing(session):
+            span = tracing.span(f"fednot {_shown(function)}", root=True)
+            with calls.bound(calls.Origin(calls.new_id())), span, closing(session):
                 return function(session, **arguments)  # type: ignore[call-arg]
 
         raise typer.Exit(_guarded(output, work))

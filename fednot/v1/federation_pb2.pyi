@@ -318,6 +318,34 @@ class PollWorkRequest(_message.Message):
 Global___PollWorkRequest: _TypeAlias = PollWorkRequest  # noqa: Y015
 
 @_typing.final
+class Origin(_message.Message):
+    """Where work comes from. It is for logs and traces alone and decides nothing."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALL_ID_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
+    call_id: _builtins.str
+    """The call id of the call that asked for it (metadata x-request-id): 1 to 64 of A-Z, a-z, 0-9,
+    '.', '_' and '-'. It is no request id of a deletion, which makes a request repeatable.
+    """
+    traceparent: _builtins.str
+    """The W3C traceparent of the span that asked for it; empty without traces."""
+    def __init__(
+        self,
+        *,
+        call_id: _builtins.str = ...,
+        traceparent: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "traceparent", b"traceparent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Origin: _TypeAlias = Origin  # noqa: Y015
+
+@_typing.final
 class MaskedRound(_message.Message):
     """How the updates of a round are masked, so that only their sum can be read."""
 
@@ -372,6 +400,7 @@ class TrainWork(_message.Message):
     CONFIG_FIELD_NUMBER: _builtins.int
     DEADLINE_FIELD_NUMBER: _builtins.int
     MASKED_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
     work_id: _builtins.str
     """Names this piece of work in later calls."""
     round: _builtins.int
@@ -396,6 +425,10 @@ class TrainWork(_message.Message):
     def masked(self) -> Global___MaskedRound:
         """Set if the update must be masked."""
 
+    @_builtins.property
+    def origin(self) -> Global___Origin:
+        """What the work goes back to."""
+
     def __init__(
         self,
         *,
@@ -408,10 +441,11 @@ class TrainWork(_message.Message):
         config: _struct_pb2.Struct | None = ...,
         deadline: _timestamp_pb2.Timestamp | None = ...,
         masked: Global___MaskedRound | None = ...,
+        origin: Global___Origin | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "deadline", b"deadline", "masked", b"masked"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "deadline", b"deadline", "masked", b"masked", "origin", b"origin"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "deadline", b"deadline", "generation", b"generation", "masked", b"masked", "phase", b"phase", "round", b"round", "seed", b"seed", "version", b"version", "work_id", b"work_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "deadline", b"deadline", "generation", b"generation", "masked", b"masked", "origin", b"origin", "phase", b"phase", "round", b"round", "seed", b"seed", "version", b"version", "work_id", b"work_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -427,6 +461,7 @@ class EvaluateWork(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
     DEADLINE_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
     work_id: _builtins.str
     """Names this piece of work in later calls."""
     version: _builtins.int
@@ -437,6 +472,10 @@ class EvaluateWork(_message.Message):
     def deadline(self) -> _timestamp_pb2.Timestamp:
         """When the server stops waiting, by its own clock; for people, since clocks differ."""
 
+    @_builtins.property
+    def origin(self) -> Global___Origin:
+        """What the work goes back to."""
+
     def __init__(
         self,
         *,
@@ -444,10 +483,11 @@ class EvaluateWork(_message.Message):
         version: _builtins.int = ...,
         generation: _builtins.int = ...,
         deadline: _timestamp_pb2.Timestamp | None = ...,
+        origin: Global___Origin | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline", "origin", b"origin"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline", "generation", b"generation", "version", b"version", "work_id", b"work_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline", "generation", b"generation", "origin", b"origin", "version", b"version", "work_id", b"work_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -462,22 +502,28 @@ class DestroyWork(_message.Message):
     ORDER_ID_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
     JOB_ID_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
     order_id: _builtins.str
     """Names the order in the report."""
     generation: _builtins.int
     """Everything that the client keeps of versions and updates of an older generation goes."""
     job_id: _builtins.str
     """The unlearning job that asks for it."""
+    @_builtins.property
+    def origin(self) -> Global___Origin:
+        """What the order goes back to."""
+
     def __init__(
         self,
         *,
         order_id: _builtins.str = ...,
         generation: _builtins.int = ...,
         job_id: _builtins.str = ...,
+        origin: Global___Origin | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["origin", b"origin"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "job_id", b"job_id", "order_id", b"order_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "job_id", b"job_id", "order_id", b"order_id", "origin", b"origin"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -495,6 +541,7 @@ class ForgetWork(_message.Message):
     CLASS_LABEL_FIELD_NUMBER: _builtins.int
     LIFT_FIELD_NUMBER: _builtins.int
     JOB_ID_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
     order_id: _builtins.str
     """Names the order in the report."""
     tombstone: _builtins.str
@@ -507,6 +554,10 @@ class ForgetWork(_message.Message):
     """The deletion was cancelled: take the tombstone of this name away again."""
     job_id: _builtins.str
     """The unlearning job that asks for it."""
+    @_builtins.property
+    def origin(self) -> Global___Origin:
+        """What the order goes back to."""
+
     def __init__(
         self,
         *,
@@ -516,10 +567,11 @@ class ForgetWork(_message.Message):
         class_label: _builtins.int = ...,
         lift: _builtins.bool = ...,
         job_id: _builtins.str = ...,
+        origin: Global___Origin | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["class_label", b"class_label", "scope", b"scope", "subject", b"subject"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["class_label", b"class_label", "origin", b"origin", "scope", b"scope", "subject", b"subject"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["class_label", b"class_label", "job_id", b"job_id", "lift", b"lift", "order_id", b"order_id", "scope", b"scope", "subject", b"subject", "tombstone", b"tombstone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["class_label", b"class_label", "job_id", b"job_id", "lift", b"lift", "order_id", b"order_id", "origin", b"origin", "scope", b"scope", "subject", b"subject", "tombstone", b"tombstone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_scope: _TypeAlias = _typing.Literal["subject", "class_label"]  # noqa: Y015
     _WhichOneofArgType_scope: _TypeAlias = _typing.Literal["scope", b"scope"]  # noqa: Y015
@@ -624,6 +676,7 @@ class ProfileWork(_message.Message):
     GROUPS_FIELD_NUMBER: _builtins.int
     MAX_EXAMPLES_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
     work_id: _builtins.str
     """Names this piece of work in later calls."""
     version: _builtins.int
@@ -648,6 +701,10 @@ class ProfileWork(_message.Message):
     def groups(self) -> _containers.RepeatedScalarFieldContainer[Global___SampleGroup.ValueType]:
         """The groups that are wanted."""
 
+    @_builtins.property
+    def origin(self) -> Global___Origin:
+        """What the work goes back to."""
+
     def __init__(
         self,
         *,
@@ -660,10 +717,11 @@ class ProfileWork(_message.Message):
         groups: _abc.Iterable[Global___SampleGroup.ValueType] | None = ...,
         max_examples: _builtins.int = ...,
         seed: _builtins.int = ...,
+        origin: Global___Origin | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline", "forgotten", b"forgotten"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline", "forgotten", b"forgotten", "origin", b"origin"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline", "forgotten", b"forgotten", "generation", b"generation", "groups", b"groups", "job_id", b"job_id", "max_examples", b"max_examples", "seed", b"seed", "version", b"version", "work_id", b"work_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline", "forgotten", b"forgotten", "generation", b"generation", "groups", b"groups", "job_id", b"job_id", "max_examples", b"max_examples", "origin", b"origin", "seed", b"seed", "version", b"version", "work_id", b"work_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -891,6 +949,7 @@ class UpdateHeader(_message.Message):
     METRICS_FIELD_NUMBER: _builtins.int
     CODEC_FIELD_NUMBER: _builtins.int
     XXH3_128_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
     work_id: _builtins.str
     """The work it answers."""
     base_version: _builtins.int
@@ -918,6 +977,10 @@ class UpdateHeader(_message.Message):
     def metrics(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """What training measured, such as "loss"."""
 
+    @_builtins.property
+    def origin(self) -> Global___Origin:
+        """What the update goes back to: the origin of its work, with the span of the upload."""
+
     def __init__(
         self,
         *,
@@ -931,10 +994,11 @@ class UpdateHeader(_message.Message):
         metrics: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         codec: _model_pb2.UpdateCodec.ValueType = ...,
         xxh3_128: _builtins.str = ...,
+        origin: Global___Origin | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["origin", b"origin", "session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_version", b"base_version", "codec", b"codec", "generation", b"generation", "manifest_digest", b"manifest_digest", "metrics", b"metrics", "num_bytes", b"num_bytes", "num_examples", b"num_examples", "session", b"session", "work_id", b"work_id", "xxh3_128", b"xxh3_128"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_version", b"base_version", "codec", b"codec", "generation", b"generation", "manifest_digest", b"manifest_digest", "metrics", b"metrics", "num_bytes", b"num_bytes", "num_examples", b"num_examples", "origin", b"origin", "session", b"session", "work_id", b"work_id", "xxh3_128", b"xxh3_128"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

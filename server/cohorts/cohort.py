@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
+from fednot.calls import Origin, current
 from fednot.codecs import Codec
 from fednot.errors import FednotError
 from fednot.loss_profile import LossProfile
@@ -90,6 +91,7 @@ class WorkPlan:
     that is `resumed` was sent before the server started again: its clients may still be at it and
     are given time to come back. `profile` says what to look at in PROFILE work, `masked` how the
     updates of TRAIN work are masked, `unlearning` what such work is if it is not plain training.
+    Its `origin` is that of the task which makes it.
     """
 
     kind: WorkKind
@@ -106,6 +108,7 @@ class WorkPlan:
     profile: ProfileOrder | None = None
     masked: Attempt | None = None
     unlearning: UnlearningOrder | None = None
+    origin: Origin = field(default_factory=current)
 
     def works_on_forgotten(self, client: str) -> bool:
         """Whether the client is to work on data that is forgotten, barred or not."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -13,6 +12,7 @@ from typing import Any, Final, Literal, TypeVar
 from pydantic import Field
 from sqlalchemy.exc import DatabaseError
 
+from fednot import logs
 from fednot.settings import POSITIONAL, load_or_exit
 from server.maintenance.backup import back_up
 from server.maintenance.fsck import check
@@ -130,14 +130,15 @@ COMMANDS: Final[Mapping[str, Callable[[Sequence[str]], int]]] = {
 
 
 def _settings(kind: type[S], command: str, arguments: Sequence[str]) -> S:
-    logging.basicConfig(level="INFO", format="%(levelname)s %(message)s")
-    return load_or_exit(
+    settings = load_or_exit(
         kind,
         program=f"fednot-server {command}",
         prefix=ENVIRONMENT_PREFIX,
         arguments=arguments,
         others=ServerSettings,
     )
+    logs.set_up(settings.log_level, settings.log_format)
+    return settings
 
 
 def _say(settings: CommandSettings, values: Mapping[str, Any], text: str) -> int:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from fednot.calls import Origin
 from server.records.approvals import Approval
 from server.records.callers import Caller
 from server.records.jobs import Job, RecoveryPolicy
@@ -36,7 +37,7 @@ class DeletionAsk:
 
     `digest` is over the payload as it was sent, so that changed defaults do not change it. Of the
     deletions that wait, the one of the highest `priority` goes first, and of equal ones that with
-    the earliest `not_after`, in seconds since the epoch.
+    the earliest `not_after`, in seconds since the epoch. `origin` is the call that asks.
     """
 
     caller: Caller
@@ -52,3 +53,4 @@ class DeletionAsk:
     retain: bool = False
     scopes: tuple[Scope, ...] = ()
     assurance: Assurance = Assurance.BEHAVIOUR
+    origin: Origin = field(default_factory=Origin)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
+from fednot.calls import Origin
 from server.records.scopes import Assurance, ForgetOrder, Scope
 from server.records.scores import Scores
 from server.records.verification import Verification
@@ -130,7 +131,8 @@ class Job:
     `queued_at` is since when it may begin: when it was asked for, or approved if that was needed;
     of several that were merged, the latest. With `retain` the versions that it would destroy are
     kept, and released to nobody, until the hold is lifted. `scopes` and `orders` are those of all
-    requests; `chosen_attempt` is the number of the attempt whose model was kept, 0 before.
+    requests; `chosen_attempt` is the number of the attempt whose model was kept, 0 before; `origin`
+    is the call that asked for it first.
     """
 
     id: str
@@ -158,3 +160,4 @@ class Job:
     scopes: tuple[Scope, ...] = ()
     orders: tuple[ForgetOrder, ...] = ()
     has_receipt: bool = False
+    origin: Origin = field(default_factory=Origin)

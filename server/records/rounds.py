@@ -50,7 +50,7 @@ class RoundPolicy:
 
 @dataclass(frozen=True)
 class Run:
-    """A training run."""
+    """A training run; `call_id` and `traceparent` are those of the call that started it."""
 
     id: int
     rounds: int
@@ -60,6 +60,8 @@ class Run:
     policy: RoundPolicy
     config: Mapping[str, float]
     failure: str = ""
+    call_id: str = ""
+    traceparent: str = ""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from grpc import aio
 
+from fednot import calls
 from fednot.errors import FednotError, Reason
 from fednot.identity.subject import Role
 from fednot.naming import JOB_ID, REQUEST_ID
@@ -133,6 +134,7 @@ class DeletionServicer(deletion_pb2_grpc.DeletionServiceServicer):
             retain=request.retain,
             scopes=scopes,
             assurance=assurance_of(request),
+            origin=calls.current(),
         )
 
     async def _find(

@@ -38,6 +38,10 @@ COURSE_OF_THINGS: Final = frozenset(
 busy or stopping server, a state that cannot be reached, a fault of the server itself. Nobody was
 denied anything; counters tell."""
 
+_UNTOLD: Final = COURSE_OF_THINGS | {Reason.TOO_MANY_REQUESTS, Reason.TOO_MANY_CONNECTIONS}
+"""Refusals that the log tells with --log-level debug alone, as of callers without a certificate:
+they would fill it."""
+
 ASK_AGAIN_AFTER: Final = 0.2
 
 
@@ -131,6 +135,9 @@ class Door:
             log.exception("a call failed", exc_info=error)
             error = FednotError(Reason.INTERNAL, "the server met an unexpected fault")
         self._metrics.calls.refused(error.reason)
+        level = logging.DEBUG if pem is None or error.reason in _UNTOLD else logging.INFO
+        said = {"method": method_name(method), "reason": error.reason.value}
+        log.log(level, "a call was refused", extra=said)
         await self._note(method, error, pem)
         return error
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 from grpc import aio
 from sqlalchemy import Connection
 
+from fednot.calls import Origin
 from fednot.chunk_messages import OFFSET_KEY
 from fednot.errors import FednotError, Reason
 from fednot.naming import one_line
@@ -48,7 +49,7 @@ from server.services.work_messages import (
     train_work,
     unlearn_work,
 )
-from server.state import client_rows, forget_rows
+from server.state import client_rows, forget_rows, job_rows
 from server.state.commits import Commit
 from server.uploads.desk import UploadDesk
 
@@ -125,7 +126,8 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
         if await self._federation.database.write(Commit.CLIENT_JOINED, command):
             await self._federation.reload_fences()  # before any round can see the session
         self._cohort.open(session)
-        log.info("%s joined: fednot %s on %s", name, session.software_version, device)
+        fields = {"client": name, "version": session.software_version, "device": device}
+        log.info("%s joined: fednot %s on %s", name, session.software_version, device, extra=fields)
         response = federation_pb2.JoinResponse(
             session_id=session.id,
             barred=barred_message(self._federation.fences.bar_of(name)),
@@ -174,11 +176,16 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
         """What comes before any other work."""
         to_forget = await self._federation.forgettings.pending(client)
         if to_forget is not None:
-            return federation_pb2.PollWorkResponse(forget=forget_work(to_forget))
+            origin = await self._origin(to_forget.job_id)
+            return federation_pb2.PollWorkResponse(forget=forget_work(to_forget, origin))
         to_destroy = await self._federation.destructions.pending(client)
         if to_destroy is not None:
-            return federation_pb2.PollWorkResponse(destroy=destroy_work(to_destroy))
+            origin = await self._origin(to_destroy.job_id)
+            return federation_pb2.PollWorkResponse(destroy=destroy_work(to_destroy, origin))
         return None
+
+    async def _origin(self, job_id: str) -> Origin:
+        return await self._federation.database.read(lambda c: job_rows.origin_of(c, job_id))
 
     async def DownloadModel(  # type: ignore[override]
         self, request: federation_pb2.DownloadModelRequest, context: Context

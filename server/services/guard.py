@@ -18,7 +18,7 @@ import grpc
 from grpc import aio
 from grpc_status import rpc_status
 
-from fednot import chunk_messages
+from fednot import calls, chunk_messages, tracing
 from fednot.errors import FednotError, Reason
 from fednot.rpc_errors import to_status
 from server.limits.callers import CallerLimits
@@ -32,6 +32,9 @@ from server.services.permissions import check, method_name
 
 MOST_METADATA: Final = 16 << 10
 """gRPC itself keeps to it only once the caller has agreed to it, which a hostile one never does."""
+
+BEGIN_TRACES: Final = frozenset({"DeletionService.Unlearn", "OperatorService.StartTraining"})
+"""What begins a trace if the caller has none; other calls are in the caller's or in none."""
 
 
 class Guard(aio.ServerInterceptor):
@@ -57,7 +60,7 @@ class Guard(aio.ServerInterceptor):
         """Wraps the handler of a call."""
         if _size(handler_call_details.invocation_metadata) > MOST_METADATA:
             return grpc.stream_stream_rpc_method_handler(
-                self._streaming(handler_call_details.method, _refuse_metadata)
+                self._streaming(handler_call_details.method, _refuse_metadata, calls.Origin())
             )
         handler = await continuation(handler_call_details)
         if handler is None:
@@ -72,7 +75,8 @@ class Guard(aio.ServerInterceptor):
         if self._sizes is not None:
             read = self._sizes.reader(method, read)
         write = _WRITERS.get(method, handler.response_serializer)
-        return make(wrap(method, serve), read, write)
+        origin = calls.of_metadata(handler_call_details.invocation_metadata)
+        return make(wrap(method, serve, origin), read, write)
 
     def _watching(self, serve: Serve) -> Serve:
         def watched(requests: AsyncIterator[Any], context: Context) -> Any:
@@ -81,24 +85,29 @@ class Guard(aio.ServerInterceptor):
 
         return watched
 
-    def _unary(self, method: str, serve: Serve) -> Serve:
+    def _unary(self, method: str, serve: Serve, origin: calls.Origin) -> Serve:
         async def call(request: Any, context: Context) -> Any:
+            span = _begun(method, origin, context)
             try:
                 with self._admitted(method, context):
                     response = await serve(_parsed(request), context)
                     self._door.judge_again(_certificate(context))
             except Exception as error:
+                span.fail(error)
                 aborting = self._abort(method, error, context)
             else:
                 return response
+            finally:
+                span.end()
             await _read_no_further(request)
             del request, context
             return await aborting
 
         return call
 
-    def _streaming(self, method: str, serve: Serve) -> Serve:
+    def _streaming(self, method: str, serve: Serve, origin: calls.Origin) -> Serve:
         async def call(request: Any, context: Context) -> AsyncIterator[Any]:
+            span = _begun(method, origin, context)
             try:
                 with self._admitted(method, context):
                     responses = serve(_parsed(request), context)
@@ -111,9 +120,12 @@ class Guard(aio.ServerInterceptor):
                             judge()
                             yield response
             except Exception as error:
+                span.fail(error)
                 aborting = self._abort(method, error, context)
             else:
                 return
+            finally:
+                span.end()
             await _read_no_further(request)
             del request, context
             await aborting
@@ -147,11 +159,20 @@ class Guard(aio.ServerInterceptor):
             told = f"{method_name(method)} is not implemented here"
             await context.abort(grpc.StatusCode.UNIMPLEMENTED, told)
         told_why = await self._door.refused(method, error, _certificate(context))
-        status = rpc_status.to_status(to_status(told_why))
-        context.set_trailing_metadata(status.trailing_metadata)
+        call_id = calls.current().call_id
+        status = rpc_status.to_status(to_status(told_why, call_id))
+        context.set_trailing_metadata((*status.trailing_metadata, (calls.CALL_ID_KEY, call_id)))
         aborting = context.abort(status.code, status.details)
         del context, error, told_why
         await aborting
+
+
+def _begun(method: str, origin: calls.Origin, context: Context) -> tracing.Served:
+    """Binds a call's id, which it is told in any case, and begins the span of a traced call."""
+    call_id = origin.call_id or calls.new_id()
+    calls.begin(calls.Origin(call_id, origin.traceparent))
+    context.set_trailing_metadata(((calls.CALL_ID_KEY, call_id),))
+    return tracing.Served(method.strip("/"), root=method_name(method) in BEGIN_TRACES)
 
 
 async def _read_no_further(request: Any) -> None:

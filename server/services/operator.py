@@ -13,6 +13,7 @@ from grpc import aio
 from sqlalchemy import Connection
 
 import fednot
+from fednot import calls
 from fednot.errors import FednotError, Reason
 from fednot.model_file import Source
 from fednot.v1 import federation_pb2, model_pb2, operator_pb2, operator_pb2_grpc
@@ -79,6 +80,7 @@ class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
         """Starts a run."""
         if not 1 <= request.rounds <= MAX_ROUNDS:
             raise FednotError(Reason.INVALID_REQUEST, "rounds: must be 1 to 1,000,000")
+        origin = calls.current()
         run = Run(
             id=0,
             rounds=request.rounds,
@@ -87,6 +89,8 @@ class OperatorServicer(operator_pb2_grpc.OperatorServiceServicer):
             started_at=time.time(),
             policy=round_policy(request.policy, self._federation.defaults.rounds),
             config=training_config(request.config),
+            call_id=origin.call_id,
+            traceparent=origin.traceparent,
         )
         started = await self._coordinator.start_training(run, callers.current())
         return operator_pb2.StartTrainingResponse(run=run_message(started))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from fednot.calls import Origin
 from fednot.errors import FednotError, Reason
 from fednot.loss_profile import LossProfile
 from fednot.naming import one_line
@@ -32,6 +33,7 @@ def train_work(assignment: Assignment) -> federation_pb2.TrainWork:
         generation=plan.version.generation,
         seed=plan.seed_of(assignment.client),
         deadline=timestamp(assignment.deadline_at),
+        origin=plan.origin.message(),
     )
     work.config.update(dict(plan.config))
     if plan.masked is not None:
@@ -69,6 +71,7 @@ def evaluate_work(assignment: Assignment) -> federation_pb2.EvaluateWork:
         version=assignment.plan.version.number,
         generation=assignment.plan.version.generation,
         deadline=timestamp(assignment.deadline_at),
+        origin=assignment.plan.origin.message(),
     )
 
 
@@ -89,6 +92,7 @@ def profile_work(assignment: Assignment) -> federation_pb2.ProfileWork:
         groups=[_group_value(group) for group in order.groups.get(client, ())],
         max_examples=order.max_examples,
         seed=plan.seed_of(client),
+        origin=plan.origin.message(),
     )
 
 
@@ -118,13 +122,14 @@ def _group_value(group: SampleGroup) -> federation_pb2.SampleGroup.ValueType:
     return federation_pb2.SampleGroup.Value(f"SAMPLE_GROUP_{group.name}")
 
 
-def forget_work(order: ForgetOrder) -> federation_pb2.ForgetWork:
+def forget_work(order: ForgetOrder, origin: Origin) -> federation_pb2.ForgetWork:
     """An order to bar, or to admit again. One to bar a person's samples has its key."""
     work = federation_pb2.ForgetWork(
         order_id=name_of(order),
         tombstone=order.scope.tombstone,
         lift=order.lift,
         job_id=order.job_id,
+        origin=origin.message(),
     )
     if order.lift:
         return work
@@ -148,10 +153,13 @@ def answer_of(message: federation_pb2.ReportForgettingRequest) -> Answer:
     return said
 
 
-def destroy_work(order: DestroyOrder) -> federation_pb2.DestroyWork:
+def destroy_work(order: DestroyOrder, origin: Origin) -> federation_pb2.DestroyWork:
     """An order to destroy."""
     return federation_pb2.DestroyWork(
-        order_id=order.id, generation=order.generation, job_id=order.job_id
+        order_id=order.id,
+        generation=order.generation,
+        job_id=order.job_id,
+        origin=origin.message(),
     )
 
 

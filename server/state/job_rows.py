@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Row, case, func, insert, select, update
 
+from fednot.calls import Origin
 from server.phases import ENDED, NOT_READY, moved
 from server.records import (
     NOBODY,
@@ -57,6 +58,8 @@ def insert_job(connection: Connection, ask: DeletionAsk, phase: JobPhase, now: f
             priority=ask.priority,
             retain=ask.retain,
             assurance=ask.assurance,
+            call_id=ask.origin.call_id,
+            traceparent=ask.origin.traceparent,
         )
     )
     _note_phase(connection, job_id, phase, now)
@@ -69,6 +72,13 @@ def get_job(connection: Connection, job_id: str) -> Job:
     if row is None:
         raise LookupError(f"there is no job {job_id}")
     return _job(connection, row)
+
+
+def origin_of(connection: Connection, job_id: str) -> Origin:
+    """The call that a job goes back to; an empty one for no job of this state."""
+    query = select(jobs.c.call_id, jobs.c.traceparent).where(jobs.c.id == job_id)
+    row = connection.execute(query).first()
+    return Origin(row.call_id, row.traceparent) if row else Origin()
 
 
 def move(connection: Connection, job: Job, to: JobPhase, now: float, **values: object) -> None:
@@ -255,6 +265,7 @@ def _job(connection: Connection, row: Row[Any]) -> Job:
         scopes=scope_rows.of_job(connection, row.id),
         orders=forget_rows.of_job(connection, row.id),
         has_receipt=receipt_rows.has_receipt(connection, row.id),
+        origin=Origin(row.call_id, row.traceparent),
     )
 
 

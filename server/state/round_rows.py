@@ -223,6 +223,8 @@ def _run(row: Row[Any]) -> Run:
         policy=RoundPolicy(**row.policy),
         config=row.config,
         failure=row.failure,
+        call_id=row.call_id,
+        traceparent=row.traceparent,
     )
 
 

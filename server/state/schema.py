@@ -84,6 +84,8 @@ runs = Table(
     Column("policy", JSON, nullable=False),
     Column("config", JSON, nullable=False),
     Column("failure", Text, nullable=False, default=""),
+    Column("call_id", String(64), nullable=False, default=""),
+    Column("traceparent", String(64), nullable=False, default=""),
 )
 
 rounds = Table(
@@ -125,6 +127,8 @@ jobs = Table(
     Column("merged_into", String(64), nullable=False, default=""),
     Column("assurance", String(16), nullable=False, default="behaviour"),
     Column("chosen_attempt", Integer, nullable=False, default=0),
+    Column("call_id", String(64), nullable=False, default=""),
+    Column("traceparent", String(64), nullable=False, default=""),
 )
 
 phase_entries = Table(

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("server.state")
 
-NEWEST: Final = "0005"
+NEWEST: Final = "0006"
 """The revision that `schema` describes; a test compares it with the migrations."""
 
 FIRST: Final = "0001"

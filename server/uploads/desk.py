@@ -15,6 +15,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
+import structlog
+
+from fednot import calls
 from fednot.errors import FednotError, Reason
 from fednot.v1 import federation_pb2
 from server.anomalies import kind_of
@@ -80,6 +83,9 @@ class UploadDesk:
 
         Raises FednotError with the reason if the update cannot count, or SERVER_BUSY.
         """
+        origin = calls.of_message(header.origin)
+        if origin.call_id:
+            structlog.contextvars.bind_contextvars(call_id=origin.call_id)
         session = session_of(self._cohort, header.session)
         with self._noting(session.client):
             return await self._admitted(header, session)
@@ -140,7 +146,15 @@ class UploadDesk:
             settle=lambda _refusal: self._drop(upload.assignment.id, arrival),
         )
         await upload.assignment.submit(update)
-        return upload.assignment.plan.round
+        counted_in = upload.assignment.plan.round
+        fields = {
+            "client": update.client,
+            "round": counted_in,
+            "num_bytes": header.num_bytes,
+            "call_id": calls.of_message(header.origin).call_id,
+        }
+        log.info("the update of %s counts", update.client, extra=fields)
+        return counted_in
 
     def cut(self, upload: Upload, why: BaseException | None = None) -> None:
         """The connection ended early: keeps what came for a while, if the sender can go on.

@@ -117,7 +117,7 @@ def described(place: Path | str) -> dict[str, Any]:
 
 def migrated(place: Path | str) -> None:
     with connected(place) as connection:
-        for step in ("0001", "0002", "0003", "0004", "0005"):
+        for step in ("0001", "0002", "0003", "0004", "0005", "0006"):
             upgrading.migrate(connection, step)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -169,14 +170,18 @@ def test_a_refusal_prints_reason_and_remedy(serve: Serve) -> None:
     server = serve(StartTraining=[error])
     result = server.run("train", "--rounds", "2")
     assert result.exit_code == 3
-    assert result.stderr.splitlines() == [
+    *said, named = result.stderr.splitlines()
+    assert said == [
         "error: run 2 is active",
         "reason: TRAINING_ACTIVE",
         "remedy: Wait for the run, or stop it first.",
     ]
+    assert re.fullmatch("call id: [0-9a-f]{32}", named)
     result = server.run("train", "--rounds", "2", "--format", "json")
     assert result.stdout == ""
-    assert json.loads(result.stderr) == {
+    told = json.loads(result.stderr)
+    assert re.fullmatch("[0-9a-f]{32}", told.pop("call_id"))
+    assert told == {
         "error": "run 2 is active",
         "reason": "TRAINING_ACTIVE",
         "remedy": "Wait for the run, or stop it first.",

@@ -16,7 +16,16 @@ from fednot.identity.subject import Role
 from fednot.rpc_errors import from_rpc_error
 from fednot.v1 import deletion_pb2, federation_pb2
 
-FLAGS = ("--task-arg", "trace=no", "--min-clients", "1", "--round-deadline", "5")
+FLAGS = (
+    "--log-level",
+    "debug",
+    "--task-arg",
+    "trace=no",
+    "--min-clients",
+    "1",
+    "--round-deadline",
+    "5",
+)
 SCOPE = deletion_pb2.Scope
 
 
@@ -93,6 +102,7 @@ def test_a_person_is_barred_before_the_client_trains_again(federation: LocalFede
     error = from_rpc_error(refused.value)
     assert error is not None
     assert error.reason is Reason.WRONG_NUM_EXAMPLES, "it may not count what it has barred"
+    assert "person-1" not in federation.whole_log("server")
 
 
 def test_a_class_is_barred_before_anything_else_by_whoever_joins(

@@ -165,6 +165,12 @@ def test_prometheus_elsewhere_is_seen() -> None:
     assert not metrics_outside("server/metrics/fleet.py", "from prometheus_client import Counter")
 
 
+def test_opentelemetry_is_imported_only_by_the_tracing_module() -> None:
+    product = [path for package in PACKAGES if package != "tests" for path in sources(package)]
+    found = [name_of(path) for path in product if "opentelemetry" in path.read_text()]
+    assert found == ["fednot/tracing.py"]
+
+
 def test_arithmetic_knows_no_network_database_or_clock() -> None:
     found = {name_of(path): impurities(name_of(path), path.read_text()) for path in pure_sources()}
     assert {"server/aggregation/rules.py", "fednot/errors.py", "fednot/tensors.py"} <= set(found)
