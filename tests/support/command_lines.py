@@ -43,7 +43,9 @@ def simple_commands(line: str) -> Iterator[list[str]]:
             continue
         while words and ASSIGNMENT.fullmatch(words[0]):
             words.pop(0)
-        redirected = next((at for at, each in enumerate(words) if each[:1] in "<>"), len(words))
+        redirected = next(
+            (at for at, each in enumerate(words) if each.startswith(("<", ">"))), len(words)
+        )
         if words[:redirected]:
             yield words[:redirected]
         words = []
