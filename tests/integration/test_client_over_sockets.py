@@ -1,6 +1,7 @@
 """The real client process against a small server that the test plays, over a loopback socket."""
 
 import asyncio
+import json
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -52,7 +53,7 @@ async def test_joins_trains_evaluates_reports_failure_and_leaves(stage: Stage) -
     code, log = await terminated(process)
     assert (await play.next(pb.LeaveRequest)).session.id == "s0"
     assert code == 0, log
-    assert all(" client: " in line for line in log.splitlines()), log
+    assert all(json.loads(line)["logger"] == "client" for line in log.splitlines()), log
 
 
 async def test_a_heartbeat_cancels_training_and_the_next_work_is_done(stage: Stage) -> None:

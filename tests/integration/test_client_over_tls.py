@@ -134,7 +134,7 @@ async def test_why_there_is_no_way_to_the_server_is_told_and_mended_by_new_files
     assert code == 0, log
     assert log.count("no way to 127.0.0.1:") == 1, log
     assert log.count("reached the server at") == 1, log
-    assert all(" client: " in line for line in log.splitlines()), log
+    assert all(json.loads(line)["logger"] == "client" for line in log.splitlines()), log
 
 
 def waiting_for(port: int) -> str:

@@ -58,7 +58,8 @@ EXCEPTIONS = {
 """Calls beside server/state/durable.py, each with the reason why it may stand where it does."""
 
 SEVERAL_PLACES = {
-    "SCHEMA": "a new state, an upgraded one, and the mark of the server that owns a PostgreSQL"
+    "TOKEN_MADE": "a token to enrol, and a link to the console, of which the audit alone is kept",
+    "SCHEMA": "a new state, an upgraded one, and the mark of the server that owns a PostgreSQL",
 }
 
 

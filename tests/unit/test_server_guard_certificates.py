@@ -161,11 +161,10 @@ async def test_a_certificate_of_the_authority_that_names_nobody_of_ours(
 async def test_what_tls_itself_refuses_reaches_no_servicer(server: Served, tmp_path: Path) -> None:
     maker, trust = server.identities.by_hand(), server.identities.authority.trust_pem
     stranger = HandMadeAuthority("another authority")
-    folders = [tmp_path / name for name in ("stranger", "expired", "future", "server")]
+    folders = [tmp_path / name for name in ("stranger", "expired", "future")]
     stranger.identity(folders[0], Role.OPERATOR, "olga", trust=trust)
     maker.identity(folders[1], Role.OPERATOR, "olga", begins=days_from_now(-3), days=1)
     maker.identity(folders[2], Role.OPERATOR, "olga", begins=days_from_now(1), days=2)
-    maker.server(folders[3])
     for folder in folders:
         with pytest.raises(aio.AioRpcError) as caught:
             await who(server.dial_with(folder))

@@ -18,6 +18,8 @@ LOADERS = frozenset({("torch", "load"), ("numpy", "load"), ("np", "load"), ("os"
 LOADS_TASKS = frozenset({"fednot/task_loading.py", "fednot/loop.py", "fednot/__init__.py"})
 """Import by name: what the operator's command line names, and fednot's own names when used."""
 BY_NAME = frozenset({"import_module", "spec_from_file_location", "run_path", "run_module"})
+NAMES_A_SHELL = frozenset({"fednot/cli/completion.py"})
+"""Says which shell is to complete; starts none."""
 STARTS = frozenset({"fednot/demo/processes.py"})
 NUMPY = frozenset({"fednot/data/npz.py", "server/verification/probe.py"})
 """Read .npz files of the operator with allow_pickle=False."""
@@ -57,7 +59,7 @@ def faults(name: str, tree: ast.AST) -> Iterator[str]:
             pair = (called.value.id, called.attr)
             if pair in LOADERS and not (name in NUMPY and _without_pickle(node)):
                 yield f"calls {'.'.join(pair)}"
-        if any(_is_true(word, "shell") for word in node.keywords):
+        if name not in NAMES_A_SHELL and any(_is_true(word, "shell") for word in node.keywords):
             yield "starts a shell"
 
 

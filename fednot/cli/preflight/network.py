@@ -14,7 +14,6 @@ from fednot.cli.credentials import callers_credentials, ending
 from fednot.cli.failures import of_finding, unreachable
 from fednot.cli.output import Output
 from fednot.cli.preflight.check import Check, Outcome, Step, ok
-from fednot.cli.preflight.strangers import strangers_finding
 from fednot.cli.session import Session
 from fednot.identity import certificates, lifetime, probing
 from fednot.identity.diagnosis import (
@@ -26,6 +25,7 @@ from fednot.identity.diagnosis import (
 )
 from fednot.identity.folder import KEY, Credentials
 from fednot.identity.probing import Deadline
+from fednot.identity.strangers import strangers_finding
 from fednot.v1 import identity_pb2
 
 CLOCKS_APART: Final = 60.0

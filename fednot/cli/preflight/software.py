@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import platform
 import re
 import sys
 from collections.abc import Iterator, Sequence
 from importlib import metadata
-from typing import Any, Final
+from typing import Final
 
 from fednot.cli.failures import local
 from fednot.cli.preflight.check import Check, Step, ok
@@ -44,7 +43,8 @@ def python(version: Sequence[int] = sys.version_info[:3]) -> Check:
 def torch_itself() -> Check:
     """Raises CliError (LOCAL) if torch is not there, is broken, or is too old."""
     try:
-        importlib.import_module("torch")
+        import torch  # noqa: F401
+
         found = metadata.version("torch")
     except ModuleNotFoundError as error:
         raise local(
@@ -66,8 +66,9 @@ def device_is_there(device: str) -> Check:
     """Raises CliError (LOCAL) for a device that this machine does not have."""
     if not _DEVICE.fullmatch(device):
         raise local(f"{device!r} is no device", "Write auto, cpu, cuda or cuda:N.")
-    cuda: Any = importlib.import_module("torch").cuda
-    present = cuda.device_count() if cuda.is_available() else 0
+    import torch
+
+    present = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device == "auto":
         return ok("device", f"auto is {'cuda' if present else 'cpu'} here")
     number = int(device.partition(":")[2] or 0)
