@@ -131,11 +131,12 @@ def test_a_link_of_the_cli_signs_in_once(federation: LocalFederation, chromium: 
 
 def test_the_page_follows_a_round_that_runs(federation: LocalFederation, chromium: Browser) -> None:
     page = opened(federation, chromium)
-    before = page.locator("svg[role=img] circle").count()
+    circles = page.locator("svg[role=img] circle")
+    before = circles.count()
     page.evaluate("window.same = true")
     page.wait_for_timeout(300)
     federation.train(2)
-    page.wait_for_function(f"document.querySelectorAll('svg circle').length >= {before + 2}")
+    circles.nth(before + 1).wait_for(state="attached")
     assert page.evaluate("window.same") is True, "the page was loaded anew"
     kept(page, "overview")
 
