@@ -34,7 +34,12 @@ def completion(
 ) -> None:
     """Print what makes a shell complete `fednot`, or install it."""
     if install:
-        _, path = install_script(shell=shell.value, prog_name=PROGRAM, complete_var=VARIABLE)
+        _, path = install_script(  # nosec B604 - names a shell, starts none
+            shell=shell.value, prog_name=PROGRAM, complete_var=VARIABLE
+        )
         typer.echo(f"{path}: completion starts with the next terminal")
         return
-    typer.echo(get_completion_script(prog_name=PROGRAM, complete_var=VARIABLE, shell=shell.value))
+    script = get_completion_script(  # nosec B604 - names a shell, starts none
+        prog_name=PROGRAM, complete_var=VARIABLE, shell=shell.value
+    )
+    typer.echo(script)
