@@ -18,9 +18,9 @@ from matplotlib import pyplot as plt
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLOURS: Final = {"NoT": "#0b6e4f", "fine-tuning": "#c1121f", "retraining": "#5b5b5b"}
+STYLES: Final = (("#0b6e4f", "o"), ("#c1121f", "s"), ("#5b5b5b", "^"))
+"""Colour and marker of each course, in the order of `Outcome.courses`."""
 PASSED: Final = "PASS"
-MARKERS: Final = {"NoT": "o", "fine-tuning": "s", "retraining": "^"}
 
 
 def table(outcome: Outcome) -> Table:
@@ -128,14 +128,13 @@ def _headline(outcome: Outcome) -> str:
 
 def _draw(axes: Axes, outcome: Outcome, field: str) -> None:
     before = getattr(outcome.original.at_stop, field)
-    for course in outcome.courses:
+    for course, (colour, marker) in zip(outcome.courses, STYLES, strict=True):
         start = [] if course is outcome.retrained else [(0, before)]
         points = start + [(point.round, getattr(point, field)) for point in course.curve]
-        colour = COLOURS[course.label]
         axes.plot(
             *zip(*points, strict=True),
             color=colour,
-            marker=MARKERS[course.label],
+            marker=marker,
             markersize=3.5,
             label=course.label,
         )

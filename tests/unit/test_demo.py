@@ -176,3 +176,10 @@ def test_unseen_data_is_made_as_the_clients_own() -> None:
     corner = torch.stack([unseen[i][0][0, 23:27, 23:27] for i in range(len(unseen))])
     share = float((corner.flatten(1).min(dim=1).values == 1.0).double().mean())
     assert share == pytest.approx(POISONED_SHARE, abs=0.01)
+
+
+def test_a_deep_deletion_is_drawn(tmp_path: Path) -> None:
+    found = outcome()
+    deep = replace(found.unlearned, label="NoT, deep", method="shrink-and-perturb:0.3")
+    _, plot = report.write(replace(found, unlearned=deep), tmp_path)
+    assert plot.read_bytes().startswith(b"\x89PNG")
