@@ -1,7 +1,8 @@
-"""Completes and checks an SBOM: `release_sbom.py SBOM WHEEL VERSION`.
+"""Completes and checks an SBOM: `release_sbom.py SBOM WHEEL VERSION PACKAGES`.
 
 It is valid CycloneDX, its subject is fednot in that version with the wheel's hash, and each
-dependency that the wheel asks for is in it with the version that was installed.
+package in PACKAGES, the site-packages that fednot was installed into, is in it with its version.
+What the wheel asks for must be there.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import re
 import sys
 import zipfile
 from email.parser import Parser
+from importlib.metadata import distributions
 from pathlib import Path
 
 from cyclonedx.schema import SchemaVersion
@@ -20,7 +22,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 
-def main(sbom: Path, wheel: Path, version: str) -> int:
+def main(sbom: Path, wheel: Path, version: str, packages: Path) -> int:
     """Prints what is wrong; 1 if anything is."""
     table = json.loads(sbom.read_text(encoding="utf-8"))
     subject = table["metadata"]["component"]
@@ -33,6 +35,11 @@ def main(sbom: Path, wheel: Path, version: str) -> int:
 
     found = {canonicalize_name(each["name"]): each["version"] for each in table["components"]}
     faults = [f"{name} is not in the SBOM" for name in sorted(needed(wheel) - found.keys())]
+    faults += [
+        f"{name} {told} is installed, and the SBOM says {found.get(name, 'nothing of it')}"
+        for name, told in sorted(installed(packages).items())
+        if name != subject["name"] and found.get(name) != told
+    ]
     wrong = JsonStrictValidator(
         SchemaVersion["V" + table["specVersion"].replace(".", "_")]
     ).validate_str(text)
@@ -42,6 +49,12 @@ def main(sbom: Path, wheel: Path, version: str) -> int:
         print(fault, file=sys.stderr)
     print(f"the SBOM has {len(found)} components")
     return 1 if faults else 0
+
+
+def installed(packages: Path) -> dict[str, str]:
+    """The packages in a folder of site-packages, with their versions."""
+    found = distributions(path=[str(packages)])
+    return {canonicalize_name(each.name): each.version for each in found}
 
 
 def needed(wheel: Path) -> set[str]:
@@ -55,4 +68,4 @@ def needed(wheel: Path) -> set[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]))
+    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], Path(sys.argv[4])))

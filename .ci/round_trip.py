@@ -6,7 +6,9 @@ rounds, a deletion, and its receipt verified offline. Says what failed with the 
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -45,6 +47,7 @@ class Digits(Task):
 """
 CLIENTS = ("a", "b")
 COMMAND, START = 240, 240
+PORTS = range(10_000, 15_000)
 
 
 class RoundTrip:
@@ -52,7 +55,7 @@ class RoundTrip:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.address = f"127.0.0.1:{free_port()}"
+        self.address = ""
         self.processes: list[subprocess.Popen[bytes]] = []
 
     def command(self, *words: str) -> str:
@@ -85,10 +88,11 @@ class RoundTrip:
                 *("fednot", "certs", "issue", role, name),
                 *("--authority", "authority", "--out", name),
             )
+        self.address = f"127.0.0.1:{free_port()}"
         self.start(
             *("server", "fednot-server", "--authority", "authority", "--address", self.address),
             *("--task", "digits_task.py:Digits", "--http-address", "", "--state-dir", "state"),
-            *("--heartbeat-interval", "1", "--min-clients", "1", "--verification-wait", "5"),
+            *("--heartbeat-interval", "5", "--min-clients", "1", "--verification-wait", "5"),
         )
         self.await_server()
         for number, name in enumerate(CLIENTS):
@@ -131,10 +135,15 @@ class RoundTrip:
 
 
 def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nothing listens on, of those that neither the system nor the tests hand out.
+
+    Raises RuntimeError if all that were tried are taken.
+    """
+    for port in random.sample(PORTS, 100):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError("no port is free")
 
 
 def main() -> int:

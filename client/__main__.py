@@ -18,7 +18,7 @@ from client import forget_command
 from client.carrier import Carrier
 from client.connection import FinalRefusalError
 from client.dialler import Dialler
-from client.forget_settings import FORGET
+from client.forget_settings import FORGET, VERBS
 from client.ranks import FAILED, dismiss, followed, lost
 from client.renewal import IdentityKeeper
 from client.rounds import Rounds
@@ -27,7 +27,8 @@ from client.settings import PREFIX, PROGRAM, ClientSettings
 from client.startup import Prepared, StartError, prepare
 from client.transfer import Transfer
 from client.worker import Worker
-from fednot import logs, tracing
+from fednot import daemon_completion, logs, tracing
+from fednot.daemon_completion import COMPLETION
 from fednot.distributed import rank
 from fednot.secure_aggregation.signing import CertificateSigner
 from fednot.settings import USAGE_ERROR, load_or_exit
@@ -44,6 +45,8 @@ def main() -> int:
     os.umask(ONLY_THE_OWNER)
     if sys.argv[1:2] == [FORGET]:
         return forget_command.main(sys.argv[2:])
+    if sys.argv[1:2] == [COMPLETION]:
+        return daemon_completion.run(PROGRAM, PREFIX, VERBS, sys.argv[2:])
     settings = load_or_exit(ClientSettings, program=PROGRAM, prefix=PREFIX)
     for number in _SIGNALS:
         signal.signal(number, _stopped_early)

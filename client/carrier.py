@@ -16,7 +16,7 @@ from client.transfer import Expected, Transfer
 from fednot import address as addresses
 from fednot.identity.folder import Credentials
 from fednot.v1 import federation_pb2
-from fednot.wire import Receiver
+from fednot.wire import Receiver, longest_transfer
 
 MOST_BREAKS: Final = 12
 _IN_VAIN: Final = 4
@@ -81,6 +81,7 @@ class Carrier:
         """As `Transfer.download`."""
         return await self._carried(
             request.work_id,
+            receiver.num_bytes,
             lambda channel: channel.download(request, version, receiver, cancelled),
             lambda: self._over_grpc.download(request, version, receiver, cancelled),
         )
@@ -94,6 +95,7 @@ class Carrier:
         """As `Transfer.upload`."""
         return await self._carried(
             header.work_id,
+            len(payload),
             lambda channel: channel.upload(header, payload, cancelled),
             lambda: self._over_grpc.upload(header, payload, cancelled),
         )
@@ -106,6 +108,7 @@ class Carrier:
     async def _carried(
         self,
         work_id: str,
+        num_bytes: int,
         over_data: Callable[[DataChannel], Awaitable[T]],
         over_grpc: Callable[[], Awaitable[T]],
     ) -> T:
@@ -119,7 +122,8 @@ class Carrier:
         except NoDataChannelError as error:
             now = self._clock()
             self._leave_out(work_id, channel, str(error))
-            self._not_before = now + SHARE * (now - begun)
+            # Where it took longer than a transfer may, this process stood still meanwhile.
+            self._not_before = now + SHARE * min(now - begun, longest_transfer(num_bytes))
         except (BrokenStreamError, TimeoutError) as error:
             self._breaks += _IN_VAIN if self._bytes_moved == moved else 1
             if self._breaks >= MOST_BREAKS:

@@ -21,7 +21,7 @@ from client.metrics import ClientMetrics
 from client.worker import Worker, WorkFailedError
 from fednot.errors import FednotError, Reason
 from fednot.http_status import Health
-from fednot.rpc_errors import from_rpc_error
+from fednot.rpc_errors import from_rpc_error, plain_cause
 from fednot.training import WorkCancelledError
 
 LIVE_SECONDS: Final = 15.0
@@ -287,5 +287,5 @@ def final(refusal: FednotError) -> FinalRefusalError:
 
 def _reason(error: BaseException) -> str:
     if isinstance(error, aio.AioRpcError):
-        return f"{error.code().name}: {error.details()}"
+        return f"{error.code().name}: {plain_cause(error.details() or 'no details')}"
     return str(error) or "it did not answer in time"

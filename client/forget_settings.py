@@ -7,8 +7,9 @@ from typing import Final, Literal, Self
 
 from pydantic import Field, model_validator
 
-from client.settings import PROGRAM
+from client.settings import PROGRAM, ClientSettings
 from fednot.channel import DEFAULT_ADDRESS
+from fednot.daemon_completion import COMPLETION, CompletionSettings, Verbs
 from fednot.settings import Settings
 
 FORGET: Final = "forget"
@@ -52,3 +53,7 @@ class ForgetSettings(Settings):
         if self.subject is not None and self.task is None:
             raise ValueError("--subject needs --task: only the Task knows whose samples are whose")
         return self
+
+
+VERBS: Final[Verbs] = {"": ClientSettings, FORGET: ForgetSettings, COMPLETION: CompletionSettings}
+"""The settings of each verb of this program."""

@@ -11,8 +11,9 @@ from pydantic import Field, field_validator, model_validator
 from fednot.address import is_loopback, split
 from fednot.channel import DEFAULT_ADDRESS
 from fednot.errors import CATALOGUE, Reason
-from fednot.log_settings import LogSettings
+from fednot.log_settings import LogSettings, TraceSettings
 from fednot.naming import CLIENT_NAME
+from fednot.settings import Settings
 
 PROGRAM: Final = "fednot-client"
 PREFIX: Final = "FEDNOT_CLIENT_"
@@ -21,19 +22,42 @@ LEAST_NOISE: Final = 0.01
 _DEVICE: Final = re.compile(r"auto|cpu|cuda(:\d{1,3})?")
 
 
-class ClientSettings(LogSettings):
-    """Trains a federation's model on the data of this machine, which never leaves it."""
+class TrainingSettings(Settings):
+    """The Task and its training."""
 
-    name: str | None = Field(
-        default=None,
-        description="this client's name, the same in every run; over TLS its certificate's",
-    )
-    server: str = Field(default=DEFAULT_ADDRESS, description="HOST:PORT of the server to dial")
     task: str = Field(description="the Task: FILE.py:Class or package.module:Class")
     task_arg: tuple[str, ...] = Field(
         default=(), description="KEY=VALUE for the Task's constructor; may be given again"
     )
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
+    torch_threads: int = Field(default=1, ge=1, le=1024, description="CPU threads for torch")
+    evaluate_forgotten: bool = Field(
+        default=True,
+        description="evaluate forgotten samples for the verification of their deletion, until it "
+        "has ended",
+    )
+
+
+class ConnectionSettings(Settings):
+    """The server, and who this client is to it."""
+
+    server: str = Field(default=DEFAULT_ADDRESS, description="HOST:PORT of the server to dial")
+    identity: Path | None = Field(
+        default=None, description="folder of this client's certificate, key and trusted authority"
+    )
+    name: str | None = Field(
+        default=None,
+        description="this client's name, the same in every run; over TLS its certificate's",
+    )
+    insecure: bool = Field(default=False, description="dial in plaintext, loopback only")
+    poll_wait: float = Field(
+        default=20.0, gt=0, le=30, description="seconds that the server may hold a poll for work"
+    )
+
+
+class PlaceSettings(Settings):
+    """This machine."""
+
     state_dir: Path = Field(
         default=Path(".fednot-client"),
         description="directory of what this client keeps (its name); each needs its own",
@@ -41,22 +65,27 @@ class ClientSettings(LogSettings):
     http_address: str = Field(
         default="127.0.0.1:9465", description="HOST:PORT of /metrics and /healthz; '' turns it off"
     )
-    identity: Path | None = Field(
-        default=None, description="folder of this client's certificate, key and trusted authority"
-    )
-    insecure: bool = Field(default=False, description="dial in plaintext, loopback only")
-    torch_threads: int = Field(default=1, ge=1, le=1024, description="CPU threads for torch")
-    trace_endpoint: str = Field(
-        default="", description="http(s)://HOST:4317 of OTLP; empty for no traces"
-    )
+
+
+class UpdateSettings(Settings):
+    """How updates travel."""
+
     codec: Literal["none", "bf16", "fp16", "int8", "topk"] = Field(
         default="none",
         description="encoding of updates, if the server allows it: none, bf16, fp16, int8 or topk",
+    )
+    data_channel: Literal["auto", "never"] = Field(
+        default="auto", description="auto: the server's data channel if it has one; never: gRPC"
     )
     secure_aggregation: Literal["auto", "require"] = Field(
         default="auto",
         description="auto: mask updates if the server asks for it; require: send no other",
     )
+
+
+class PrivacySettings(Settings):
+    """Differential privacy."""
+
     dp_noise: float = Field(
         default=0.0,
         ge=0,
@@ -78,18 +107,21 @@ class ClientSettings(LogSettings):
         allow_inf_nan=False,
         description="epsilon at which this client stops training; 0 for never",
     )
-    data_channel: Literal["auto", "never"] = Field(
-        default="auto", description="auto: the server's data channel if it has one; never: gRPC"
-    )
-    poll_wait: float = Field(
-        default=20.0, gt=0, le=30, description="seconds that the server may hold a poll for work"
-    )
 
-    evaluate_forgotten: bool = Field(
-        default=True,
-        description="evaluate forgotten samples for the verification of their deletion, until it "
-        "has ended",
-    )
+
+class ClientSettings(
+    TrainingSettings,
+    ConnectionSettings,
+    PlaceSettings,
+    UpdateSettings,
+    PrivacySettings,
+    TraceSettings,
+    LogSettings,
+):
+    """Trains a federation's model on the data of this machine, which never leaves it.
+
+    `fednot-client forget` bars samples and asks for their deletion, and has a --help of its own.
+    """
 
     @field_validator("name")
     @classmethod

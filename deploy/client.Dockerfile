@@ -15,7 +15,7 @@ WORKDIR /build
 COPY constraints.txt deploy/install-torch.sh ./
 RUN ./install-torch.sh "$TORCH" constraints.txt
 COPY pyproject.toml deploy/list-dependencies.py ./
-RUN python list-dependencies.py pyproject.toml >requirements.txt \
+RUN python list-dependencies.py pyproject.toml tracing >requirements.txt \
  && pip install --no-compile -c constraints.txt -r requirements.txt
 COPY deploy/trim-packages.sh deploy/import-all.py ./
 RUN ./trim-packages.sh && python import-all.py

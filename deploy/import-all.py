@@ -11,12 +11,13 @@ import torch
 
 MODULES = (
     "alembic.config alembic.runtime.migration alembic.script cryptography.x509 grpc.aio "
-    "grpc_health.v1.health grpc_reflection.v1alpha.reflection grpc_status.rpc_status jinja2 "
+    "grpc_health.v1.health grpc_reflection.v1alpha.reflection grpc_status.rpc_status h11 jinja2 "
     "google.protobuf.json_format google.rpc.error_details_pb2 joserfc.jwk joserfc.jws numpy "
+    "opentelemetry.exporter.otlp.proto.grpc.trace_exporter opentelemetry.sdk.trace.export "
     "PIL.Image prometheus_client pydantic rich.live rich.progress_bar rich.spinner rich.table "
     "safetensors.torch sklearn.linear_model sklearn.model_selection sqlalchemy.dialects.sqlite "
     "sqlite3 starlette.applications starlette.responses starlette.routing structlog torch.export "
-    "torch.distributed torch.utils.data typer uvicorn xxhash"
+    "shtab torch.distributed torch.utils.data typer uvicorn xxhash"
 )
 
 for name in [*MODULES.split(), *sys.argv[1:]]:

@@ -7,7 +7,7 @@ set -eu
 case "$1" in
   cpu) index=https://download.pytorch.org/whl/cpu ;;
   cuda)
-    index=https://pypi.org/simple
+    index=${PIP_INDEX_URL:-https://pypi.org/simple}
     unset PIP_FIND_LINKS # a local wheel may be a CPU build of the same version
     ;;
   *)

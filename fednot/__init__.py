@@ -5,7 +5,14 @@ trains in its own way; `forget_samples` bars samples of a client for good. These
 on first use, so that a control command need not wait for torch.
 """
 
+import sys
 from typing import TYPE_CHECKING
+
+if sys.version_info < (3, 11):  # noqa: UP036 - a checkout runs without pip, which would refuse
+    raise ImportError(
+        f"fednot needs Python 3.11 or newer, and this is {sys.version.split()[0]} "
+        f"({sys.executable}): make an environment with a newer one, python3.11 -m venv"
+    )
 
 if TYPE_CHECKING:
     from fednot.task import SampleDataset, Task

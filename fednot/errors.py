@@ -257,7 +257,9 @@ CATALOGUE: Final[dict[Reason, Entry]] = {
         _WHO, "Take a certificate of the authority that the server trusts."
     ),
     Reason.CERTIFICATE_EXPIRED: Entry(
-        _WHO, "Have a new one issued: `fednot certs issue`, or enrol again."
+        _WHO,
+        "Have a new one issued: `fednot certs issue`, or enrol again. If that day is yet to come, "
+        "set the clock.",
     ),
     Reason.CERTIFICATE_NOT_YET_VALID: Entry(_WHO, "Set the clock of this machine."),
     Reason.CERTIFICATE_REVOKED: Entry(

@@ -76,6 +76,7 @@ class StatusServer:
 
 class _BoundedServer(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 128
     server_address: tuple[str, int]
 
     def __init__(self, address: tuple[str, int], render: Render, health: HealthCheck) -> None:

@@ -1,4 +1,4 @@
-"""The settings of logs, which each program of a server has."""
+"""The settings of logs and traces."""
 
 from __future__ import annotations
 
@@ -9,9 +9,15 @@ from fednot.settings import Settings
 
 
 class LogSettings(Settings):
-    """How a process logs."""
+    """Logs."""
 
     log_level: Level = Field("info", description="debug, info, warning or error")
     log_format: Format = Field(
         "auto", description="json, human, or auto: human on a terminal and json elsewhere"
     )
+
+
+class TraceSettings(Settings):
+    """Traces."""
+
+    trace_endpoint: str = Field("", description="http(s)://HOST:4317 of OTLP; empty for no traces")

@@ -196,7 +196,7 @@ class Script(Task):
                 break
             except queue.Empty:
                 waited += TICK
-                self._check_runs("before it called fednot.loop.join")
+                self._check_runs("before it called fednot.loop.join", self.joined.qsize)
         else:
             raise ScriptError(f"{self._path} did not call fednot.loop.join in {JOIN_SECONDS:g} s")
         if self._federation.train_data is None:
@@ -257,10 +257,11 @@ class Script(Task):
     def _await(self, event: threading.Event, context: TrainContext) -> None:
         while not event.wait(TICK):
             context.check()
-            self._check_runs("in the middle of the federation's work")
+            self._check_runs("in the middle of the federation's work", event.is_set)
 
-    def _check_runs(self, when: str) -> None:
-        if self._thread is None or not self._thread.is_alive():
+    def _check_runs(self, when: str, unless: Callable[[], object]) -> None:
+        """Raises ScriptError if the script has ended, unless it did at last what is waited for."""
+        if (self._thread is None or not self._thread.is_alive()) and not unless():
             raise ScriptError(
                 f"{self._path} ended {when}" + (f": {self._fault}" if self._fault else "")
             )

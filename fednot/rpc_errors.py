@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 import grpc
@@ -16,6 +17,10 @@ MAX_MESSAGE_SIZE: Final = 3000
 """A message travels twice, percent-encoded and as base64, in 8 KiB of trailing metadata."""
 
 _CUT: Final = " ..."
+_NOT_REACHED: Final = re.compile(
+    r"failed to connect to all addresses; last error: [A-Z_]+: (?:(?:ipv[46]|unix):\S+: )?"
+    r"(?:Failed to connect to remote host: )?"
+)
 
 
 def to_status(error: FednotError, call_id: str = "") -> status_pb2.Status:
@@ -60,6 +65,11 @@ def from_rpc_error(error: grpc.RpcError) -> FednotError | None:
     if reason is None:
         return None
     return FednotError(reason, status.message, metadata=metadata, retry_after=retry_after)
+
+
+def plain_cause(details: str) -> str:
+    """What gRPC says of a call that reached nobody, without the words and address before it."""
+    return _NOT_REACHED.sub("", details, count=1)
 
 
 def _cut(message: str) -> str:

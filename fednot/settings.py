@@ -6,7 +6,6 @@ unknown key, wherever it stands, is an error that names the nearest known one.
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import os
 import sys
@@ -15,11 +14,18 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar, get_origin
 
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
-from pydantic.fields import FieldInfo
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from fednot import setting_flags
 
 USAGE_ERROR: Final = 2
-POSITIONAL: Final[dict[str, JsonValue]] = {"positional": True}
+
+_KINDS: Final = {
+    "int_parsing": "it must be a whole number",
+    "float_parsing": "it must be a number",
+    "bool_parsing": "it must be true or false",
+}
+"""What is said of a text that is no number or no truth, in place of pydantic's words."""
 
 
 class SettingsError(ValueError):
@@ -29,7 +35,8 @@ class SettingsError(ValueError):
 class Settings(BaseModel):
     """The frozen settings of one process; subclasses list the fields.
 
-    A field with `json_schema_extra` POSITIONAL is an argument without a flag.
+    A base with a docstring of one sentence is a group of `--help`; a field with `json_schema_extra`
+    POSITIONAL is an argument without a flag.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -92,37 +99,13 @@ def load_or_exit(
 
 def flags(kind: type[Settings], program: str, arguments: Sequence[str]) -> dict[str, Any]:
     """What a command line gives, as texts. Raises SettingsError for an unknown flag."""
-    parser = argparse.ArgumentParser(
-        prog=program,
-        description=kind.__doc__,
-        argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--config", metavar="FILE", help="a TOML file of these settings")
-    parser.add_argument("--version", action="version", version=_version())
-    for name, field in kind.model_fields.items():
-        _add_flag(parser, name, field)
+    parser = setting_flags.parser(kind, program, _version())
     found, unknown = parser.parse_known_args(arguments)
     if unknown:
         known = [name.replace("_", "-") for name in kind.model_fields]
         flag = unknown[0].partition("=")[0]
         raise SettingsError(f"{flag} is unknown{_nearest(flag.lstrip('-'), known)}")
     return vars(found)
-
-
-def _add_flag(parser: argparse.ArgumentParser, name: str, field: FieldInfo) -> None:
-    flag = f"--{name.replace('_', '-')}"
-    text = (field.description or "").replace("%", "%%")
-    if field.annotation is bool:
-        parser.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
-        return
-    if field.json_schema_extra == POSITIONAL:
-        parser.add_argument(name, metavar=name.upper(), help=text)
-        return
-    default = field.get_default(call_default_factory=True)
-    shown = text if field.is_required() or default in (None, ()) else f"{text} (default {default})"
-    repeated = get_origin(field.annotation) is tuple
-    parser.add_argument(flag, action="append" if repeated else "store", metavar="X", help=shown)
 
 
 def _from_environment(
@@ -176,8 +159,10 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 def _sentences(error: ValidationError) -> str:
     rows = []
     for detail in error.errors():
-        place = ".".join(str(part) for part in detail["loc"])
+        place = ".".join(str(part).replace("_", "-") for part in detail["loc"])
         said = str(detail.get("ctx", {}).get("error", detail["msg"]))
+        if detail["type"] in _KINDS:
+            said = f"{_KINDS[detail['type']]}, not {str(detail['input'])[:50]!r}"
         rows.append(f"{place}: {said}" if place else said)
     return "; ".join(rows)
 

@@ -72,7 +72,9 @@ async def serve(settings: ServerSettings) -> None:
         stack.callback(_locked(settings.state_dir).close)
         federation, cohort = await _federation(settings, stack)
         federation.masking = _masking(settings, identity)
-        federation.receipts = await ReceiptDesk.open(federation.database, settings.state_dir)
+        receipts = await ReceiptDesk.open(federation.database, settings.state_dir)
+        receipts.when_failed(federation.metrics.faults.of_disk)
+        federation.receipts = receipts
         coordinator = Coordinator(federation)
         monitor = await Monitor.of(federation, cohort, identity)
         await coordinator.recover_state()
@@ -88,7 +90,7 @@ async def serve(settings: ServerSettings) -> None:
             monitor.run(),
             listeners.refusals.run(),
             clock.run(),
-            loop_lag.watch(federation.metrics.faults.lagged),
+            loop_lag.watch(federation.metrics.faults.lagged, cohort.pauses.tick),
         ):
             stack.push_async_callback(_ended, asyncio.create_task(work))
         if identity is not None:
@@ -246,7 +248,7 @@ def _start_status(
     try:
         status.start()
     except OSError as error:
-        raise StateError(f"cannot serve HTTP on {settings.http_address}: {error}") from error
+        raise StateError(str(error)) from error
     stack.callback(status.stop)
 
 

@@ -70,7 +70,7 @@ class RefusalLog:
         self._window = window
         self._clock = clock
         self._windows: dict[_Refusal, _Window] = {}
-        self._writes: set[asyncio.Task[bool]] = set()
+        self._writes: set[asyncio.Task[None]] = set()
 
     async def note(
         self, caller: Caller, action: str, reason: str, subject: str = "", job_id: str = ""
@@ -91,8 +91,7 @@ class RefusalLog:
             opened.last_at = time.time()
             return
         opened = self._windows[kind] = _Window(self._clock() + self._window)
-        if not await self._written(kind, 1, opened.last_at):
-            opened.repeats += 1
+        await self._written(kind, 1, opened.last_at)
 
     async def run(self) -> None:
         """Writes repeats once their window is over, until it is cancelled."""
@@ -134,30 +133,30 @@ class RefusalLog:
 
     async def _close(self, now: float) -> None:
         for kind, opened in list(self._windows.items()):
-            if opened.ends_at > now:
+            is_open = self._windows.get(kind) is opened  # or a name was destroyed meanwhile
+            if opened.ends_at > now or not is_open:
                 continue
             del self._windows[kind]
-            if opened.repeats and not await self._written(kind, opened.repeats, opened.last_at):
-                self._keep(kind, opened.repeats)
+            if opened.repeats:
+                await self._written(kind, opened.repeats, opened.last_at)
 
     def _keep(self, kind: _Refusal, repeats: int) -> None:
         again = self._windows.setdefault(kind, _Window(self._clock() + self._window))
         again.repeats += repeats
 
-    async def _written(self, kind: _Refusal, count: int, at: float) -> bool:
-        """Writes an entry, to its end even if whoever waits for it is cancelled."""
+    async def _written(self, kind: _Refusal, count: int, at: float) -> None:
+        """Writes an entry, or keeps its count, even if whoever waits for it is cancelled."""
         write = asyncio.create_task(self._write(kind, count, at))
         self._writes.add(write)
         write.add_done_callback(self._writes.discard)
-        return await asyncio.shield(write)
+        await asyncio.shield(write)
 
-    async def _write(self, kind: _Refusal, count: int, at: float) -> bool:
+    async def _write(self, kind: _Refusal, count: int, at: float) -> None:
         try:
             await self._database.write(Commit.REFUSAL_NOTED, lambda c: _append(c, kind, count, at))
         except Exception:
             log.exception("a refusal could not be written to the audit")
-            return False
-        return True
+            self._keep(kind, count)
 
     def _kind(self, refusal: _Refusal) -> _Refusal:
         if refusal in self._windows:

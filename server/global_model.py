@@ -107,6 +107,7 @@ class GlobalModel:
             raise StateError(
                 "the state belongs to another model than the Task or file given: "
                 + "; ".join(differences[:5])
+                + ". Serve it by the Task that made it, or begin anew with another state directory."
             )
         version, _ = await database.read(version_rows.current_and_released)
         if version is None:

@@ -212,7 +212,10 @@ class Listeners:
             else:
                 port = server.add_secure_port(address, credentials)
         except RuntimeError as error:
-            raise StateError(f"cannot serve on {address}; is the port taken?") from error
+            raise StateError(
+                f"cannot serve on {address}; is the port taken? `ss -ltnp` tells by whom. Or is "
+                "the address another machine's? 0.0.0.0 stands for all of this one"
+            ) from error
         await server.start()
         self.ports.append(port)
 

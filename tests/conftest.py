@@ -1,12 +1,16 @@
-"""One thread for arithmetic, in these processes and in those that they start.
+"""What holds in these processes and in those that they start.
 
-More would spin as they wait for each other where several processes share a few cores: on two cores
-a step of training then takes six times as long.
+One thread for arithmetic: more would spin as they wait for each other where several processes share
+a few cores: on two cores a step of training then takes six times as long. And an interrupt is
+heeded, although a shell that begins the tests in the background has it ignored.
 """
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -16,6 +20,17 @@ from support.s3 import S3Server, served_s3
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 settings.register_profile("fednot", deadline=None)  # a busy machine is no finding
 settings.load_profile("fednot")
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def logging_is_left_as_it_was() -> Iterator[None]:
+    """Whatever a test calls in this process: command lines and servers set up what they log."""
+    root, hook = logging.getLogger(), sys.excepthook
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:], sys.excepthook = handlers, hook
+    root.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -90,6 +90,8 @@ def pod() -> Schema:
         "type": "object",
         "required": ["name"],
         "properties": {"name": {"type": "string", "not": {"pattern": refused}}},
+        "if": {"properties": {"name": {"pattern": r"^OTEL_EXPORTER_OTLP_(TRACES_)?HEADERS$"}}},
+        "then": {"required": ["valueFrom"], "not": {"required": ["value"]}},
     }
     return closed(
         image=closed(

@@ -56,5 +56,5 @@ def _daemon(program: Program) -> str:
         f"## `{program.title}`",
         sentence(program.kind.__doc__ or ""),
         f"```text\n{program.usage}\n```",
-        table(HEAD, [_CONFIG, *rows(program, keys=False)]),
+        table(HEAD, [_CONFIG, *rows(program, program.kind.model_fields, keys=False)]),
     )

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
 
-from pydantic import ByteSize
 from pydantic.fields import FieldInfo
 
 from docs.generate import units
 from docs.generate.markdown import cell, code, join, table
 from docs.generate.programs import PROGRAMS, Program
 from docs.generate.verbs import tree
-from fednot.settings import POSITIONAL
-
-_SIZES = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
+from fednot.setting_flags import POSITIONAL, default_text, groups
 
 
 def page() -> str:
     """Every setting of both daemons, and the variables of `fednot`."""
-    daemons = [block for program in PROGRAMS if not program.verb for block in _section(program)]
+    daemons = [part for program in PROGRAMS if not program.verb for part in _section(program)]
     return join(
         "# Configuration reference",
         "Each setting by its flag, its environment variable and its key in the file of `--config` "
@@ -34,9 +29,11 @@ def page() -> str:
     )
 
 
-def rows(program: Program, *, keys: bool = True) -> Iterator[tuple[str, ...]]:
-    """A row for each setting of a program; without `keys` only the flag names it."""
-    for name, field in program.kind.model_fields.items():
+def rows(
+    program: Program, fields: Mapping[str, FieldInfo], *, keys: bool = True
+) -> Iterator[tuple[str, ...]]:
+    """A row for each of a program's settings; without `keys` only the flag names it."""
+    for name, field in fields.items():
         flag = _flag(name, field)
         variable, key = f"`{program.prefix}{name.upper()}`", f"`{name}`"
         named = f"{flag}<br>{variable}<br>{key}" if keys and flag.startswith("`--") else flag
@@ -47,8 +44,11 @@ def rows(program: Program, *, keys: bool = True) -> Iterator[tuple[str, ...]]:
 HEAD = ("setting", "default", "value", "meaning")
 
 
-def _section(program: Program) -> tuple[str, str]:
-    return f"## `{program.title}`", table(HEAD, rows(program))
+def _section(program: Program) -> Iterator[str]:
+    yield f"## `{program.title}`"
+    for title, fields in groups(program.kind).items():
+        yield f"### {title}" if title else ""
+        yield table(HEAD, rows(program, fields))
 
 
 def _flag(name: str, field: FieldInfo) -> str:
@@ -59,29 +59,8 @@ def _flag(name: str, field: FieldInfo) -> str:
 
 
 def _default(field: FieldInfo) -> str:
-    if field.is_required():
-        return "required"
-    return _shown(field.get_default(call_default_factory=True), field)
-
-
-def _shown(value: Any, field: FieldInfo) -> str:
-    if value is None or value in ("", ()):
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, tuple):
-        return code(" ".join(str(part) for part in value))
-    if field.annotation is ByteSize:
-        return code(_size(int(value)))
-    if isinstance(value, enum.Enum):
-        return code(value.value)
-    return code(f"{value:.10g}" if isinstance(value, float) else value)
-
-
-def _size(number: int) -> str:
-    return next(
-        (f"{number // unit}{name}" for unit, name in _SIZES if not number % unit), str(number)
-    )
+    text = "required" if field.is_required() else default_text(field)
+    return text if text in ("required", "yes", "no") else code(text)
 
 
 def _variables() -> Iterator[tuple[str, str]]:

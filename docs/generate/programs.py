@@ -7,7 +7,9 @@ from typing import Final
 
 from client.forget_settings import FORGET, ForgetSettings
 from client.settings import PREFIX, ClientSettings
-from fednot.settings import POSITIONAL, Settings
+from fednot.daemon_completion import COMPLETION, CompletionSettings
+from fednot.setting_flags import POSITIONAL
+from fednot.settings import Settings
 from server.maintenance import commands
 from server.settings import ENVIRONMENT_PREFIX, ServerSettings
 
@@ -43,7 +45,9 @@ PROGRAMS: Final = (
     Program("fednot-server", "restore", commands.RestoreSettings, ENVIRONMENT_PREFIX),
     Program("fednot-server", "fsck", commands.FsckSettings, ENVIRONMENT_PREFIX),
     Program("fednot-server", "renew-ledger", commands.RenewSettings, ENVIRONMENT_PREFIX),
+    Program("fednot-server", COMPLETION, CompletionSettings, ENVIRONMENT_PREFIX),
     Program("fednot-client", "", ClientSettings, PREFIX),
     Program("fednot-client", FORGET, ForgetSettings, PREFIX),
+    Program("fednot-client", COMPLETION, CompletionSettings, PREFIX),
 )
 """A test holds that no command is missing."""

@@ -9,7 +9,6 @@ from typing import Any
 
 import click
 import typer
-from typer.utils import get_params_from_function
 
 from docs.generate.markdown import cell, code, sentence
 from fednot.cli.main import app
@@ -55,19 +54,22 @@ def tree() -> Iterator[Command]:
 def _below(command: click.Command, title: str) -> Iterator[Command]:
     group = command if isinstance(command, click.Group) else None
     if group is None or group.invoke_without_command or title == "fednot":
-        with click.Context(command, info_name=title) as context:
-            options = tuple(_option(each, context) for each in command.params if _shown(each))
+        options = tuple(_option(each) for each in command.params if _shown(each))
         yield Command(title, sentence(command.help or ""), options)
-    for name, below in (group.commands if group else {}).items():
-        if not below.hidden:
-            yield from _below(below, f"{title} {name}")
+    if group is None:
+        return
+    with click.Context(command, info_name=title) as context:
+        for name in group.list_commands(context):
+            below = group.get_command(context, name)
+            if below is not None and not below.hidden:
+                yield from _below(below, f"{title} {name}")
 
 
 def _shown(parameter: click.Parameter) -> bool:
     return not getattr(parameter, "hidden", False) and parameter.name != "help"
 
 
-def _option(parameter: click.Parameter, context: click.Context) -> Option:
+def _option(parameter: click.Parameter) -> Option:
     argument = isinstance(parameter, click.Argument)
     names = [*parameter.opts, *parameter.secondary_opts]
     place = (parameter.metavar or parameter.name or "").upper()
@@ -76,18 +78,11 @@ def _option(parameter: click.Parameter, context: click.Context) -> Option:
         named=code(place) if argument else ", ".join(f"`{name}`" for name in names),
         default=_default(parameter),
         value=_value(parameter),
-        meaning=cell(sentence(getattr(parameter, "help", None) or _lost_help(parameter, context))),
+        meaning=cell(sentence(getattr(parameter, "help", None) or "")),
         variables=(variable,) if isinstance(variable, str) else tuple(variable),
         panel=getattr(parameter, "rich_help_panel", None) or "",
         argument=argument,
     )
-
-
-def _lost_help(parameter: click.Parameter, context: click.Context) -> str:
-    """The sentence of an argument, which click from 8.4 on takes from typer's older arguments."""
-    function = getattr(context.command.callback, "__wrapped__", None)
-    told = get_params_from_function(function).get(parameter.name or "") if function else None
-    return getattr(told.default, "help", None) or "" if told else ""
 
 
 def _default(parameter: click.Parameter) -> str:

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from fednot.cli import listing, options, sentences, tables
+from fednot import sentences
+from fednot.cli import listing, options, panels, tables
 from fednot.cli.documents import document, documents
 from fednot.cli.exit_codes import ExitCode
 from fednot.cli.session import Session, verb
@@ -17,7 +18,7 @@ app = typer.Typer()
 Name = Annotated[str, typer.Argument(metavar="APPROVAL", help="The approval's id.")]
 
 
-@app.command()
+@app.command(rich_help_panel=panels.DELETIONS)
 @verb
 def approvals(session: Session, limit: options.Limit = options.DEFAULT_LIMIT) -> ExitCode:
     """List what needs or needed a second approval, newest first."""
@@ -29,7 +30,7 @@ def approvals(session: Session, limit: options.Limit = options.DEFAULT_LIMIT) ->
     return ExitCode.DONE
 
 
-@app.command()
+@app.command(rich_help_panel=panels.DELETIONS)
 @verb
 def approve(session: Session, name: Name) -> ExitCode:
     """Approve what another identity asked for, so that it goes on."""
@@ -37,7 +38,7 @@ def approve(session: Session, name: Name) -> ExitCode:
     return report(session, session.call(session.approvals.Approve, request).approval)
 
 
-@app.command()
+@app.command(rich_help_panel=panels.DELETIONS)
 @verb
 def refuse(session: Session, name: Name) -> ExitCode:
     """Refuse what was asked for: a deletion is cancelled, a readmission does not take place."""

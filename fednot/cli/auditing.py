@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import sys
-from collections import deque
 from typing import Annotated, Final
 
 import typer
 
+from fednot import sentences
 from fednot.audit_chain import BrokenChainError, Entry, check
-from fednot.cli import listing, options, sentences, tables
+from fednot.cli import listing, options, tables
 from fednot.cli.documents import documents
 from fednot.cli.exit_codes import ExitCode
 from fednot.cli.failures import CliError, usage
@@ -53,7 +53,7 @@ Yes = Annotated[bool, typer.Option("--yes", help="Do not ask whether you are sur
 @verb
 def audit(session: Session, limit: Newest = options.DEFAULT_LIMIT) -> ExitCode:
     """Show who asked what and what was refused, newest last."""
-    found = list(deque(listing.audit_entries(session), maxlen=limit))
+    found = listing.last_audit_entries(session, limit)
     if session.output.json:
         session.output.document({"entries": documents(found)})
     else:

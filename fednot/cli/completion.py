@@ -9,6 +9,8 @@ import typer
 from typer._completion_shared import get_completion_script
 from typer._completion_shared import install as install_script
 
+from fednot.cli import panels
+
 PROGRAM: Final = "fednot"
 VARIABLE: Final = "_FEDNOT_COMPLETE"
 
@@ -28,7 +30,7 @@ Install = Annotated[
 ]
 
 
-@app.command()
+@app.command(rich_help_panel=panels.FIRST_STEPS)
 def completion(
     shell: Annotated[Shell, typer.Argument(help="Which shell.")], install: Install = False
 ) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from fednot import address as addresses
+from fednot.cli import panels
 from fednot.cli.documents import document
 from fednot.cli.exit_codes import ExitCode
 from fednot.cli.failures import usage
@@ -26,7 +27,7 @@ Address = Annotated[
 ]
 
 
-@app.command()
+@app.command(rich_help_panel=panels.IDENTITIES)
 @verb
 def console(session: Session, address: Address = "") -> ExitCode:
     """Print a link that opens the console in a browser, once, as --identity."""

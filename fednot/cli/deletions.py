@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fednot.cli import listing, options, progress, tables, views
+from fednot.cli import interrupts, listing, options, panels, progress, tables, views
 from fednot.cli.deletion_following import JOB_ENDS, find_deletion, follow_deletion
 from fednot.cli.documents import document, documents
 from fednot.cli.exit_codes import ExitCode
@@ -19,7 +19,7 @@ app = typer.Typer()
 Name = Annotated[str, typer.Argument(metavar="JOB_OR_REQUEST", help="A request id or a job id.")]
 
 
-@app.command()
+@app.command(rich_help_panel=panels.DELETIONS)
 @verb
 def jobs(session: Session, limit: options.Limit = options.DEFAULT_LIMIT) -> ExitCode:
     """List deletions with their jobs, newest first."""
@@ -31,7 +31,7 @@ def jobs(session: Session, limit: options.Limit = options.DEFAULT_LIMIT) -> Exit
     return ExitCode.DONE
 
 
-@app.command()
+@app.command(rich_help_panel=panels.DELETIONS)
 @verb
 def watch(
     session: Session, name: Name, wait_timeout: options.WaitTimeout = options.DEFAULT_WAIT
@@ -40,7 +40,7 @@ def watch(
     return wait(session, find_deletion(session, name), wait_timeout)
 
 
-@app.command()
+@app.command(rich_help_panel=panels.DELETIONS)
 @verb
 def cancel(session: Session, name: Name) -> ExitCode:
     """Cancel a deletion whose job has not begun to change the model, and lift the fence."""
@@ -49,7 +49,7 @@ def cancel(session: Session, name: Name) -> ExitCode:
     return ExitCode.DONE
 
 
-@app.command("lift-hold")
+@app.command("lift-hold", rich_help_panel=panels.DELETIONS)
 @verb
 def lift_hold(session: Session, name: Name) -> ExitCode:
     """Lift the legal hold of a deletion: what its job kept is destroyed."""
@@ -84,6 +84,7 @@ def wait(session: Session, request: deletion_pb2.WatchDeletionRequest, seconds: 
                 view.show(progress.of_deletion(response))
                 code = JOB_ENDS.get(response.deletion.job.phase, ExitCode.FAILED)
     except KeyboardInterrupt:
-        session.output.note(f"deletion {name} goes on; `fednot watch {name}` follows it")
+        with interrupts.last_words():
+            session.output.note(f"deletion {name} goes on; `fednot watch {name}` follows it")
         raise
     return code

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from fednot.cli import panels
 from fednot.cli.exit_codes import ExitCode
 from fednot.cli.failures import local, usage
 from fednot.cli.output import Output
@@ -46,7 +47,7 @@ Folder = Annotated[
 ]
 
 
-@app.command()
+@app.command(rich_help_panel=panels.FIRST_STEPS)
 @local_verb
 def demo(
     output: Output,

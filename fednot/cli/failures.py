@@ -9,7 +9,7 @@ import grpc
 
 from fednot.cli.exit_codes import ExitCode
 from fednot.errors import CATALOGUE, REMEDY_KEY, FednotError, Reason
-from fednot.rpc_errors import from_rpc_error
+from fednot.rpc_errors import from_rpc_error, plain_cause
 
 TIMED_OUT: Final = "TIMED_OUT"
 UNREACHABLE: Final = "UNREACHABLE"
@@ -88,7 +88,7 @@ def from_rpc(error: grpc.RpcError, address: str, timeout: float) -> CliError:
     code = error.code() if isinstance(error, grpc.Call) else grpc.StatusCode.UNKNOWN
     details = (error.details() if isinstance(error, grpc.Call) else None) or "no details"
     if code is grpc.StatusCode.UNAVAILABLE:
-        return unreachable(f"the server at {address} cannot be reached: {details}")
+        return unreachable(f"the server at {address} cannot be reached: {plain_cause(details)}")
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return unreachable(
             f"the server at {address} did not answer within {timeout:g} s", overdue=True

@@ -6,10 +6,11 @@ from typing import Annotated, Final
 
 import typer
 
-from fednot.cli import listing, options, sentences, tables
+from fednot import sentences
+from fednot.cli import listing, options, panels, tables
 from fednot.cli.documents import document, documents
 from fednot.cli.exit_codes import ExitCode
-from fednot.cli.groups import unless_below
+from fednot.cli.groups import Verbs, unless_below
 from fednot.cli.session import Session, verb
 from fednot.v1 import operator_pb2
 
@@ -18,12 +19,12 @@ RECENT: Final = 20
 
 app = typer.Typer()
 clients_app = typer.Typer(help="List every client that ever joined.")
-app.add_typer(clients_app, name="clients")
+app.add_typer(clients_app, name="clients", cls=Verbs, rich_help_panel=panels.TRAINING)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The client to readmit.")]
 
 
-@app.command()
+@app.command(rich_help_panel=panels.TRAINING)
 @verb
 def status(session: Session) -> ExitCode:
     """Show where the federation stands and what it waits for."""
@@ -63,7 +64,7 @@ def readmit(session: Session, name: Name) -> ExitCode:
     return ExitCode.DONE
 
 
-@app.command()
+@app.command(rich_help_panel=panels.TRAINING)
 @verb
 def rounds(session: Session, limit: options.Limit = options.DEFAULT_LIMIT) -> ExitCode:
     """List rounds, newest first."""
@@ -75,7 +76,7 @@ def rounds(session: Session, limit: options.Limit = options.DEFAULT_LIMIT) -> Ex
     return ExitCode.DONE
 
 
-@app.command()
+@app.command(rich_help_panel=panels.TRAINING)
 @verb
 def versions(session: Session, limit: options.Limit = options.DEFAULT_LIMIT) -> ExitCode:
     """List versions of the global model, newest first."""

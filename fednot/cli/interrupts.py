@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
+import sys
 import threading
+from collections.abc import Iterator
 from types import FrameType
 from typing import NoReturn
+
+from fednot.cli.exit_codes import ExitCode
 
 _asked = threading.Event()
 
@@ -23,6 +29,35 @@ def check() -> None:
         raise KeyboardInterrupt
 
 
+@contextlib.contextmanager
+def last_words() -> Iterator[None]:
+    """For what an interrupted process still tells: people who press again do not cut it short.
+
+    Afterwards another interrupt ends the process at once. All this only where `heed` was called.
+    """
+    heeding = signal.getsignal(signal.SIGINT) in (_interrupted, _pressed_again)
+    if heeding:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        if heeding:
+            signal.signal(signal.SIGINT, _pressed_again)
+
+
+def leave(code: int) -> NoReturn:
+    """Ends an interrupted process at once: gRPC's end may wait for calls that were broken off."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, RuntimeError):  # it may be flushed just now
+            stream.flush()
+    os._exit(code)
+
+
 def _interrupted(_number: int, _frame: FrameType | None) -> NoReturn:
     _asked.set()
     raise KeyboardInterrupt
+
+
+def _pressed_again(_number: int, _frame: FrameType | None) -> NoReturn:
+    leave(ExitCode.INTERRUPTED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from itertools import islice
 from typing import Final
@@ -65,6 +66,22 @@ def audit_entries(session: Session, page_size: int = AUDIT_PAGE) -> Iterator[aud
         yield from page.entries
         if not page.next_page_token:
             return
+        request.page_token = page.next_page_token
+
+
+def last_audit_entries(session: Session, limit: int) -> list[audit_pb2.AuditEntry]:
+    """The newest entries of the audit, newest last. Raises CliError."""
+    request = audit_pb2.ListAuditEntriesRequest(
+        page_size=min(max(limit, 2), AUDIT_PAGE), newest_first=True
+    )
+    found: list[audit_pb2.AuditEntry] = []
+    while True:
+        page = session.call(session.audit.ListAuditEntries, request)
+        found += page.entries
+        if len(found) > 1 and found[0].sequence < found[1].sequence:
+            return list(deque(audit_entries(session), maxlen=limit))  # an older server
+        if not page.next_page_token or len(found) >= limit:
+            return found[:limit][::-1]
         request.page_token = page.next_page_token
 
 

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from fednot.cli.output import printable
 from fednot.cli.progress import Fact, Progress
-from fednot.cli.sentences import round_progress
+from fednot.sentences import round_progress
 
 FACTS_SHOWN: Final = 12
 BAR_WIDTH: Final = 30

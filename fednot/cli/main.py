@@ -21,13 +21,17 @@ from fednot.cli import (
     federation,
     interrupts,
     models,
+    panels,
     preflight,
     receipts,
     training,
     unlearning,
 )
+from fednot.cli.exit_codes import ExitCode
+from fednot.cli.groups import Verbs
 
 app = typer.Typer(
+    cls=Verbs,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Control a federation that can forget. Options go behind the verb, but for these.",
@@ -36,15 +40,15 @@ app.add_typer(demonstration.app)
 app.add_typer(preflight.app)
 app.add_typer(training.app)
 app.add_typer(federation.app)
-app.add_typer(unlearning.app, name="unlearn")
+app.add_typer(unlearning.app, name="unlearn", cls=Verbs, rich_help_panel=panels.DELETIONS)
 app.add_typer(deletions.app)
 app.add_typer(approvals.app)
 app.add_typer(receipts.app)
-app.add_typer(auditing.app, name="audit")
+app.add_typer(auditing.app, name="audit", cls=Verbs, rich_help_panel=panels.PROOF)
 app.add_typer(console.app)
-app.add_typer(models.app, name="model")
+app.add_typer(models.app, name="model", cls=Verbs, rich_help_panel=panels.TRAINING)
 certs.app.add_typer(enrolment.app)
-app.add_typer(certs.app, name="certs")
+app.add_typer(certs.app, name="certs", cls=Verbs, rich_help_panel=panels.IDENTITIES)
 app.add_typer(completion.app)
 
 
@@ -112,4 +116,9 @@ def root(
 def main() -> None:
     """Runs the command line of this process."""
     interrupts.heed()
-    app(prog_name="fednot")
+    try:
+        app(prog_name="fednot")
+    except SystemExit as ended:
+        if ended.code == ExitCode.INTERRUPTED:
+            interrupts.leave(ExitCode.INTERRUPTED)
+        raise

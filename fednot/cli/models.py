@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fednot.cli import options, sentences
+from fednot import sentences
+from fednot.cli import options
 from fednot.cli.documents import document
 from fednot.cli.exit_codes import ExitCode
 from fednot.cli.failures import local

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -13,11 +11,10 @@ import typer
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from fednot import moments
 from fednot.channel import DEFAULT_ADDRESS
 from fednot.cli.output import Format
 
-_SPAN: Final = re.compile(r"(\d+)([smhd])")
-_SECONDS_OF: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 LONGEST_SECONDS: Final = 365 * 24 * 3600.0
 LONGEST_TOKEN_SECONDS: Final = 30 * 24 * 3600.0
 """The server refuses to make tokens that are good for longer."""
@@ -80,24 +77,13 @@ def moment(text: str) -> str:
 
 
 def timestamp(text: str) -> Timestamp | None:
-    """A moment as a message: a date or time of ISO 8601 (UTC if it names no zone), or 30d, 12h, 90m
-    or 45s from now. None for "". Raises BadParameter.
-    """
+    """A moment as a message, as `moments.timestamp` reads it. None for "". Raises BadParameter."""
     if not text:
         return None
-    found = _SPAN.fullmatch(text)
     try:
-        if found:
-            at = datetime.now(UTC) + timedelta(seconds=int(found[1]) * _SECONDS_OF[found[2]])
-        else:
-            at = datetime.fromisoformat(text)
-    except (ValueError, OverflowError):
-        raise typer.BadParameter(
-            f"{text!r} is no time; write 2027-01-31, 2027-01-31T12:00:00Z, or 30d from now"
-        ) from None
-    message = Timestamp()
-    message.FromDatetime(at if at.tzinfo else at.replace(tzinfo=UTC))
-    return message
+        return moments.timestamp(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def duration(seconds: float | None) -> Duration | None:

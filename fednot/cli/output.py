@@ -47,9 +47,16 @@ class Output:
         typer.echo(json.dumps(value, allow_nan=False))
 
     def show(self, *renderables: RenderableType) -> None:
-        """Prints tables."""
-        for renderable in renderables:
-            self.console.print(renderable)
+        """Prints tables; in a pipe without the blanks that fill a line to the widest one."""
+        if self.console.is_terminal:
+            for renderable in renderables:
+                self.console.print(renderable)
+            return
+        with self.console.capture() as captured:
+            for renderable in renderables:
+                self.console.print(renderable)
+        for line in captured.get().splitlines():
+            typer.echo(line.rstrip())
 
     def line(self, text: str) -> None:
         """Prints a line of result."""

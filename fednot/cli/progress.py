@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from fednot.cli import sentences
+from fednot import sentences
 from fednot.cli.documents import Document, document, documents
 from fednot.cli.run_following import EndedRound, RunUpdate
 from fednot.v1 import deletion_pb2

@@ -10,7 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from rich.table import Table
 from rich.text import Text
 
-from fednot.cli import sentences
+from fednot import sentences
 from fednot.cli.output import printable
 from fednot.receipt import Receipt
 from fednot.receipt.payload import ForgottenScope, Judgement, Model, Try

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from fednot.cli import options
+from fednot.cli import options, panels
 from fednot.cli.documents import documents
 from fednot.cli.exit_codes import ExitCode
 from fednot.cli.failures import CliError, local
@@ -47,7 +47,7 @@ Key = Annotated[
 ]
 
 
-@app.command()
+@app.command(rich_help_panel=panels.PROOF)
 @verb
 def receipt(
     session: Session,
@@ -71,7 +71,7 @@ def receipt(
     return ExitCode.DONE
 
 
-@app.command("receipt-keys")
+@app.command("receipt-keys", rich_help_panel=panels.PROOF)
 @verb
 def receipt_keys(
     session: Session,
@@ -98,7 +98,7 @@ def receipt_keys(
     return ExitCode.DONE
 
 
-@app.command()
+@app.command(rich_help_panel=panels.PROOF)
 @local_verb
 def verify(
     output: Output, file: File, key: Key, html: Page = None, force: options.Force = False

@@ -15,7 +15,7 @@ import typer
 
 from fednot import calls, tracing
 from fednot.channel import open_channel
-from fednot.cli import options
+from fednot.cli import interrupts, options
 from fednot.cli.credentials import credentials_for
 from fednot.cli.exit_codes import ExitCode
 from fednot.cli.failures import UNREACHABLE, CliError, from_rpc, of_finding
@@ -173,7 +173,8 @@ def _guarded(output: Output, work: Callable[[], ExitCode]) -> int:
         output.error(error)
         return int(error.code)
     except KeyboardInterrupt:
-        output.note("interrupted")
+        with interrupts.last_words():
+            output.note("interrupted")
         return int(ExitCode.INTERRUPTED)
 
 

@@ -10,13 +10,15 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from rich.table import Table
 from rich.text import Text
 
-from fednot.cli import sentences
+from fednot import sentences
 from fednot.cli.output import printable
 from fednot.v1 import approval_pb2, audit_pb2, deletion_pb2, model_pb2, operator_pb2
 
 DASH: Final = "-"
 ALARM: Final = "bold red"
 _SHA: Final = 12
+_CALL: Final = 12
+"""Characters of a call id, which begin it: enough to find its lines in a log."""
 
 
 def status(
@@ -107,7 +109,10 @@ def versions(found: Iterable[model_pb2.Version]) -> Table:
 
 def deletions(found: Iterable[deletion_pb2.Deletion]) -> Table:
     """The deletions, newest first."""
-    table = _table("REQUEST", "SCOPE", "PHASE", "JOB", "METHOD", "ROUNDS", "ACCEPTED", "BY", "NOTE")
+    table = _table(
+        *("REQUEST", "SCOPE", "PHASE", "JOB", "CALL", "METHOD"),
+        *("ROUNDS", "ACCEPTED", "BY", "NOTE"),
+    )
     for each in found:
         job = each.job
         verdicts = sentences.verdicts(each)
@@ -126,6 +131,7 @@ def deletions(found: Iterable[deletion_pb2.Deletion]) -> Table:
             sentences.scopes(each),
             sentences.job_phase(job.phase),
             job.id,
+            job.call_id[:_CALL],
             job.attempts[-1].method if job.attempts else each.method,
             sum(len(attempt.rounds) for attempt in job.attempts),
             sentences.moment(each.accepted_at),
@@ -207,6 +213,7 @@ def _status_rows(found: operator_pb2.GetStatusResponse) -> Iterable[tuple[str, s
 
 def _run(run: operator_pb2.TrainingRun) -> str:
     text = f"{run.id}: {sentences.run_state(run.state)}, {run.rounds_done} of {run.rounds} rounds"
+    text += f", call {run.call_id[:_CALL]}" if run.call_id else ""
     return f"{text}: {run.failure}" if run.failure else text
 
 

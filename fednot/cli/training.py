@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fednot.cli import options, progress, views
+from fednot.cli import interrupts, options, panels, progress, views
 from fednot.cli.documents import document
 from fednot.cli.exit_codes import ExitCode
 from fednot.cli.run_following import RUN_ENDS, RunUpdate, follow_run
@@ -74,7 +74,7 @@ Detach = Annotated[
 ]
 
 
-@app.command()
+@app.command(rich_help_panel=panels.TRAINING)
 @verb
 def train(
     session: Session,
@@ -106,7 +106,7 @@ def train(
     return _wait(session, run, wait_timeout)
 
 
-@app.command()
+@app.command(rich_help_panel=panels.TRAINING)
 @verb
 def stop(session: Session) -> ExitCode:
     """Stop the active training run; completed rounds stay."""
@@ -132,6 +132,7 @@ def _wait(session: Session, run: operator_pb2.TrainingRun, seconds: float) -> Ex
                 view.show(progress.of_run(update))
                 code = RUN_ENDS.get(update.run.state, ExitCode.FAILED)
     except KeyboardInterrupt:
-        session.output.note(f"run {run.id} goes on; `fednot stop` stops it")
+        with interrupts.last_words():
+            session.output.note(f"run {run.id} goes on; `fednot stop` stops it")
         raise
     return code

@@ -10,7 +10,7 @@ from typing import Final, Protocol
 
 from fednot.cli.output import Output
 from fednot.cli.progress import NEWS, Fact, Progress
-from fednot.cli.sentences import round_progress, timeless
+from fednot.sentences import round_progress, timeless
 
 SETTLED_SECONDS: Final = 3.0
 

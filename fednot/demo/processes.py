@@ -73,7 +73,7 @@ def start_server(
     If updates are `masked` it sees their sums alone.
     """
     arguments = ["server", "--identity", str(identity), "--address", address, "--http-address", ""]
-    arguments += ["--state-dir", str(state), "--task", TASK, "--heartbeat-interval", "2"]
+    arguments += ["--state-dir", str(state), "--task", TASK, "--heartbeat-interval", "5"]
     arguments += ["--probes", str(probes)]
     arguments += ["--accumulator", "float64"]  # the same figures whichever client answers first
     if masked:

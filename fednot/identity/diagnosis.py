@@ -45,8 +45,9 @@ def diagnose(
 ) -> FednotError | None:
     """Why a server cannot be talked to: over TLS with credentials, over plaintext without.
 
-    None if nothing is wrong that can be seen here, as when nothing listens at all. It blocks, for
-    `timeout` seconds at the most.
+    None if nothing is wrong that can be seen here, as when nothing listens at all; a server that
+    is connected and not heard to the end is TLS_FAILED. It blocks, for `timeout` seconds at the
+    most.
     """
     deadline = Deadline(timeout)
     try:
@@ -143,8 +144,8 @@ class _Look:
         seen = self._shake_hands()
         if isinstance(seen.fault, ssl.SSLCertVerificationError):
             return self._of_server(seen.fault)
+        within = f"within {self._deadline.seconds:g} s"
         if isinstance(seen.fault, TimeoutError):
-            within = f"within {self._deadline.seconds:g} s"
             return self._failed(f"it did not answer the TLS handshake {within}")
         if seen.fault is not None:
             return self._of_broken_handshake(seen.fault)
@@ -154,6 +155,8 @@ class _Look:
             return self._of_own_certificate()
         if not seen.speaks_http2:
             return self._failed("it speaks TLS, but no HTTP/2 and so no gRPC")
+        if seen.answer is None:
+            return self._failed(f"it said nothing after the TLS handshake {within}")
         return None
 
     def _shake_hands(self) -> Handshake:
@@ -161,9 +164,16 @@ class _Look:
         return probing.shake_hands(self._address, side.trust, side.files, self._deadline)
 
     def _closes_again(self) -> bool:
-        """A server that is just stopping closes connections too, and then no longer listens."""
-        time.sleep(min(_AGAIN_SECONDS, self._deadline.left() / 2))
-        return self._shake_hands().answer == b""
+        """A server that is just stopping closes connections too, and then no longer listens.
+
+        If no time is left to look again, what was seen before counts.
+        """
+        try:
+            time.sleep(min(_AGAIN_SECONDS, self._deadline.left() / 2))
+            seen = self._shake_hands()
+        except TimeoutError:
+            return True
+        return seen.answer == b"" or isinstance(seen.fault, TimeoutError)
 
     def _of_server(self, fault: ssl.SSLCertVerificationError) -> FednotError:
         found = probing.certificate_at(self._address, self._deadline)

@@ -140,9 +140,9 @@ def shake_hands(address: str, trust: bytes, own: OwnFiles | None, deadline: Dead
     if own is not None:
         context.load_cert_chain(own.certificate, own.key)
     with connect(address, deadline) as link:
-        link.settimeout(deadline.left())
         host, _ = addresses.split(address)
         try:
+            link.settimeout(deadline.left())
             with context.wrap_socket(link, server_hostname=host) as secured:
                 return Handshake(
                     certificate=_leaf(secured),

@@ -108,7 +108,8 @@ def check_dates(certificate: x509.Certificate, at: dt.datetime, place: str = "")
     if at > certificate.not_valid_after_utc:
         raise FednotError(
             Reason.CERTIFICATE_EXPIRED,
-            f"{whose} expired on {dated(certificate.not_valid_after_utc)}",
+            f"{whose} expired on {dated(certificate.not_valid_after_utc)}, and the clock here says "
+            f"{dated(at)}",
         )
     if at < certificate.not_valid_before_utc:
         raise FednotError(

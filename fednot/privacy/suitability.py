@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from typing import Final
 
 import torch
 from opacus.validators import ModuleValidator
@@ -15,6 +16,8 @@ from fednot.task import SampleDataset, Task
 from fednot.training import batch_of
 
 CPU = torch.device("cpu")
+AWAY: Final = 0.02
+"""Standard deviation of what is added to parameters: a branch that begins at zero is then seen."""
 _FAULTS = (NotImplementedError, RuntimeError, ValueError, TypeError, AttributeError)
 
 
@@ -22,8 +25,9 @@ def check(task: Task, model: nn.Module, data: SampleDataset) -> None:
     """Tries the model, in a copy, on two samples. Raises PrivacyError with what is in the way.
 
     What is looked at: that Opacus knows the layers, that one sample's output does not depend on the
-    others of its batch, that each trainable parameter gets a gradient of each sample, and that this
-    is the gradient of that sample alone, unless the model draws random numbers.
+    others of its batch, now or a little further on, that each trainable parameter gets a gradient
+    of each sample, and that this is the gradient of that sample alone, with dropout turned off;
+    the last not if the model draws other random numbers.
     """
     tried = copy.deepcopy(model).train()
     faults = [str(error) for error in ModuleValidator.validate(tried, strict=False)]
@@ -31,8 +35,9 @@ def check(task: Task, model: nn.Module, data: SampleDataset) -> None:
         raise PrivacyError("; ".join(" ".join(fault.split()) for fault in faults))
     pair = [0, min(1, len(data) - 1)]
     try:
-        _check_apart(tried, data, pair)
-        found = _gradients(task, tried.train(), data, pair)
+        for each in (tried, _a_little_on(tried)):
+            _check_apart(each, data, pair)
+        found = _gradients(task, _without_dropout(tried.train()), data, pair)
         if not _is_random(tried, data, pair):
             for place, index in enumerate(pair):
                 _check_gradients(task, tried, data, (index, place), found)
@@ -40,6 +45,23 @@ def check(task: Task, model: nn.Module, data: SampleDataset) -> None:
         raise
     except _FAULTS as error:
         raise PrivacyError(" ".join(str(error).split())) from error
+
+
+@torch.no_grad()
+def _a_little_on(model: nn.Module) -> nn.Module:
+    """A copy with other parameters, the same each time."""
+    other, draws = copy.deepcopy(model), torch.Generator().manual_seed(0)
+    for parameter in other.parameters():
+        if parameter.is_floating_point():
+            parameter.add_(torch.randn(parameter.shape, generator=draws), alpha=AWAY)
+    return other
+
+
+def _without_dropout(model: nn.Module) -> nn.Module:
+    for module in model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.eval()
+    return model
 
 
 def _gradients(

@@ -26,25 +26,25 @@ from fednot.v1 import identity_pb2 as fednot_dot_v1_dot_identity__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x66\x65\x64not/v1/audit.proto\x12\tfednot.v1\x1a\x18\x66\x65\x64not/v1/identity.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xce\x02\n\nAuditEntry\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12&\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x1d\n\x04role\x18\x04 \x01(\x0e\x32\x0f.fednot.v1.Role\x12\x0e\n\x06\x61\x63tion\x18\x05 \x01(\t\x12\x0f\n\x07subject\x18\x06 \x01(\t\x12(\n\x07outcome\x18\x07 \x01(\x0e\x32\x17.fednot.v1.AuditOutcome\x12\x0e\n\x06reason\x18\x08 \x01(\t\x12\x0e\n\x06job_id\x18\t \x01(\t\x12\x0f\n\x07version\x18\x0f \x01(\x04\x12\r\n\x05\x63ount\x18\n \x01(\r\x12\x15\n\rprevious_hash\x18\x0b \x01(\t\x12\x0c\n\x04hash\x18\x0c \x01(\t\x12\x12\n\nactor_name\x18\r \x01(\t\x12\x14\n\x0csubject_name\x18\x0e \x01(\t\"@\n\x17ListAuditEntriesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"[\n\x18ListAuditEntriesResponse\x12&\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x15.fednot.v1.AuditEntry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\'\n\x17\x44\x65stroyPseudonymRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"-\n\x18\x44\x65stroyPseudonymResponse\x12\x11\n\tpseudonym\x18\x01 \x01(\t*d\n\x0c\x41uditOutcome\x12\x1d\n\x19\x41UDIT_OUTCOME_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x41UDIT_OUTCOME_ACCEPTED\x10\x01\x12\x19\n\x15\x41UDIT_OUTCOME_REFUSED\x10\x02\x32\xc8\x01\n\x0c\x41uditService\x12[\n\x10ListAuditEntries\x12\".fednot.v1.ListAuditEntriesRequest\x1a#.fednot.v1.ListAuditEntriesResponse\x12[\n\x10\x44\x65stroyPseudonym\x12\".fednot.v1.DestroyPseudonymRequest\x1a#.fednot.v1.DestroyPseudonymResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x66\x65\x64not/v1/audit.proto\x12\tfednot.v1\x1a\x18\x66\x65\x64not/v1/identity.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xce\x02\n\nAuditEntry\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12&\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x1d\n\x04role\x18\x04 \x01(\x0e\x32\x0f.fednot.v1.Role\x12\x0e\n\x06\x61\x63tion\x18\x05 \x01(\t\x12\x0f\n\x07subject\x18\x06 \x01(\t\x12(\n\x07outcome\x18\x07 \x01(\x0e\x32\x17.fednot.v1.AuditOutcome\x12\x0e\n\x06reason\x18\x08 \x01(\t\x12\x0e\n\x06job_id\x18\t \x01(\t\x12\x0f\n\x07version\x18\x0f \x01(\x04\x12\r\n\x05\x63ount\x18\n \x01(\r\x12\x15\n\rprevious_hash\x18\x0b \x01(\t\x12\x0c\n\x04hash\x18\x0c \x01(\t\x12\x12\n\nactor_name\x18\r \x01(\t\x12\x14\n\x0csubject_name\x18\x0e \x01(\t\"V\n\x17ListAuditEntriesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x14\n\x0cnewest_first\x18\x03 \x01(\x08\"[\n\x18ListAuditEntriesResponse\x12&\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x15.fednot.v1.AuditEntry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\'\n\x17\x44\x65stroyPseudonymRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"-\n\x18\x44\x65stroyPseudonymResponse\x12\x11\n\tpseudonym\x18\x01 \x01(\t*d\n\x0c\x41uditOutcome\x12\x1d\n\x19\x41UDIT_OUTCOME_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x41UDIT_OUTCOME_ACCEPTED\x10\x01\x12\x19\n\x15\x41UDIT_OUTCOME_REFUSED\x10\x02\x32\xc8\x01\n\x0c\x41uditService\x12[\n\x10ListAuditEntries\x12\".fednot.v1.ListAuditEntriesRequest\x1a#.fednot.v1.ListAuditEntriesResponse\x12[\n\x10\x44\x65stroyPseudonym\x12\".fednot.v1.DestroyPseudonymRequest\x1a#.fednot.v1.DestroyPseudonymResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'fednot.v1.audit_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_AUDITOUTCOME']._serialized_start=679
-  _globals['_AUDITOUTCOME']._serialized_end=779
+  _globals['_AUDITOUTCOME']._serialized_start=701
+  _globals['_AUDITOUTCOME']._serialized_end=801
   _globals['_AUDITENTRY']._serialized_start=96
   _globals['_AUDITENTRY']._serialized_end=430
   _globals['_LISTAUDITENTRIESREQUEST']._serialized_start=432
-  _globals['_LISTAUDITENTRIESREQUEST']._serialized_end=496
-  _globals['_LISTAUDITENTRIESRESPONSE']._serialized_start=498
-  _globals['_LISTAUDITENTRIESRESPONSE']._serialized_end=589
-  _globals['_DESTROYPSEUDONYMREQUEST']._serialized_start=591
-  _globals['_DESTROYPSEUDONYMREQUEST']._serialized_end=630
-  _globals['_DESTROYPSEUDONYMRESPONSE']._serialized_start=632
-  _globals['_DESTROYPSEUDONYMRESPONSE']._serialized_end=677
-  _globals['_AUDITSERVICE']._serialized_start=782
-  _globals['_AUDITSERVICE']._serialized_end=982
+  _globals['_LISTAUDITENTRIESREQUEST']._serialized_end=518
+  _globals['_LISTAUDITENTRIESRESPONSE']._serialized_start=520
+  _globals['_LISTAUDITENTRIESRESPONSE']._serialized_end=611
+  _globals['_DESTROYPSEUDONYMREQUEST']._serialized_start=613
+  _globals['_DESTROYPSEUDONYMREQUEST']._serialized_end=652
+  _globals['_DESTROYPSEUDONYMRESPONSE']._serialized_start=654
+  _globals['_DESTROYPSEUDONYMRESPONSE']._serialized_end=699
+  _globals['_AUDITSERVICE']._serialized_start=804
+  _globals['_AUDITSERVICE']._serialized_end=1004
 # @@protoc_insertion_point(module_scope)

@@ -774,6 +774,7 @@ class Job(_message.Message):
     ASSURANCE_FIELD_NUMBER: _builtins.int
     CHOSEN_ATTEMPT_FIELD_NUMBER: _builtins.int
     HAS_RECEIPT_FIELD_NUMBER: _builtins.int
+    CALL_ID_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The job's id."""
     phase: Global___JobPhase.ValueType
@@ -796,6 +797,10 @@ class Job(_message.Message):
     """The number of the attempt whose model was kept; 0 before."""
     has_receipt: _builtins.bool
     """Whether a signed receipt can be had (ReceiptService.GetReceipt)."""
+    call_id: _builtins.str
+    """The call id of the call that began it, by which the logs of server and clients find its lines; empty
+    for jobs from before there were any, and for a client, since another may have chosen it.
+    """
     @_builtins.property
     def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Attempt]:
         """Its attempts."""
@@ -840,10 +845,11 @@ class Job(_message.Message):
         assurance: Global___Assurance.ValueType = ...,
         chosen_attempt: _builtins.int = ...,
         has_receipt: _builtins.bool = ...,
+        call_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_target_accuracy", b"_target_accuracy", "hold_lifted_at", b"hold_lifted_at", "target_accuracy", b"target_accuracy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_target_accuracy", b"_target_accuracy", "assurance", b"assurance", "attempts", b"attempts", "base_version", b"base_version", "chosen_attempt", b"chosen_attempt", "client_destructions", b"client_destructions", "destroyed", b"destroyed", "failure", b"failure", "has_receipt", b"has_receipt", "history", b"history", "hold_lifted_at", b"hold_lifted_at", "id", b"id", "phase", b"phase", "released_version", b"released_version", "request_ids", b"request_ids", "retain", b"retain", "target_accuracy", b"target_accuracy", "waiting_for", b"waiting_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_target_accuracy", b"_target_accuracy", "assurance", b"assurance", "attempts", b"attempts", "base_version", b"base_version", "call_id", b"call_id", "chosen_attempt", b"chosen_attempt", "client_destructions", b"client_destructions", "destroyed", b"destroyed", "failure", b"failure", "has_receipt", b"has_receipt", "history", b"history", "hold_lifted_at", b"hold_lifted_at", "id", b"id", "phase", b"phase", "released_version", b"released_version", "request_ids", b"request_ids", "retain", b"retain", "target_accuracy", b"target_accuracy", "waiting_for", b"waiting_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__target_accuracy: _TypeAlias = _typing.Literal["target_accuracy"]  # noqa: Y015
     _WhichOneofArgType__target_accuracy: _TypeAlias = _typing.Literal["_target_accuracy", b"_target_accuracy"]  # noqa: Y015

@@ -225,6 +225,7 @@ class TrainingRun(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
     STARTED_AT_FIELD_NUMBER: _builtins.int
+    CALL_ID_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """Counts runs from 1."""
     rounds: _builtins.int
@@ -235,6 +236,8 @@ class TrainingRun(_message.Message):
     """Its state."""
     failure: _builtins.str
     """Why it failed; empty otherwise."""
+    call_id: _builtins.str
+    """The call id of the call that started it, by which the logs of server and clients find its lines."""
     @_builtins.property
     def started_at(self) -> _timestamp_pb2.Timestamp:
         """When it was started."""
@@ -248,10 +251,11 @@ class TrainingRun(_message.Message):
         state: Global___RunState.ValueType = ...,
         failure: _builtins.str = ...,
         started_at: _timestamp_pb2.Timestamp | None = ...,
+        call_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "id", b"id", "rounds", b"rounds", "rounds_done", b"rounds_done", "started_at", b"started_at", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "failure", b"failure", "id", b"id", "rounds", b"rounds", "rounds_done", b"rounds_done", "started_at", b"started_at", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

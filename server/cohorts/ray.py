@@ -29,6 +29,11 @@ JOIN_SECONDS: Final = 300.0
 """How long an actor may take to build its Task and read its data."""
 
 
+_OWN: Final = {"include_dashboard": False, "_system_config": {"worker_niceness": 0}}
+"""A local Ray: nobody else works on it, and Ray's niceness of 15 would starve actors beside whoever
+waits for them (five minutes instead of half a one on two busy cores)."""
+
+
 class RayMissingError(RuntimeError):
     """Ray is not installed, or cannot be reached; the message says what to do."""
 
@@ -219,7 +224,7 @@ def _connected(address: str) -> Any:
         raise RayMissingError(
             "Ray is not installed: pip install '.[lab]' in the checkout, or do without it"
         ) from error
-    told: dict[str, Any] = {"address": address} if address else {"include_dashboard": False}
+    told: dict[str, Any] = {"address": address} if address else dict(_OWN)
     try:
         ray.init(log_to_driver=False, configure_logging=False, **told)
     except (ConnectionError, RuntimeError, ValueError) as error:

@@ -15,6 +15,7 @@ from fednot.errors import FednotError, Reason
 from server.broadcast import Broadcast
 from server.cohorts.cohort import Answer, NoAnswer, Update, WorkPlan
 from server.fences import Fences
+from server.pauses import Pauses
 from server.privacy import PrivacySpent
 from server.pulse import Pulse
 
@@ -168,10 +169,14 @@ class Reference(Assignment):
 
 
 class RemoteCohort:
-    """Sessions and assignments. A session lapses when nothing was heard for `lapse` seconds."""
+    """Sessions and assignments. A session lapses when nothing was heard for `lapse` seconds.
+
+    What counts is the time in which the server could hear, as `pauses` tell.
+    """
 
     def __init__(self, *, lapse: float) -> None:
         self._lapse = lapse
+        self.pauses = Pauses()
         self._sessions: dict[str, Session] = {}
         self._assignments: dict[str, Assignment] = {}
         self._pulse = Pulse()
@@ -222,7 +227,7 @@ class RemoteCohort:
         present = self._sessions.get(session.client)
         if present is None or present.instance == session.instance:
             return
-        silence = time.monotonic() - present.last_seen
+        silence = self.pauses.listened(present.last_seen)
         if silence < self._lapse:
             raise FednotError(
                 Reason.CLIENT_CONNECTED,
@@ -358,7 +363,7 @@ class RemoteCohort:
 
     def _is_live(self, client: str) -> bool:
         session = self._sessions.get(client)
-        return session is not None and time.monotonic() - session.last_seen < self._lapse
+        return session is not None and self.pauses.listened(session.last_seen) < self._lapse
 
     def _seen(self, client: str) -> str:
         session = self._sessions.get(client)

@@ -21,9 +21,10 @@ from fednot.naming import JOB_ID
 from fednot.v1 import audit_pb2, deletion_pb2, operator_pb2, receipt_pb2
 from server.console import calls as methods
 from server.console.calls import Calls
-from server.console.deleting import FIELDS, request_of, what_happens
+from server.console.decisions import Decisions
+from server.console.deleting import FIELDS, fixed, request_of, what_happens
 from server.console.forms import BadFormError, check_proof, posted
-from server.console.protocol import MOST_HEADERS
+from server.console.protocol import MOST_HEADERS, TOO_MUCH
 from server.console.readers import COOKIE, Readers, SignInNeeded, check_host
 from server.console.rendering import Pages, Reader, static_files
 from server.console.sessions import SessionDesk
@@ -59,7 +60,7 @@ HEADERS: Final = {
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
     "cache-control": "no-store",
 }
-_TOO_MUCH: Final = Response("the request's headers are too large\n", 431)
+_TOO_MUCH: Final = Response(TOO_MUCH, 431)
 _BY_CALL: Final = "a client asks for its own deletion by `fednot unlearn`; the form is for officers"
 
 
@@ -72,6 +73,7 @@ class Console:
         self._insecure = insecure
         self._readers = Readers(calls, desk, insecure=insecure)
         self._pages = Pages()
+        self._decisions = Decisions(self._ask, self._pages)
         self._static = static_files()
 
     @property
@@ -87,11 +89,13 @@ class Console:
             "/deletions/new": self._form,
             "/deletions/{job}": self._deletion,
             "/deletions/{job}/receipt": self._receipt,
+            **self._decisions.read,
         }
         act = {
             "/deletions/review": self._review,
             "/deletions": self._unlearn,
             "/sign-out": self._sign_out,
+            **self._decisions.act,
         }
         routes = [
             Route("/static/{name}", self._file),
@@ -154,7 +158,9 @@ class Console:
         return self._pages.html("versions", reader, found=found)
 
     async def _audit(self, request: Request, reader: Reader) -> Response:
-        wanted = audit_pb2.ListAuditEntriesRequest(page_size=SHOWN, page_token=_token(request))
+        wanted = audit_pb2.ListAuditEntriesRequest(
+            page_size=SHOWN, page_token=_token(request), newest_first=True
+        )
         found = await self._ask(reader, methods.LIST_AUDIT, wanted)
         return self._pages.html("audit", reader, found=found)
 
@@ -206,7 +212,7 @@ class Console:
             return await self._form_page(reader, form, error)
         status = await self._ask(reader, methods.GET_STATUS, operator_pb2.GetStatusRequest())
         told = what_happens(wanted, status, needs_approval=self._calls.needs_approval)
-        fields = {name: given.get(name, "") for name in FIELDS}
+        fields = fixed(given, wanted)
         return self._pages.html("review", reader, wanted=wanted, told=told, fields=fields)
 
     async def _unlearn(self, form: Mapping[str, str], reader: Reader) -> Response:

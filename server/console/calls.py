@@ -17,6 +17,7 @@ from server.identity import ServerIdentity
 from server.limits.callers import CallerLimits
 from server.records import Caller
 from server.services import callers
+from server.services.approval import ApprovalServicer
 from server.services.audit import AuditServicer
 from server.services.deletion import DeletionServicer
 from server.services.door import Door
@@ -26,6 +27,11 @@ from server.services.receipts import ReceiptServicer
 UNLEARN: Final = "/fednot.v1.DeletionService/Unlearn"
 GET_DELETION: Final = "/fednot.v1.DeletionService/GetDeletion"
 LIST_DELETIONS: Final = "/fednot.v1.DeletionService/ListDeletions"
+CANCEL: Final = "/fednot.v1.DeletionService/CancelDeletion"
+LIFT_HOLD: Final = "/fednot.v1.DeletionService/LiftHold"
+LIST_APPROVALS: Final = "/fednot.v1.ApprovalService/ListApprovals"
+APPROVE: Final = "/fednot.v1.ApprovalService/Approve"
+REFUSE: Final = "/fednot.v1.ApprovalService/Refuse"
 GET_STATUS: Final = "/fednot.v1.OperatorService/GetStatus"
 LIST_CLIENTS: Final = "/fednot.v1.OperatorService/ListClients"
 LIST_ROUNDS: Final = "/fednot.v1.OperatorService/ListRounds"
@@ -62,11 +68,17 @@ class Calls:
         self._door = Door(federation.metrics, identity, refusals, limits=limits)
         self.needs_approval: Final = federation.defaults.require_approval
         deletions = DeletionServicer(federation, coordinator)
+        approvals = ApprovalServicer(federation, coordinator)
         operator = OperatorServicer(federation, coordinator, cohort)
         self._servicers: Mapping[str, Servicer] = {
             UNLEARN: deletions.Unlearn,
             GET_DELETION: deletions.GetDeletion,
             LIST_DELETIONS: deletions.ListDeletions,
+            CANCEL: deletions.CancelDeletion,
+            LIFT_HOLD: deletions.LiftHold,
+            LIST_APPROVALS: approvals.ListApprovals,
+            APPROVE: approvals.Approve,
+            REFUSE: approvals.Refuse,
             GET_STATUS: operator.GetStatus,
             LIST_CLIENTS: operator.ListClients,
             LIST_ROUNDS: operator.ListRounds,

@@ -5,11 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from fednot import moments
 from fednot.errors import FednotError, Reason
+from fednot.sentences import moment
 from fednot.v1 import deletion_pb2, operator_pb2
+from server.services.deletion import MOST_PRIORITY
 
 KINDS: Final = ("client", "samples", "class")
-FIELDS: Final = ("kind", "client", "subject", "label", "method", "assurance", "request_id")
+FIELDS: Final = (
+    *("kind", "client", "subject", "label", "method", "assurance"),
+    *("priority", "not_after", "retain", "request_id"),
+)
 _LONGEST: Final = 512
 _ASSURANCES: Final = {
     "": deletion_pb2.ASSURANCE_UNSPECIFIED,
@@ -32,7 +40,18 @@ def request_of(form: Mapping[str, str]) -> deletion_pb2.UnlearnRequest:
         scope=_scope(form),
         method=form.get("method", ""),
         assurance=_ASSURANCES[assurance],
+        priority=_priority(form.get("priority", "")),
+        not_after=_moment(form.get("not_after", "")),
+        retain=bool(form.get("retain", "")),
     )
+
+
+def fixed(form: Mapping[str, str], request: deletion_pb2.UnlearnRequest) -> dict[str, str]:
+    """The fields as they are confirmed: "30d" from now becomes the moment that the page showed, so
+    that a second try is the same request.
+    """
+    until = request.not_after.ToJsonString() if request.HasField("not_after") else ""
+    return {**{name: form.get(name, "") for name in FIELDS}, "not_after": until}
 
 
 def what_happens(
@@ -44,7 +63,9 @@ def what_happens(
     """What a deletion does if it is confirmed now, a sentence for each thing."""
     told = [_bar(request.scope)]
     if needs_approval:
-        told.append("The job waits until a second identity approves it by “fednot approve”.")
+        told.append(
+            "The job waits until a second identity approves it, here or by “fednot approve”."
+        )
     if status.HasField("round"):
         told.append(f"Round {status.round.round}, which runs now, is aborted and done again later.")
     if status.HasField("released"):
@@ -63,11 +84,35 @@ def what_happens(
         "and is verified: "
         + ("until it withstands the undo attack." if deep else "its behaviour as it stands.")
     )
-    told.append("At the end the older versions and cached updates are destroyed for good.")
+    if request.retain:
+        told.append(
+            "At the end cached updates are destroyed for good; the older versions are kept, "
+            "released to nobody, until an officer lifts the legal hold."
+        )
+    else:
+        told.append("At the end the older versions and cached updates are destroyed for good.")
+    if request.priority:
+        told.append(f"Among those that wait it has priority {request.priority}; others have 0.")
+    if request.HasField("not_after"):
+        told.append(f"It is due {moment(request.not_after)}; if it is late then, that is told.")
     told.append(
         "Until the model is changed, “fednot cancel” takes the deletion back; then nothing."
     )
     return told
+
+
+def _priority(text: str) -> int:
+    number = text.removeprefix("-")
+    if text and not (number.isascii() and number.isdecimal() and int(number) <= MOST_PRIORITY):
+        raise _invalid("priority", f"from -{MOST_PRIORITY} to {MOST_PRIORITY}")
+    return int(text or 0)
+
+
+def _moment(text: str) -> Timestamp | None:
+    try:
+        return moments.timestamp(text) if text else None
+    except ValueError as error:
+        raise FednotError(Reason.INVALID_REQUEST, f"not_after: {error}") from error
 
 
 def _scope(form: Mapping[str, str]) -> deletion_pb2.Scope:

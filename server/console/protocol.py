@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from http import HTTPStatus
 from typing import Any, Final
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 CERTIFICATE: Final = "certificate"
@@ -13,6 +15,7 @@ CERTIFICATE: Final = "certificate"
 CONNECTION_SECONDS: Final = 60.0
 LAST_SECONDS: Final = 30.0
 MOST_HEADERS: Final = 16 << 10
+TOO_MUCH: Final = b"the request's headers are too large\n"
 
 
 class ConsoleProtocol(H11Protocol):
@@ -34,6 +37,21 @@ class ConsoleProtocol(H11Protocol):
         if self._end is not None:
             self._end.cancel()
         super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        """Answers 431, as the application does, if headers had no end after MOST_HEADERS bytes."""
+        unread, _ = self.conn.trailing_data
+        if len(unread) <= MOST_HEADERS:
+            super().send_400_response(msg)
+            return
+        status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+        headers = {"content-type": "text/plain; charset=utf-8", "connection": "close"}
+        answer = h11.Response(
+            status_code=status, headers=list(headers.items()), reason=status.phrase
+        )
+        for event in (answer, h11.Data(data=TOO_MUCH), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
 
     def _finish(self) -> None:
         if self.cycle is None or self.cycle.response_complete:

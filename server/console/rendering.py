@@ -14,7 +14,7 @@ from markupsafe import Markup
 from starlette.responses import HTMLResponse
 
 import fednot
-from fednot.cli import sentences
+from fednot import sentences
 from fednot.v1 import deletion_pb2
 from server.console.chart import chart_of
 from server.records import Caller
@@ -25,6 +25,12 @@ _TYPES: Final = {
     "console.js": "text/javascript; charset=utf-8",
     "icon.svg": "image/svg+xml",
 }
+
+_SECTION_OF: Final = {
+    **dict.fromkeys(("deletion", "form", "review", "decision"), "deletions"),
+    "approval": "approvals",
+}
+"""Below which page of the navigation a page stands."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,10 @@ class Pages:
             lstrip_blocks=True,
         )
         self._environment.globals.update(
-            say=sentences, chart_of=chart_of, version=fednot.__version__
+            say=sentences,
+            chart_of=chart_of,
+            version=fednot.__version__,
+            section_of=_SECTION_OF,
         )
         self._environment.filters["time"] = _time
         self._environment.filters["outcome"] = _outcome

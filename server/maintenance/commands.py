@@ -12,8 +12,11 @@ from typing import Any, Final, Literal, TypeVar
 from pydantic import Field
 from sqlalchemy.exc import DatabaseError
 
-from fednot import logs
-from fednot.settings import POSITIONAL, load_or_exit
+from fednot import daemon_completion, logs
+from fednot.daemon_completion import COMPLETION, CompletionSettings
+from fednot.log_settings import LogSettings
+from fednot.setting_flags import POSITIONAL
+from fednot.settings import load_or_exit
 from server.maintenance.backup import back_up
 from server.maintenance.fsck import check
 from server.maintenance.renewal import forget_lost_ledger
@@ -27,8 +30,8 @@ NOT_DONE: Final = 1
 STATE_ERROR: Final = 3
 
 
-class CommandSettings(StateSettings):
-    """Settings of a command."""
+class CommandSettings(StateSettings, LogSettings):
+    """Output."""
 
     format: Literal["text", "json"] = Field("text", description="lines for people, or one of JSON")
 
@@ -121,11 +124,25 @@ def run_renewal(arguments: Sequence[str]) -> int:
     return _guarded("renew-ledger", work)
 
 
+def run_completion(arguments: Sequence[str]) -> int:
+    """Runs `fednot-server completion`."""
+    return daemon_completion.run("fednot-server", ENVIRONMENT_PREFIX, VERBS, arguments)
+
+
+VERBS: Final[daemon_completion.Verbs] = {
+    "": ServerSettings,
+    "backup": BackupSettings,
+    "restore": RestoreSettings,
+    "fsck": FsckSettings,
+    "renew-ledger": RenewSettings,
+    COMPLETION: CompletionSettings,
+}
 COMMANDS: Final[Mapping[str, Callable[[Sequence[str]], int]]] = {
     "backup": run_backup,
     "restore": run_restore,
     "fsck": run_fsck,
     "renew-ledger": run_renewal,
+    COMPLETION: run_completion,
 }
 
 

@@ -16,19 +16,21 @@ from server.state.database import StateError
 from server.state.stores import open_store
 from server.state.stores.directory import DirectoryStore
 
-LOOK_AGAIN: Final = 2.0
-"""Seconds after which whatever was only under way has happened."""
+LOOK_AGAIN: Final = (2.0, 8.0)
+"""Seconds before each further look. A commit to a slow disk is under way for as long as one."""
 
 
 def check(settings: StateSettings) -> list[Finding]:
     """Everything that is wrong with a state.
 
-    What a second look does not find again was a running server's work in hand. Raises StateError if
-    the state cannot be read at all.
+    What a further look does not find again was a running server's work in hand. Raises StateError
+    if the state cannot be read at all.
     """
     found = list(_look(settings))
-    if found:
-        time.sleep(LOOK_AGAIN)
+    for pause in LOOK_AGAIN:
+        if not found:
+            break
+        time.sleep(pause)
         again = set(_look(settings))
         found = [each for each in found if each in again]
     return found

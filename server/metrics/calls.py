@@ -52,6 +52,8 @@ class CallMetrics:
         self._refusals = Counter(
             "fednot_refusals_total", "Refused calls by reason", ["reason"], registry=registry
         )
+        for reason in Reason:
+            self._refusals.labels(reason)
 
     def refused(self, reason: Reason) -> None:
         """Counts a call that was refused."""

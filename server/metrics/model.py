@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from prometheus_client import CollectorRegistry, Gauge
 
 from server.records import Version
@@ -25,12 +27,16 @@ class ModelMetrics:
             "fednot_model_generation", "How often unlearning changed the model", registry=registry
         )
 
+        self._accuracy.set(math.nan)
+        self._loss.set(math.nan)
+
     def show(self, version: Version, released: int) -> None:
-        """Shows the newest version, and which one is released."""
+        """Shows the newest version, and which one is released.
+
+        What was not measured of it is NaN, never what an older version had.
+        """
         self._version.set(version.number)
         self._generation.set(version.generation)
         self._released.set(released)
-        if "accuracy" in version.metrics:
-            self._accuracy.set(version.metrics["accuracy"])
-        if "loss" in version.metrics:
-            self._loss.set(version.metrics["loss"])
+        self._accuracy.set(version.metrics.get("accuracy", math.nan))
+        self._loss.set(version.metrics.get("loss", math.nan))

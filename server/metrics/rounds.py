@@ -62,6 +62,8 @@ class RoundMetrics:
                     self._ended.labels(phase, outcome)
         for update_outcome in UPDATE_OUTCOMES:
             self._updates.labels(update_outcome)
+        for reason in Reason:
+            self._refused.labels(reason)
         for anomaly in Anomaly:
             self._anomalies.labels(anomaly)
 

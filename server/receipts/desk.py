@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -12,6 +13,7 @@ from sqlalchemy import Connection
 
 from fednot.errors import FednotError, Reason
 from fednot.receipt import SigningKey
+from server.disk_faults import telling
 from server.receipts.content import receipt_of
 from server.receipts.key_files import KeyFiles
 from server.records import NOBODY, AuditEvent, Caller, IssuedReceipt, ReceiptKey
@@ -52,6 +54,7 @@ class ReceiptDesk:
         self._database = database
         self._files = files
         self._keys: dict[str, SigningKey] = {}
+        self._on_failed: Callable[[str], object] = lambda operation: None
         self._rotating = asyncio.Lock()
 
     @classmethod
@@ -66,6 +69,10 @@ class ReceiptDesk:
         except OSError as error:
             raise StateError(f"the key of receipts cannot be kept: {error}") from error
         return desk
+
+    def when_failed(self, call: Callable[[str], object]) -> None:
+        """Calls with "write" whenever the disk does not take a key or the zeros over one."""
+        self._on_failed = call
 
     def issue(self, connection: Connection, job_id: str, now: float) -> None:
         """Signs the receipt of a job and notes that in the audit."""
@@ -133,12 +140,14 @@ class ReceiptDesk:
     async def _prepared(self) -> SigningKey:
         """A new key that is on the disk and may sign as soon as the database says so."""
         active = await self._database.read(receipt_rows.active_key)
-        await asyncio.to_thread(self._settle, active)
         key = SigningKey.generate()
-        await asyncio.to_thread(self._files.prepare, key)
+        with telling(self._on_failed, "write"):
+            await asyncio.to_thread(self._settle, active)
+            await asyncio.to_thread(self._files.prepare, key)
         self._keys[key.id] = key
         return key
 
     async def _adopted(self, key: SigningKey) -> None:
-        await asyncio.to_thread(self._files.adopt)
+        with telling(self._on_failed, "write"):
+            await asyncio.to_thread(self._files.adopt)
         self._keys = {key.id: key}

@@ -17,7 +17,7 @@ from server.audit import RefusalLog, destroy_pseudonym
 from server.federation import Federation
 from server.services import callers
 from server.services.messages import audit_message
-from server.services.paging import page_of
+from server.services.paging import next_token, page_of
 from server.state import audit_rows, pseudonym_rows
 
 log = logging.getLogger("server.audit")
@@ -35,18 +35,21 @@ class AuditServicer(audit_pb2_grpc.AuditServiceServicer):
     async def ListAuditEntries(
         self, request: audit_pb2.ListAuditEntriesRequest, context: Context
     ) -> audit_pb2.ListAuditEntriesResponse:
-        """Lists entries, oldest first."""
-        after, size = page_of(request.page_size, request.page_token)
+        """Lists entries, oldest first unless asked otherwise."""
+        key, size = page_of(request.page_size, request.page_token)
+
+        newest_first = request.newest_first
+        rows = audit_rows.list_newest if newest_first else audit_rows.list_entries
 
         def command(connection: Connection) -> tuple[Sequence[Entry], dict[str, str]]:
-            entries = audit_rows.list_entries(connection, after, size)
+            entries = rows(connection, key, size)
             shown = {name for entry in entries for name in (entry.actor, entry.subject)}
             return entries, pseudonym_rows.names_of(connection, shown)
 
         entries, names = await self._database.read(command)
         return audit_pb2.ListAuditEntriesResponse(
             entries=[audit_message(entry, names) for entry in entries],
-            next_page_token=str(entries[-1].sequence) if len(entries) == size else "",
+            next_page_token=_next_token(entries, size, newest_first=newest_first),
         )
 
     async def DestroyPseudonym(
@@ -69,3 +72,10 @@ class AuditServicer(audit_pb2_grpc.AuditServiceServicer):
                 retry_after=5.0,
             )
         return audit_pb2.DestroyPseudonymResponse(pseudonym=pseudonym)
+
+
+def _next_token(entries: Sequence[Entry], size: int, *, newest_first: bool) -> str:
+    if len(entries) < size:
+        return ""
+    last = entries[-1].sequence
+    return next_token(len(entries), size, last) if newest_first else str(last)

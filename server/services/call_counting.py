@@ -16,7 +16,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from grpc import aio
 
 from server.metrics.calls import CallMetrics, MethodMetrics
-from server.services.handlers import KINDS, Context, Continuation, Serve
+from server.services.handlers import KINDS, Context, Continuation, Serve, overheard
 
 NEARLY_LATE: Final = 0.1
 """A call that is cancelled so many seconds before its deadline, or later, ran out of time: the
@@ -27,8 +27,7 @@ class CallCounter(aio.ServerInterceptor):
     """Counts calls and their messages by method, and how they ended.
 
     It comes first of the interceptors, so that what others refuse is counted too. A call of a
-    method that is not among `methods` is counted under no name of its caller's choice. Messages
-    that a servicer writes to its context by itself, as Health.Watch does, are not counted.
+    method that is not among `methods` is counted under no name of its caller's choice.
     """
 
     def __init__(self, metrics: CallMetrics, methods: Iterable[MethodDescriptor]) -> None:
@@ -65,6 +64,8 @@ def _unary(serve: Serve, counts: MethodMetrics, *, stream: bool) -> Serve:
         request = _begun(request, counts, stream=stream)
         try:
             response = await serve(request, context)
+            if stream:
+                await _told_of_an_end()
         except BaseException as error:
             counts.ended(_code_of(error, context), time.perf_counter() - began)
             del request, context  # an AbortError keeps this frame: see Guard
@@ -81,10 +82,12 @@ def _streaming(serve: Serve, counts: MethodMetrics, *, stream: bool) -> Serve:
         began = time.perf_counter()
         request = _begun(request, counts, stream=stream)
         try:
-            async with aclosing(serve(request, context)) as responses:
+            async with aclosing(serve(request, overheard(context, counts.sent))) as responses:
                 async for response in responses:
                     counts.sent()
                     yield response
+            if stream:
+                await _told_of_an_end()
         except BaseException as error:
             counts.ended(_code_of(error, context), time.perf_counter() - began)
             del request, context
@@ -100,6 +103,12 @@ def _begun(request: Any, counts: MethodMetrics, *, stream: bool) -> Any:
         return _Counted(request, counts)
     counts.received()
     return request
+
+
+async def _told_of_an_end() -> None:
+    """A caller's messages end alike when it has sent all and when it has hung up; that it did
+    cancels this task in the loop's next turn."""
+    await asyncio.sleep(0)
 
 
 class _Counted:

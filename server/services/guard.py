@@ -27,7 +27,7 @@ from server.metrics import Metrics
 from server.records import Caller
 from server.services import callers
 from server.services.door import CallerSource, Door, Refusals
-from server.services.handlers import KINDS, Context, Continuation, Serve
+from server.services.handlers import KINDS, Context, Continuation, Serve, overheard
 from server.services.permissions import check, method_name
 
 MOST_METADATA: Final = 16 << 10
@@ -110,11 +110,11 @@ class Guard(aio.ServerInterceptor):
             span = _begun(method, origin, context)
             try:
                 with self._admitted(method, context):
-                    responses = serve(_parsed(request), context)
+                    judge = self._judge_of(context)
+                    responses = serve(_parsed(request), overheard(context, judge))
                     if inspect.isawaitable(responses):  # it writes to the context by itself
                         await responses
                         return
-                    judge = self._judge_of(context)
                     async with aclosing(responses):
                         async for response in responses:
                             judge()

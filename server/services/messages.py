@@ -79,6 +79,7 @@ def run_message(run: Run | None) -> operator_pb2.TrainingRun | None:
         state=operator_pb2.RunState.Value(f"RUN_STATE_{run.state.name}"),
         failure=run.failure,
         started_at=timestamp(run.started_at),
+        call_id=run.call_id,
     )
 
 
@@ -265,6 +266,7 @@ def hide_others(message: deletion_pb2.Deletion, reader: str) -> deletion_pb2.Del
     Left are the scopes that are about it, as a class is about everybody, and what it has answered.
     """
     job = message.job
+    job.call_id = ""
     job.request_ids[:] = [message.request_id]
     _keep_own(message.confirmations, reader)
     _keep_own(job.client_destructions, reader)
@@ -338,6 +340,7 @@ def _job_message(job: Job, waiting_for: str) -> deletion_pb2.Job:
         assurance=deletion_pb2.Assurance.Value(f"ASSURANCE_{job.assurance.name}"),
         chosen_attempt=job.chosen_attempt,
         has_receipt=job.has_receipt,
+        call_id=job.origin.call_id,
     )
 
 

@@ -46,6 +46,14 @@ def list_entries(connection: Connection, after: int, size: int) -> Sequence[Entr
     return [Entry(**row._mapping) for row in connection.execute(query.limit(size))]
 
 
+def list_newest(connection: Connection, before: int, size: int) -> Sequence[Entry]:
+    """Entries with a sequence number below `before` (0: all), newest first."""
+    query = select(audit).order_by(audit.c.sequence.desc())
+    if before:
+        query = query.where(audit.c.sequence < before)
+    return [Entry(**row._mapping) for row in connection.execute(query.limit(size))]
+
+
 def _subject(connection: Connection, subject: str) -> str:
     is_pseudonym = subject.startswith(PREFIX) and "/" not in subject
     return subject if is_pseudonym else pseudonym_of(connection, subject)

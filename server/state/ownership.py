@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from typing import Any, Final
 
@@ -12,6 +13,10 @@ from server.state.schema import federation
 
 LOCK_KEY: Final = 0x666E6F74
 """Of `pg_try_advisory_lock`; such a lock is one database's and ends with its session."""
+
+START_SECONDS: Final = 10.0
+"""For how long a start tries: the session of a server that was killed lives on for a moment."""
+_TRY_SECONDS: Final = 0.2
 
 _SESSION: Final = text(
     "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
@@ -40,14 +45,13 @@ class Ownership:
     def lock(self, connection: Connection) -> None:
         """Takes the lock in a new connection.
 
-        Raises StateError if another server has it at the start, StateLostError if one has it later,
-        and StateUnavailableError as long as this server's own old connection has it.
+        Raises StateError if another server still has it START_SECONDS after the start,
+        StateLostError if one has it later, and StateUnavailableError as long as this server's own
+        old connection has it.
         """
-        with connection.begin():
-            taken = connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": LOCK_KEY})
-            if not taken:
-                self._explain(connection)
-            self._session = tuple(connection.execute(_SESSION).one())
+        until = time.monotonic() + (0.0 if self._held else START_SECONDS)
+        while not self._is_taken(connection, last=time.monotonic() >= until):
+            time.sleep(_TRY_SECONDS)
         if self._held:
             self._check_mark(connection)
 
@@ -56,11 +60,23 @@ class Ownership:
         connection.execute(update(federation).values(opened_by=self._mark))
         self._held = True
 
+    def _is_taken(self, connection: Connection, *, last: bool) -> bool:
+        """Tries once; raises as `lock` does if it was the last time."""
+        with connection.begin():
+            taken = connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": LOCK_KEY})
+            if taken:
+                self._session = tuple(connection.execute(_SESSION).one())
+            elif last:
+                self._explain(connection)
+        return bool(taken)
+
     def _explain(self, connection: Connection) -> None:
         holders = [tuple(row) for row in connection.execute(_HOLDERS, {"key": LOCK_KEY})]
         if self._session in holders:
             connection.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": self._session[0]})
             raise unavailable("the connection before is being ended")
+        if not holders:
+            raise unavailable("whoever had its lock has just given it back")
         if self._held:
             raise StateLostError("another server runs on this database now; this one ends")
         raise StateError("another server runs on this database; stop it first")

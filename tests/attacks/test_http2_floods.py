@@ -40,6 +40,8 @@ BATCH: Final = 100
 LISTEN: Final = 1.0
 IN_TIME: Final = 5.0
 """How long others may wait for an answer at the worst, on a machine that does much else."""
+ANSWERS: Final = 15.0
+"""How long answers that are due may still be on their way."""
 FLOOD: Final = 20.0
 """No flood lasts longer, in seconds."""
 ALLOWED: Final = 32 * MEBIBYTE
@@ -68,6 +70,18 @@ class Flood:
             if self.connection.listen().closed:
                 break
         self.connection.listen(LISTEN)
+
+    def await_answers(self, enough: Callable[[Heard], bool]) -> Heard:
+        """Listens until the server has said enough, has hung up, or the time is over."""
+        until = time.monotonic() + ANSWERS
+        while not (self.heard.closed or enough(self.heard)) and time.monotonic() < until:
+            self.connection.listen(0.2)
+        return self.heard
+
+
+def refused_in(heard: Heard) -> int:
+    """Calls that HTTP/2 itself refused."""
+    return heard.resets[ENHANCE_YOUR_CALM] + heard.resets[REFUSED_STREAM]
 
 
 @contextmanager
@@ -118,8 +132,9 @@ def test_rapid_reset(stage: Stage, whole: bool, agrees: bool) -> None:
             flood.connection.acknowledge()
             flood.connection.listen(0.2)
         flood.send(batches(RESETS, one))
+        flood.await_answers(lambda heard: refused_in(heard) > RESETS / 2)
 
-    refused = flood.heard.resets[ENHANCE_YOUR_CALM] + flood.heard.resets[REFUSED_STREAM]
+    refused = refused_in(flood.heard)
     stage.note(f"{refused} of {flood.sent * BATCH} calls refused")
     assert flood.heard.closed or refused > RESETS / 2
 
@@ -203,9 +218,10 @@ def test_hpack_bomb(stage: Stage, agrees: bool, memory: int) -> None:
             flood.connection.acknowledge()
             flood.connection.listen(0.2)
         flood.send(swollen(2 * n + 1, address, 160_000) for n in range(10))
-        heard = flood.connection.listen(8.0 if not agrees else LISTEN)
+        heard = flood.await_answers(lambda heard: agrees and heard.frames[Kind.HEADERS] == 10)
 
-    assert heard.frames[Kind.HEADERS] == 10, "each call was answered, with a refusal"
+    answered = heard.frames[Kind.HEADERS]
+    assert answered == 10 if agrees else 0 < answered <= 10, "a call is answered with a refusal"
     assert heard.closed is not agrees
 
 

@@ -24,7 +24,7 @@ from fednot.v1 import identity_pb2, identity_pb2_grpc, operator_pb2
 
 PROGRAM: Final = Path(__file__).parents[1] / "support" / "hostile" / "hoard.py"
 CONNECTIONS: Final = 10_000
-HELD: Final = {"gRPC": 11.0, "data": 2.0, "enrolment": 2.0, "http": 2.0}
+HELD: Final = {"gRPC": 11.0, "data": 6.0, "enrolment": 6.0, "http": 6.0}
 """For how many seconds after the last was dialled; to the end of the handshakes once."""
 LONGEST: Final = 30.0
 IN_TIME: Final = 5.0

@@ -136,12 +136,16 @@ def test_an_enrolment_token_serves_once(stage: Stage) -> None:
     made = stage.federation.stubs_for(*OPERATOR).identity.CreateToken(create, timeout=CALL)
     secret = Token.parse(made.token).secret
     forged = Token.fresh("newcomer", "fednot", stage.trust).secret
-    with open_enrolment_channel(stage.enrolment_address, stage.trust) as channel:
-        stub = identity_pb2_grpc.EnrolmentServiceStub(channel)
-        assert stub.Enroll(enrolment(secret), timeout=CALL).certificate.chain
-        with stage.unmoved():
-            again = refusal(lambda: stub.Enroll(enrolment(secret), timeout=CALL))
-            unknown = refusal(lambda: stub.Enroll(enrolment(forged), timeout=CALL))
+
+    def enrol(shown: str) -> identity_pb2.EnrollResponse:
+        with open_enrolment_channel(stage.enrolment_address, stage.trust) as channel:
+            stub = identity_pb2_grpc.EnrolmentServiceStub(channel)
+            return stub.Enroll(enrolment(shown), timeout=CALL)
+
+    assert enrol(secret).certificate.chain
+    with stage.unmoved():
+        again = refusal(lambda: enrol(secret))
+        unknown = refusal(lambda: enrol(forged))
 
     assert again.reason is Reason.TOKEN_USED
     assert unknown.reason is Reason.INVALID_TOKEN

@@ -116,6 +116,12 @@ class TestAudit:
         pages = [run(lambda c, at=at: audit_rows.list_entries(c, at, 2)) for at in (0, 2, 4, 5)]
         assert [[entry.sequence for entry in page] for page in pages] == [[1, 2], [3, 4], [5], []]
 
+    def test_they_are_listed_newest_first_in_pages(self, run: Any) -> None:
+        for _ in range(5):
+            run(note)
+        pages = [run(lambda c, at=at: audit_rows.list_newest(c, at, 2)) for at in (0, 4, 2, 1)]
+        assert [[entry.sequence for entry in page] for page in pages] == [[5, 4], [3, 2], [1], []]
+
     def test_a_job_that_ends_is_noted_by_nobody_with_its_client(self, run: Any) -> None:
         run(begun)
         job = run(accepted).job

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -34,6 +35,7 @@ from server.ledger.clock import LedgerClock
 from server.ledger.file import Key
 from server.ledger.opening import open_ledger
 from server.ledger.requests import note_asked
+from server.maintenance import fsck
 from server.maintenance.backup import back_up
 from server.maintenance.fsck import check
 from server.maintenance.restore import LOST_ROUNDS, restore
@@ -165,3 +167,25 @@ def test_a_deletion_after_the_backup_is_made_again_in_either_database(
     assert database.read_now(lambda c: deletion_of(c, "r3", DORA)).job.phase is QUEUED
     assert [bar.client for bar in database.read_now(client_rows.list_bars)] == ["c1", "c2", "c3"]
     database.close()
+
+
+def test_work_in_hand_for_many_seconds_is_no_finding_and_damage_is(
+    settings: StateSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A version's file is there before its row, for as long as the disk takes to commit that."""
+    in_hand, damage = (
+        Path(settings.versions_place) / f"{digit * 64}.safetensors" for digit in ("0", "1")
+    )
+    for path in (in_hand, damage):
+        path.write_bytes(b"x")
+    waited = [0.0]
+
+    def slept(seconds: float) -> None:
+        waited[0] += seconds
+        if waited[0] > 5:
+            in_hand.unlink(missing_ok=True)
+
+    monkeypatch.setattr(fsck, "time", SimpleNamespace(sleep=slept))
+    assert [damage.stem in found.message for found in check(settings)] == [True]
+    damage.unlink()
+    assert check(settings) == []

@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import subprocess
-import time
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -14,11 +14,13 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
+from support.federation import eventually
 from support.postgres import Postgres
 from support.state import BY_TEST, begun, released
 
 from fednot.errors import Reason
 from server import failpoints
+from server.state import ownership
 from server.state.connecting import name_of
 from server.state.database import (
     CommitUnknownError,
@@ -28,6 +30,8 @@ from server.state.database import (
     StateUnavailableError,
 )
 from server.state.ownership import LOCK_KEY
+
+OF_CLIENTS = " AND backend_type = 'client backend'"
 
 
 @pytest.fixture
@@ -50,7 +54,7 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def sessions(postgres: Postgres, name: str) -> list[int]:
-    query = f"SELECT pid FROM pg_stat_activity WHERE datname = '{name}'"
+    query = f"SELECT pid FROM pg_stat_activity WHERE datname = '{name}'{OF_CLIENTS}"
     return [int(str(row[0])) for row in postgres.run(query)]
 
 
@@ -60,33 +64,45 @@ def cut(postgres: Postgres, name: str) -> None:
     assert postgres.run(query)
 
 
-def opened_soon(url: str) -> Database:
-    """A database whose lock the server of PostgreSQL gives back a moment after its holder ended."""
-    until = time.monotonic() + 10.0
-    while True:
-        try:
-            return Database(url)
-        except StateError:
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.05)
+def alone(postgres: Postgres, name: str, *pids: int) -> None:
+    """Waits until no session of a database is left but these: they end after their clients."""
+    expected = sorted(pids)
+    eventually("they end", lambda: sorted(sessions(postgres, name)) == expected, 15.0)
 
 
 class TestPostgres:
     def test_a_second_server_is_refused_until_the_first_has_ended(
-        self, postgres: Postgres, name: str
+        self, postgres: Postgres, name: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         first = Database(postgres.url(name))
+        monkeypatch.setattr(ownership, "START_SECONDS", 0.5)
         with pytest.raises(StateError, match="another server runs on this database; stop it first"):
             Database(postgres.url(name))
         first.write_now(BY_TEST, begun)
         first.close()
-        second = opened_soon(postgres.url(name))
+        monkeypatch.setattr(ownership, "START_SECONDS", 30.0)
+        second = Database(postgres.url(name))
         assert second.read_now(released) == 2
         second.close()
 
+    def test_a_start_waits_for_the_session_of_a_server_that_was_killed(
+        self, postgres: Postgres, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(ownership, "START_SECONDS", 30.0)
+        first = Database(postgres.url(name))
+        (killed,) = sessions(postgres, name)
+        ending = threading.Timer(0.5, postgres.run, [f"SELECT pg_terminate_backend({killed})"])
+        ending.start()
+        Database(postgres.url(name)).close()
+        ending.join(30)
+        first.close()
+
     def test_a_lost_connection_is_told_and_the_next_command_has_a_new_one(
-        self, postgres: Postgres, name: str, database: Database
+        self,
+        postgres: Postgres,
+        name: str,
+        database: Database,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         database.write_now(BY_TEST, begun)
         cut(postgres, name)
@@ -95,9 +111,11 @@ class TestPostgres:
         assert (told.value.reason, told.value.retry_after) == (Reason.STATE_UNAVAILABLE, 2.0)
         assert not isinstance(told.value, CommitUnknownError)
         assert database.read_now(released) == 2
+        monkeypatch.setattr(ownership, "START_SECONDS", 0.5)
         with pytest.raises(StateError, match="another server runs"):
             Database(postgres.url(name))
-        assert len(sessions(postgres, name)) == 1
+        (own,) = database.read_now(lambda c: c.execute(text("SELECT pg_backend_pid()")).one())
+        alone(postgres, name, own)
 
     def test_a_connection_lost_in_a_commit_leaves_it_unknown(
         self, postgres: Postgres, name: str, database: Database
@@ -136,6 +154,7 @@ class TestPostgres:
         """What it has in memory is of before; the other one may have changed everything."""
         cut(postgres, name)
         Database(postgres.url(name)).close()
+        alone(postgres, name)
         with pytest.raises(StateUnavailableError):
             database.read_now(released)
         with pytest.raises(StateLostError, match="has used this database meanwhile"):
@@ -149,13 +168,25 @@ class TestPostgres:
         kept, database._connection = database._connection, None
         with pytest.raises(StateUnavailableError, match="the connection before is being ended"):
             database.read_now(released)
-        until = 50
-        while old in sessions(postgres, name) and until:
-            until -= 1
+        eventually("it ends", lambda: old not in sessions(postgres, name), 15.0)
         assert database.read_now(released) == 0
         assert old not in sessions(postgres, name)
         assert kept is not None
         kept.invalidate()
+
+    def test_a_lock_that_was_just_given_back_is_no_other_server(
+        self, postgres: Postgres, name: str, database: Database, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its holder, the connection from before, ends between the try and the look."""
+        nobody = text("SELECT pid, backend_start FROM pg_stat_activity WHERE pid = 0 * :key")
+        monkeypatch.setattr(ownership, "_HOLDERS", nobody)
+        kept, database._connection = database._connection, None
+        with pytest.raises(StateUnavailableError, match="has just given it back"):
+            database.read_now(released)
+        assert kept is not None
+        kept.invalidate()
+        alone(postgres, name)
+        assert database.read_now(released) == 0
 
     def test_postgres_that_dies_and_comes_back_is_survived(
         self, postgres: Postgres, database: Database
@@ -283,18 +314,18 @@ class TestSqlite:
         path = tmp_path / "state.sqlite3"
         first, second = Database(path), Database(path)
         await second.write(BY_TEST, lambda c: c.exec_driver_sql("PRAGMA busy_timeout=10"))
-        started = asyncio.Event()
+        started, told = asyncio.Event(), threading.Event()
         loop = asyncio.get_running_loop()
-        ends = asyncio.run_coroutine_threadsafe
 
         def holds(_: Any) -> None:
             loop.call_soon_threadsafe(started.set)
-            ends(asyncio.sleep(0.3), loop).result()
+            assert told.wait(60)
 
         holding = asyncio.create_task(first.write(BY_TEST, holds))
         await started.wait()
         with pytest.raises(StateUnavailableError, match="locked"):
             await second.write(BY_TEST, begun)
+        told.set()
         await holding
         await second.write(BY_TEST, begun)
         first.close()

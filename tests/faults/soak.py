@@ -230,6 +230,7 @@ class Soak:
         """Everything is started, and every job comes to its end."""
         federation = self.federation
         federation.disarmed, federation.server_environment = True, {}
+        self.stop_server()
         self.start_clients()
         for request in self.asked:
             found = federation.await_that(

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -39,10 +39,10 @@ class SmallDisk:
 
     def fill(self) -> None:
         """Leaves nothing but a page or so."""
-        with self._ballast.open("wb") as file:
-            while self._free() > ROOM:
-                file.write(bytes(min(PART, self._free() - ROOM)))
-                file.flush()
+        with self._ballast.open("wb", buffering=0) as file:
+            while (left := self._free() - ROOM) > 0:
+                with suppress(OSError):
+                    file.write(bytes(min(PART, left)))
 
     def empty(self) -> None:
         self._ballast.unlink()

@@ -59,11 +59,11 @@ def test_a_link_on_which_nothing_moves_holds_nobody_up(tmp_path: Path) -> None:
             federation.start_client(2)
             federation.start_client(1, held=True, flags=link.flags)
             federation.await_clients("c0", "c1", "c2")
-            federation.start_training(1, deadline=duration_pb2.Duration(seconds=20))
+            federation.start_training(1, deadline=duration_pb2.Duration(seconds=90))
             eventually("c1 trains", lambda: list(federation.status().round.missing) == ["c1"])
             link.stalled = True
             federation.release()
-            run = federation.await_run(15)
+            run = federation.await_run(60)
             assert run.state == operator_pb2.RUN_STATE_COMPLETED
             (row,) = federation.rounds()
             assert [each.client for each in row.missing] == ["c1"]

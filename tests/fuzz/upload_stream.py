@@ -100,7 +100,7 @@ async def _check_that_the_desk_is_free(desk: Counter, bench: Bench, *, counted: 
     """
     for reason in (Reason.WRONG_CHECKSUM, None):
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(15):
                 await desk.whole("a", bench.update)
             return
         except FednotError as error:

@@ -209,7 +209,7 @@ async def test_expiry_is_noticed_in_the_middle_of_a_round(
     tmp_path: Path, tasks: Mapping[str, SmallDigits]
 ) -> None:
     """The round waits for a client that does not answer; nothing else would look in time."""
-    defaults = Defaults(require_approval=True, approval_expiry=1.0)
+    defaults = Defaults(require_approval=True, approval_expiry=5.0)
     hold = tmp_path / "hold"
     held = {**tasks, "c2": SmallDigits("2", hold=str(hold))}
     async with opened(tmp_path, held, defaults) as federation:
@@ -221,7 +221,7 @@ async def test_expiry_is_noticed_in_the_middle_of_a_round(
         in_flight = await round_in_flight(federation, "c1", "c2")
 
         await eventually(
-            "the fence is lifted", lambda: federation.federation.fences.bar_of("c0") is None, 5
+            "the fence is lifted", lambda: federation.federation.fences.bar_of("c0") is None
         )
 
         found = await deletion_of(federation, "forget-c0")
@@ -250,7 +250,7 @@ async def test_a_restart_keeps_what_waits_and_expires_what_is_over(
     async with opened(tmp_path, tasks, Defaults()) as federation:
         assert (await ended(federation, "forget-c1", JobPhase.CANCELLED)).approval is not None
         await eventually(
-            "the fence is lifted", lambda: federation.federation.fences.bar_of("c1") is None, 5
+            "the fence is lifted", lambda: federation.federation.fences.bar_of("c1") is None
         )
         assert kept.approval is not None
         await federation.coordinator.approve(kept.approval.id, EMIL)
@@ -268,7 +268,7 @@ async def test_a_deadline_that_passes_before_the_approval_bars_nobody(
         assert found.approval is not None
         assert found.approval.state is ApprovalState.EXPIRED
         await eventually(
-            "the fence is lifted", lambda: federation.federation.fences.bar_of("c0") is None, 5
+            "the fence is lifted", lambda: federation.federation.fences.bar_of("c0") is None
         )
 
 

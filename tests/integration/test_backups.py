@@ -85,7 +85,7 @@ def test_a_backup_of_a_training_server_comes_back_elsewhere_as_it_was(
     federation: Stored, tmp_path: Path
 ) -> None:
     federation.train(1)
-    federation.start_training(20)
+    federation.start_training(1000)
     eventually("training goes on", lambda: federation.status().current.number > 3)
     backup = federation.backed_up("backup")
     assert federation.status().run.state == operator_pb2.RUN_STATE_ACTIVE

@@ -142,9 +142,9 @@ def test_train_detached_and_stop_print_the_run(serve: Serve) -> None:
 def test_waiting_times_out_and_says_for_what(serve: Serve) -> None:
     waiting = status(0, waiting_for="waiting for 2 of 3 clients: c7")
     server = serve(StartTraining=[STARTED], GetStatus=[waiting], ListRounds=[rounds()])
-    result = server.run("train", "--rounds", "2", "--wait-timeout", "1.5")
+    result = server.run("train", "--rounds", "2", "--wait-timeout", "6")
     assert result.exit_code == 5
-    assert "run 3 has not ended after 1.5 s: waiting for 2 of 3 clients: c7" in result.stderr
+    assert "run 3 has not ended after 6 s: waiting for 2 of 3 clients: c7" in result.stderr
 
 
 def test_waiting_survives_a_restart_of_the_server(serve: Serve) -> None:
@@ -294,7 +294,7 @@ def test_watch_asks_anew_when_a_stream_is_silent(
 def test_watch_times_out(serve: Serve) -> None:
     quiet = [seen("AWAITING", waiting_for="waiting for an approval"), SILENCE]
     server = serve(GetDeletion=[FOUND], WatchDeletion=[quiet])
-    result = server.run("watch", "r1", "--wait-timeout", "1.5")
+    result = server.run("watch", "r1", "--wait-timeout", "6")
     assert result.exit_code == 5
     assert "waiting for an approval" in result.stderr
 

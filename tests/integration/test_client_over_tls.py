@@ -10,17 +10,20 @@ from urllib.request import urlopen
 
 import pytest
 from support.handmade_authority import HandMadeAuthority, days_from_now
-from support.played_server import WAIT, Stage, terminated, until
+from support.played_server import TASK, WAIT, Stage, terminated, until
 from support.ports import free_port
 
 from fednot.errors import FednotError, Reason
 from fednot.identity.folder import read_credentials
 from fednot.v1 import federation_pb2 as pb
 
+LINGERS = 'while context.config.get("linger")'
+HELD = TASK.replace(LINGERS, f'{LINGERS} and not Path(__file__).with_name("go_on").exists()')
+
 
 @pytest.fixture
 async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    stage = Stage(tmp_path)
+    stage = Stage(tmp_path, f"from pathlib import Path{HELD}")
     stage.secured()
     stage.issue()
     await stage.open()
@@ -31,6 +34,11 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
 async def seen(stage: Stage, call: str, serial: int) -> None:
     """Waits until a call has shown the certificate with this serial number."""
     await until(lambda: serial in stage.play.serials.get(call, []), asyncio.sleep)
+
+
+def let_go(stage: Stage) -> None:
+    """Lets the training end that lingers."""
+    (stage.path / "go_on").touch()
 
 
 async def test_its_name_is_its_certificates(stage: Stage) -> None:
@@ -49,11 +57,12 @@ async def test_new_files_are_taken_up_in_the_middle_of_training(stage: Stage) ->
     play = stage.play
     process = await stage.client()
     await play.next(pb.JoinRequest)
-    await play.train("w1", slow=3.0)
+    await play.train("w1", linger=1.0)
     await until(lambda: any(beat.work_id == "w1" for beat in play.beats), asyncio.sleep)
     new = stage.issue()
     await seen(stage, "Heartbeat", new)
     assert play.beats[-1].work_id == "w1"
+    let_go(stage)
     assert (await play.next(tuple))[0].work_id == "w1"
     assert play.serials["UploadUpdate"] == [new]
     code, log = await terminated(process)
@@ -69,12 +78,13 @@ async def test_a_server_that_trusts_others_makes_it_renew_in_the_middle_of_train
     play, old = stage.play, stage.issue()
     process = await stage.client()
     await play.next(pb.JoinRequest)
-    await play.train("w1", slow=3.0)
+    await play.train("w1", linger=1.0)
     await until(lambda: any(beat.work_id == "w1" for beat in play.beats), asyncio.sleep)
     play.trust += HandMadeAuthority("the next authority").trust
     play.trust_digest = hashlib.sha256(play.trust).hexdigest()
     await seen(stage, "RenewCertificate", old)
     await until(lambda: play.serials["Heartbeat"][-1] != old, asyncio.sleep)
+    let_go(stage)
     assert (await play.next(tuple))[0].work_id == "w1"
     code, log = await terminated(process)
     assert code == 0, log

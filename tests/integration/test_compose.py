@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,7 +127,7 @@ def test_docker_is_told_by_healthz_and_by_grpc_that_they_are_healthy(
         eventually(
             SCRAPED_SECONDS, service, lambda name=service: federation.health(name), "healthy"
         )
-    said = federation.inspect("server", "{{(index .State.Health.Log 0).Output}}")
+    said = json.loads(federation.inspect("server", "{{json .State.Health.Log}}"))[-1]["Output"]
     assert said.startswith('200 {"ok": true')
     assert said.rstrip().endswith("gRPC SERVING")
 
@@ -205,6 +207,18 @@ def test_the_federation_survives_a_restart_of_the_server(federation: Federation)
     wanted = {"client-0": "IDLE", "client-1": "IDLE", "client-2": "BARRED"}
     eventually(START_SECONDS, "clients after a restart", federation.states, wanted)
     assert federation.phases() == ["COMPLETED"]
+
+
+@pytest.mark.parametrize("service", ["server", *CLIENTS])
+def test_every_line_of_a_log_is_json(federation: Federation, service: str) -> None:
+    """Though somebody knocks who speaks no TLS."""
+    with socket.create_connection(("127.0.0.1", federation.grpc_port), timeout=10) as stranger:
+        stranger.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        with suppress(ConnectionError):
+            stranger.recv(1)
+    lines = federation.compose("logs", "--no-color", "--no-log-prefix", service).splitlines()
+    events = [json.loads(line)["event"] for line in lines]
+    assert events
 
 
 def test_the_ledger_lies_on_a_volume_of_its_own(federation: Federation) -> None:

@@ -148,17 +148,18 @@ def machines(
 
 
 def bring_up(machines: Machines) -> None:
-    """As the files say it: the server, a token for each client, and the clients."""
+    """As the files say it: the server, a token for each client, and the clients. Nobody waits
+    for the server between two commands.
+    """
     server = machines.server
     server.compose("up", "--no-build", "--detach", seconds=START_SECONDS)
-    for role in ("operator", "officer"):
-        server.copy_identity(role)
-    eventually(START_SECONDS, "the server", lambda: server.health("server"), "healthy")
     for name, client in machines.clients.items():
         ask = ("run", "--rm", "-T", "operator", "certs", "token", name)
         token = server.compose(*ask, seconds=START_SECONDS)
         client.compose("run", "--rm", "-T", "enrol", seconds=START_SECONDS, given=token)
         client.compose("up", "--no-build", "--detach", seconds=START_SECONDS)
+    for role in ("operator", "officer"):
+        server.copy_identity(role)
 
 
 def test_clients_elsewhere_train_a_users_own_task(machines: Machines) -> None:
@@ -184,6 +185,13 @@ def test_a_client_listens_for_nobody(machines: Machines) -> None:
         assert {place.partition(":")[0] for place in loopback} == {"0100007F"}
         docker_dns = {place for place in listening if place.startswith("0B00007F")}
         assert listening == loopback | docker_dns
+
+
+def test_the_image_can_trace(machines: Machines) -> None:
+    traced = ("fednot", "--trace-endpoint", "http://127.0.0.1:4317", "certs", "show")
+    away = machines.clients["clinic-a"]
+    said = away.compose("exec", "-T", "client", *traced, "/var/lib/fednot/identity")
+    assert "clinic-a" in said
 
 
 def test_a_data_holder_withdraws_on_their_own_machine(machines: Machines) -> None:

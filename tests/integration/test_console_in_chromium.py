@@ -18,11 +18,15 @@ from typer.testing import CliRunner
 
 from fednot.cli.main import app
 from fednot.identity.subject import Role
+from fednot.v1 import deletion_pb2
 
 CHROMIUM = shutil.which("chromium")
 PATIENCE = 90_000
 TABS = 60
-PAGES = ("/", "/rounds", "/clients", "/deletions", "/deletions/new", "/versions", "/audit")
+PAGES = (
+    *("/", "/rounds", "/clients", "/deletions", "/deletions/new"),
+    *("/approvals", "/versions", "/audit"),
+)
 pytestmark = [
     pytest.mark.long,
     pytest.mark.timeout(400),
@@ -32,15 +36,15 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFederation]:
-    """Three clients that have trained two rounds."""
+    """Three clients that have trained twelve rounds, and hold unseen digits to verify with."""
     console = f"127.0.0.1:{free_port()}"
-    flags = ("--console-address", console, "--min-clients", "2", "--recovery-max-rounds", "3")
+    flags = ("--console-address", console, "--min-clients", "2", "--recovery-max-rounds", "12")
     with LocalFederation(tmp_path_factory.mktemp("console"), server_flags=flags) as found:
         found.start_server()
         for index in range(3):
-            found.start_client(index)
+            found.start_client(index, "client_test=yes")
         found.await_connected(3)
-        found.train(2)
+        found.train(12)
         yield found
 
 
@@ -95,6 +99,7 @@ def at(page: Page, path: str) -> str:
 
 def tab_to(page: Page, words: str) -> None:
     """Presses the tabulator until the focus, which can be seen, is on what has the words."""
+    passed = []
     for _ in range(TABS):
         page.keyboard.press("Tab")
         found = page.evaluate(
@@ -105,10 +110,11 @@ def tab_to(page: Page, words: str) -> None:
                       style.outlineStyle + " " + style.outlineWidth];
             }"""
         )
+        passed.append(found[0])
         if words in found[0]:
             assert found[1] == "solid 3px", f"the focus on {words} cannot be seen: {found[1]}"
             return
-    raise AssertionError(f"no way to {words} by {TABS} tabulators")
+    raise AssertionError(f"no way to {words} by the tabulator, only past {passed}")
 
 
 def test_a_link_of_the_cli_signs_in_once(federation: LocalFederation, chromium: Browser) -> None:
@@ -127,6 +133,25 @@ def test_a_link_of_the_cli_signs_in_once(federation: LocalFederation, chromium: 
     first.wait_for_selector("h1:has-text('Sign in')")
     first.goto(at(first, "/"))
     first.wait_for_selector("h1:has-text('Sign in')")
+
+
+def test_a_browser_with_the_certificate_needs_no_link(
+    federation: LocalFederation, chromium: Browser
+) -> None:
+    folder = federation.identity_of(Role.AUDITOR, "ada")
+    link = link_of(federation, Role.AUDITOR, "ada")
+    origin = link.partition("/sign-in")[0]
+    shown = {
+        "origin": origin,
+        "certPath": str(folder / "cert.pem"),
+        "keyPath": str(folder / "key.pem"),
+    }
+    context = chromium.new_context(ignore_https_errors=True, client_certificates=[shown])  # type: ignore[list-item]
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE)
+    page.goto(origin)
+    page.wait_for_selector("text=auditor/ada")
+    assert not page.locator("text=Sign out").count()
 
 
 def test_the_page_follows_a_round_that_runs(federation: LocalFederation, chromium: Browser) -> None:
@@ -193,6 +218,38 @@ def test_a_deletion_by_the_keyboard_alone(federation: LocalFederation, chromium:
         page.keyboard.press("Enter")
     assert download.value.suggested_filename.endswith(".jws")
     assert download.value.path().read_text().count(".") == 2
+
+
+def test_a_second_officer_approves_by_the_keyboard_on_a_narrow_screen(
+    tmp_path: Path, chromium: Browser
+) -> None:
+    console = f"127.0.0.1:{free_port()}"
+    flags = ("--console-address", console, "--require-approval")
+    with LocalFederation(tmp_path, server_flags=flags) as federation:
+        federation.start_server()
+        federation.start_client(0)
+        federation.await_connected(1)
+        scope = deletion_pb2.Scope(client="c0")
+        request = deletion_pb2.UnlearnRequest(scope=scope, request_id="r1")
+        officer = federation.stubs_for(Role.OFFICER, "emil").deletions
+        officer.Unlearn(request, timeout=PATIENCE / 1000)
+        page = opened(federation, chromium, width=360, dark=True)
+        tab_to(page, "Approvals")
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/approvals")
+        tab_to(page, "What needs or needed a second identity")
+        tab_to(page, "approval-")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("text=Approve the deletion")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        contrast = page.evaluate(CONTRAST)
+        assert contrast["lowest"] >= 4.5, contrast
+        kept(page, "approval-narrow")
+        page.evaluate("document.activeElement.blur()")
+        tab_to(page, "Approve the deletion")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("text=by officer/dora")
+        assert federation.deletion("r1").job.phase != deletion_pb2.JOB_PHASE_AWAITING
 
 
 CONTRAST = """() => {

@@ -211,7 +211,7 @@ async def test_a_revoked_certificate_is_cut_while_bytes_flow(over_tls: DataServe
         folder = over_tls.identities.of(Role.CLIENT, name)
         over_tls.identities.authority.revoke(read_credentials(folder).subject)
     refused = 'fednot_refusals_total{reason="CERTIFICATE_REVOKED"}'
-    await eventually("both are cut", lambda: over_tls.metric(refused) == 2, 3.0)
+    await eventually("both are cut", lambda: over_tls.metric(refused) == 2, 20)
     up.go_on.set()
     down.go_on.set()
     assert (await refusal(sending)).reason is Reason.CERTIFICATE_REVOKED
@@ -317,9 +317,7 @@ async def test_a_stop_ends_idle_and_stalled_connections_soon(served: DataServed)
     stalled.pause_at(1 << 20)
     sending = asyncio.create_task(upload(served, stalled, served.update()))
     await paused(stalled)
-    begun = time.monotonic()
-    await served.listeners.data.stop(0.2)
-    assert time.monotonic() - begun < 4.0
+    await asyncio.wait_for(served.listeners.data.stop(0.2), SECONDS)
     assert served.metric("fednot_data_connections") == 0
     stalled.go_on.set()
     with pytest.raises(BrokenStreamError):

@@ -13,6 +13,7 @@ import pytest
 import torch
 from support.cutting_proxy import cutting_proxy
 from support.data_served import HOST, DataServed, data_served
+from support.served import eventually
 
 from client import data_channel
 from client.carrier import MOST_BREAKS, Carrier
@@ -71,6 +72,11 @@ class Client:
             lambda: self.carrier.download(request, expected, receiver, self.never)
         )
 
+    async def download_at(self, moment: float, clock: Clock) -> None:
+        """For another piece of work than the last."""
+        clock.now, self.carrier._left_out = moment, ""
+        assert torch.equal(await self.download(), self.served.flat)
+
     async def upload(self, update: torch.Tensor) -> int:
         header, payload = self.served.header(update), as_bytes(update)
         answer = await self.connection.call(
@@ -80,10 +86,14 @@ class Client:
 
 
 class Clock:
-    offset = 0.0
+    """Goes on by `step` each time it is asked, which it is before and after a failed dial."""
+
+    def __init__(self, step: float) -> None:
+        self.now, self.step = 0.0, step
 
     def __call__(self) -> float:
-        return time.monotonic() + self.offset
+        self.now += self.step
+        return self.now
 
 
 class Stranger:
@@ -185,16 +195,29 @@ async def test_a_server_that_does_not_answer_costs_a_twentieth_of_the_time(
 ) -> None:
     """A dial costs 0.2 s here, so the next one may come after 4 s: 20 times as long."""
     monkeypatch.setattr(data_channel, "MESSAGE_SECONDS", 0.2)
-    clock = Clock()
+    clock = Clock(0.2)
     with answering(b"") as stranger:
         async with client_of(plain, clock) as client:
             client.carrier.joined(stranger.port)
-            for later, dials in ((0.0, 1), (3.0, 1), (30.0, 2)):
-                clock.offset = later
-                client.carrier._left_out = ""  # another piece of work
-                assert torch.equal(await client.download(), plain.flat)
-                assert stranger.dials == dials
+            for later, dials in ((0.0, 1), (4.0, 1), (4.5, 2)):
+                await client.download_at(later, clock)
+                await eventually("it dialled", lambda n=dials: stranger.dials == n)
     assert plain.metric(SENT) == 0
+
+
+async def test_a_client_that_stood_still_while_it_dialled_does_without_for_minutes_only(
+    plain: DataServed,
+) -> None:
+    """No transfer of so few bytes takes more than a minute: the hour was no price of the dial."""
+    clock = Clock(3600.0)
+    with answering(b"nothing") as stranger:
+        async with client_of(plain, clock) as client:
+            client.carrier.joined(stranger.port)
+            await client.download_at(0.0, clock)
+            clock.step = 0.0
+            for minutes, dials in ((19, 1), (25, 2)):
+                await client.download_at(2 * 3600.0 + 60 * minutes, clock)
+                await eventually("it dialled", lambda n=dials: stranger.dials == n)
 
 
 async def test_what_answers_something_else_is_left_out(plain: DataServed) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import socket
 import struct
 import threading
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -233,7 +232,5 @@ async def test_many_connections_come_and_go(served: DataServed) -> None:
     assert all(torch.equal(each, served.flat) for each in found)
     for channel in channels:
         channel.close()
-    begun = time.monotonic()
     await eventually("they are gone", lambda: served.metric(CONNECTIONS) == 0)
     await eventually("no thread is left", lambda: threading.active_count() <= before + 1)
-    assert time.monotonic() - begun < 5.0

@@ -110,7 +110,7 @@ def clinic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clinic]:
             server,
             *("server", "--authority", str(found.identities.authority.directory)),
             *("--address", found.address, "--enrolment-address", found.enrolment),
-            *("--state-dir", str(folder / "server" / "state"), "--heartbeat-interval", "0.5"),
+            *("--state-dir", str(folder / "server" / "state"), "--heartbeat-interval", "2"),
             *("--min-clients", "1", *TASK_FLAGS),
         )
         eventually("the server listens", lambda: "serving on" in found.log("server"), 60)

@@ -249,6 +249,22 @@ def test_the_rules_are_those_of_prometheus() -> None:
     assert sorted(jobs) == ["fednot-client", "fednot-server"]
 
 
+def test_a_server_is_scraped_under_its_namespace_and_pod() -> None:
+    """Two federations in two namespaces have pods of one name, and are told apart in dashboards."""
+    documents = rendered("-f", CHART / "ci" / "production.yaml")
+    [named] = [
+        rule
+        for each in of_kind(documents, "ServiceMonitor")
+        for rule in each["spec"]["endpoints"][0]["relabelings"]
+        if rule.get("targetLabel") == "instance"
+    ]
+    assert named == {
+        "sourceLabels": ["__meta_kubernetes_namespace", "__meta_kubernetes_pod_name"],
+        "separator": "/",
+        "targetLabel": "instance",
+    }
+
+
 def test_a_packaged_chart_renders_the_same(tmp_path: Path) -> None:
     """Rules and all: a package has files where the tree has a symbolic link."""
     done = run_helm("package", CHART, "-d", tmp_path)
@@ -268,6 +284,7 @@ def test_a_packaged_chart_renders_the_same(tmp_path: Path) -> None:
         "clients.Clinic_A.settings.codec=none",
         "certificates.mode=none",
         "server.extraEnv[0].name=FEDNOT_SERVER_INSECURE",
+        "client.extraEnv[0].name=OTEL_EXPORTER_OTLP_HEADERS,client.extraEnv[0].value=key",
         "server.s3.endpointUrl=https://key:secret@s3.example.org",
         "sever.enabled=false",
     ],
@@ -291,6 +308,22 @@ def test_values_that_make_no_sense_together_are_told(flags: str, sentence: str) 
     done = run_helm("template", "fed", CHART, "--set", flags)
     assert done.returncode != 0
     assert sentence in done.stderr
+
+
+def test_the_key_of_a_collector_comes_from_a_secret() -> None:
+    wanted = {"secretKeyRef": {"name": "collector", "key": "headers"}}
+    flags = (
+        *("server.settings.trace-endpoint=https://otel.example.org:4317",),
+        *("server.extraEnv[0].name=OTEL_EXPORTER_OTLP_HEADERS",),
+        *("server.extraEnv[0].valueFrom.secretKeyRef.name=collector",),
+        *("server.extraEnv[0].valueFrom.secretKeyRef.key=headers",),
+    )
+    documents = rendered("-f", CHART / "ci" / "small.yaml", "--set", ",".join(flags))
+    (server,) = [t for name, t in pods(documents) if name.endswith("-server")]
+    found = {each["name"]: each for each in server["spec"]["containers"][0]["env"]}
+    assert found["OTEL_EXPORTER_OTLP_HEADERS"]["valueFrom"] == wanted
+    endpoint = found["FEDNOT_SERVER_TRACE_ENDPOINT"]["value"]
+    assert endpoint == "https://otel.example.org:4317"
 
 
 def test_revocation_lists_and_maintenance_reach_the_pod() -> None:

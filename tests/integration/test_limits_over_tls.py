@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 
 import grpc
 import pytest
-from support.federation import CALL, OFFICER, OPERATOR, LocalFederation, refusal
+from support.federation import CALL, OFFICER, OPERATOR, LocalFederation, eventually, refusal
 from support.identities import Stubs
 from support.raw_client import RawClient
 from support.replay import MANIFEST
@@ -69,6 +68,13 @@ def test_a_client_joins_so_often_and_no_more(federation: LocalFederation) -> Non
     RawClient(federation, "calm")
 
 
+def polls_begun(federation: LocalFederation) -> float:
+    """How many calls of PollWork the server has begun."""
+    started = "grpc_server_started_total"
+    found = federation.metrics().items()
+    return sum(many for name, many in found if name.startswith(started) and "PollWork" in name)
+
+
 def test_an_identity_waits_over_two_connections_and_no_more(federation: LocalFederation) -> None:
     """A watch is a call that lasts; each is over a connection of its own."""
     folder = federation.identity_of(*OPERATOR)
@@ -78,11 +84,11 @@ def test_an_identity_waits_over_two_connections_and_no_more(federation: LocalFed
         Stubs.of(federation.address, federation.identity_of(Role.CLIENT, "waiting")) for _ in "ab"
     ]
     request = federation_pb2.PollWorkRequest(session=client.session)
-    request.max_wait.FromSeconds(5)
+    request.max_wait.FromSeconds(20)
+    before = polls_begun(federation)
     polls = [each.clients.PollWork.future(request, timeout=CALL) for each in own]
     try:
-        stuck = threading.Event()
-        stuck.wait(1)
+        eventually("both wait", lambda: polls_begun(federation) == before + len(polls))
         told = refusal(lambda: client.stub.PollWork(request, timeout=CALL))
         assert told.reason is Reason.TOO_MANY_CONNECTIONS
         assert told.retry_after

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 from urllib.request import urlopen
@@ -151,6 +152,8 @@ def test_after_a_restart_of_the_server_nothing_counts_twice(live: Live) -> None:
     """It comes last, since the server is another one afterwards."""
     federation = live.federation
     eventually("all is told", lambda: told_trainings(federation) == accepted(federation))
+    told_at, heard = time.time(), "fednot_fleet_oldest_heartbeat_timestamp_seconds"
+    eventually("and that was answered", lambda: federation.metrics()[heard] > told_at)
     federation.kill("server")
     federation.start_server()
     federation.await_connected(3)

@@ -116,6 +116,15 @@ def test_the_call_id_is_in_the_logs_of_every_process(seen: Seen) -> None:
         assert any(" done: " in line["event"] for line in own), name
 
 
+def test_a_job_and_a_run_tell_by_which_call_they_began(seen: Seen) -> None:
+    """After restarts, too; the client whose deletion it is does not read what others chose."""
+    assert seen.federation.deletion("r1").job.call_id == seen.call_id
+    (begun,) = {
+        line["call_id"] for line in seen.lines("c0") if "training round 1 done" in line["event"]
+    }
+    assert seen.federation.status().run.call_id == begun
+
+
 def test_other_calls_have_other_ids(seen: Seen) -> None:
     trained = [line for line in seen.lines("c0") if "training round 1 done" in line["event"]]
     assert trained[0]["call_id"] != seen.call_id

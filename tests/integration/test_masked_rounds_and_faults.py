@@ -16,7 +16,7 @@ from support.ports import free_port
 from fednot.v1 import deletion_pb2, operator_pb2
 
 PLAIN = ("--task-arg", "trace=no", "--accumulator", "float64", "--min-clients", "3")
-MASKED = (*PLAIN, "--secure-aggregation", "--mask-wait", "5")
+MASKED = (*PLAIN, "--secure-aggregation", "--mask-wait", "20")
 COMPLETED = operator_pb2.ROUND_OUTCOME_COMPLETED
 DEGRADED = operator_pb2.ROUND_OUTCOME_DEGRADED
 ABORTED = operator_pb2.ROUND_OUTCOME_ABORTED

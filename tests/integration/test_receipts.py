@@ -24,7 +24,10 @@ from server.state.database import Database
 from server.state.schema import receipts
 
 FEDNOT = (sys.executable, "-c", "from fednot.cli.main import main; main()")
-FLAGS = ("--task-arg", "trace=no", "--min-clients", "2", "--destruction-wait", "5")
+FLAGS = (
+    *("--task-arg", "trace=no", "--min-clients", "2", "--destruction-wait", "5"),
+    *("--verification-wait", "60"),
+)
 
 
 @pytest.fixture(scope="module")

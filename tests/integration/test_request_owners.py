@@ -48,8 +48,11 @@ def twins(dora: Stubs, emil: Stubs) -> tuple[deletion_pb2.Deletion, deletion_pb2
 
 
 def unlearn(stubs: Stubs, client: str, request_id: str = "") -> deletion_pb2.Deletion:
-    scope = deletion_pb2.Scope(client=client)
-    request = deletion_pb2.UnlearnRequest(request_id=request_id, scope=scope)
+    """Each client's with a plan of its own, else a job that begins takes over the others' too."""
+    plan = deletion_pb2.RecoveryPolicy(max_rounds=20 + sum(client.encode()))
+    request = deletion_pb2.UnlearnRequest(
+        request_id=request_id, scope=deletion_pb2.Scope(client=client), recovery=plan
+    )
     return stubs.deletions.Unlearn(request, timeout=CALL).deletion
 
 

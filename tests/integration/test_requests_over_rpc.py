@@ -189,13 +189,20 @@ def test_a_repeated_request_is_the_same_deletion_for_ever(free: LocalFederation)
     assert by_another.reason is Reason.DELETION_IN_PROGRESS
     assert by_another.metadata["request_id"] == "forget-c1"
     free.release()
-    ended = free.await_job("forget-c1")
-    assert ended.job.phase == COMPLETED
+    assert free.await_job("forget-c1").job.phase == COMPLETED
+    ended = eventually("all have told what they destroyed", lambda: _destroyed(free, "forget-c1"))
     _assert_known_for_ever(free, ended)
     free.kill("server", signal.SIGKILL)
     free.start_server()
     _assert_known_for_ever(free, ended)
     free.await_connected(5)
+
+
+def _destroyed(federation: LocalFederation, request_id: str) -> deletion_pb2.Deletion | None:
+    """The deletion, once each client has said that it destroyed: later it changes no more."""
+    found = federation.deletion(request_id)
+    told = [each.HasField("acknowledged_at") for each in found.job.client_destructions]
+    return found if all(told) else None
 
 
 def _assert_known_for_ever(federation: LocalFederation, ended: deletion_pb2.Deletion) -> None:

@@ -49,6 +49,12 @@ class Server:
     port: int
     counted: list[torch.Tensor]
 
+    def received(self) -> float:
+        """The bytes of updates that came."""
+        text = self.federation.metrics.render()[0].decode()
+        _, _, found = text.partition('fednot_transfer_bytes_total{direction="received"} ')
+        return float(found.split(maxsplit=1)[0])
+
 
 @pytest.fixture(scope="module")
 def big() -> Mlp:
@@ -97,8 +103,14 @@ class Client:
         self.manifest = server.federation.model.manifest
         self.dialler = Dialler(f"127.0.0.1:{port}", None)
         self.connection = Connection(self.dialler.address, ClientMetrics.fresh())
-        self.transfer = Transfer(self.dialler, self.connection.moved)
+        self.transfer = Transfer(self.dialler, self._moved)
         self.never = threading.Event()
+        self.downloaded = 0
+
+    def _moved(self, direction: str, num_bytes: int) -> None:
+        self.connection.moved(direction, num_bytes)
+        if direction == "download":
+            self.downloaded += num_bytes
 
     async def join(self) -> federation_pb2.TrainWork:
         request = federation_pb2.JoinRequest(
@@ -150,6 +162,7 @@ async def test_an_upload_that_is_cut_at_ten_places_is_sent_about_once(
         update = torch.randn(server.federation.model.flat.numel() // 4).view(torch.uint8)
         async with cutting_proxy(("127.0.0.1", server.port), []) as proxy:
             client, work = await joined(server, proxy)
+            proxy.arrived = server.received
             proxy.cuts, before = places(update.numel()), proxy.sent
             begun = time.monotonic()
             await client.upload(work, update)
@@ -167,6 +180,7 @@ async def test_a_download_that_is_cut_at_ten_places_is_sent_about_once(
         model = server.federation.model.flat
         async with cutting_proxy(("127.0.0.1", server.port), [], downstream=True) as proxy:
             client, work = await joined(server, proxy)
+            proxy.arrived = lambda: client.downloaded
             proxy.cuts, before = places(model.numel()), proxy.received
             found = await client.download(work)
             await client.dialler.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -16,12 +17,13 @@ DEGRADED = operator_pb2.ROUND_OUTCOME_DEGRADED
 FAILED = operator_pb2.ROUND_OUTCOME_FAILED
 ABORTED = operator_pb2.ROUND_OUTCOME_ABORTED
 EVERYONE = ["c0", "c1", "c2", "c3"]
+LAPSE = 6.0
 TASK = ("--task-arg", "trace=no", "--task-arg", "server_test=no")
 
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFederation]:
-    """A server that hears of its clients twice a second, so that a dead one is noticed."""
+    """A server that hears of its clients each two seconds, so that a dead one is noticed."""
     flags = ("--round-retries", "1", *TASK)
     with LocalFederation(tmp_path_factory.mktemp("watched"), server_flags=flags) as federation:
         federation.start_server()
@@ -121,6 +123,22 @@ def test_stopping_aborts_the_round_in_flight_and_keeps_the_others(four: LocalFed
     assert four.rounds()[-1].outcome == COMPLETED
 
 
+def test_a_server_that_stood_still_gives_nobody_up(four: LocalFederation) -> None:
+    four.hold.touch()
+    four.start_training(1)
+    eventually("c0 and c3 have answered", lambda: four.status().round.updates == 2)
+
+    four.send("server", signal.SIGSTOP)
+    time.sleep(LAPSE + 2)
+    four.send("server", signal.SIGCONT)
+    time.sleep(2)
+    four.release()
+
+    assert four.await_run().state == operator_pb2.RUN_STATE_COMPLETED
+    assert four.rounds()[-1].outcome == COMPLETED
+    assert not four.rounds()[-1].missing
+
+
 def test_a_client_that_is_killed_in_mid_round_does_not_stall_it(four: LocalFederation) -> None:
     four.hold.touch()
     four.start_training(2)
@@ -158,13 +176,12 @@ def test_a_late_update_is_refused_and_its_client_goes_on(patient: LocalFederatio
     patient.hold.touch()
     before = patient.metrics().get(refused, 0.0)
     number = len(patient.rounds()) + 1
-    patient.start_training(2, deadline=duration_pb2.Duration(seconds=6))
-    eventually("the first round is over", lambda: patient.status().run.rounds_done == 1)
+    without_it = patient.train(1, deadline=duration_pb2.Duration(seconds=6))
 
     patient.release()
-    run = patient.await_run()
+    run = patient.train(1)
 
-    assert run.rounds_done == 2
+    assert (without_it.rounds_done, run.rounds_done) == (1, 1)
     first, second = patient.rounds()[-2:]
     assert (first.number, first.outcome) == (number, DEGRADED)
     assert missing(first)["c1"].startswith("no answer in 6 s; last seen ")

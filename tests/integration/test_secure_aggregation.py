@@ -10,7 +10,7 @@ from support.federation import LocalFederation
 
 from fednot.v1 import deletion_pb2, operator_pb2
 
-MASKED = ("--secure-aggregation", "--min-clients", "3", "--mask-wait", "5")
+MASKED = ("--secure-aggregation", "--min-clients", "3", "--mask-wait", "20")
 CLIENTS = 4
 
 

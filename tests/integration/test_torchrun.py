@@ -118,7 +118,7 @@ def test_a_rank_that_dies_ends_the_client_and_the_round_does_not_wait(tmp_path: 
             run = local.await_run(60)
             assert run.state == operator_pb2.RUN_STATE_COMPLETED
             assert process.wait(60) != 0
-            assert time.monotonic() - began < 60
+            assert time.monotonic() - began < 120
         assert list(dict.fromkeys(m.client for m in local.rounds()[-1].missing)) == ["c0"]
         assert (
             local.deletions.ListDeletions(deletion_pb2.ListDeletionsRequest(), timeout=CALL)

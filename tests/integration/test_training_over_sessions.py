@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.client_process import ClientProcess
-from support.played_server import Stage, terminated, until
+from support.played_server import TASK, Stage, terminated, until
 
 from client.__main__ import run
 from client.encoder import Encoder
@@ -24,12 +24,23 @@ from fednot.tensors import as_bytes
 from fednot.v1 import federation_pb2 as pb
 from fednot.v1 import model_pb2
 
-SLOW = 1.5
+HELD = """
+from pathlib import Path
+
+class TinyTask(TinyTask):
+    def train(self, model, data, context):
+        while Path(__file__).with_name("hold").exists():
+            time.sleep(0.01)
+        result = super().train(model, data, context)
+        Path(__file__).with_name("trained").touch()
+        return result
+"""
+"""Trains once there is no file `hold` beside it, deaf until then, and touches `trained`."""
 
 
 @pytest.fixture
 async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    stage = Stage(tmp_path)
+    stage = Stage(tmp_path, TASK + HELD)
     await stage.open()
     yield stage
     await stage.close()
@@ -47,12 +58,15 @@ async def at_work(stage: Stage, work_id: str) -> None:
 
 
 async def test_training_goes_on_when_the_session_is_forgotten(stage: Stage) -> None:
-    play, process = stage.play, await joined(stage)
-    await play.train("w1", slow=SLOW)
-    await at_work(stage, "w1")
+    play, process, hold = stage.play, await joined(stage), stage.path / "hold"
+    hold.touch()
+    await play.train("w1")
+    await process.said("training on version 1")
     play.known.clear()
     await play.next(pb.JoinRequest)
-    await play.train("w1", slow=SLOW)
+    await play.train("w1")
+    await process.said("goes on in this session")
+    hold.unlink()
     header, _ = await play.next(tuple)
     assert (header.work_id, header.session.id, play.downloads) == ("w1", "s1", 1)
     code, log = await terminated(process)
@@ -62,13 +76,15 @@ async def test_training_goes_on_when_the_session_is_forgotten(stage: Stage) -> N
 
 
 async def test_training_ends_while_the_server_is_away_and_is_sent_to_the_next(stage: Stage) -> None:
-    play, process = stage.play, await joined(stage)
-    await play.train("w1", slow=SLOW)
-    await at_work(stage, "w1")
+    play, process, hold = stage.play, await joined(stage), stage.path / "hold"
+    hold.touch()
+    await play.train("w1")
+    await process.said("training on version 1")
     await stage.server.stop(None)
     play.known.clear()
-    await asyncio.sleep(2 * SLOW)
-    await play.train("w1", slow=SLOW)
+    hold.unlink()
+    await until((stage.path / "trained").exists, asyncio.sleep)
+    await play.train("w1")
     await stage.open()
     await play.next(pb.JoinRequest)
     header, _ = await play.next(tuple)

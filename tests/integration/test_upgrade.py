@@ -66,6 +66,7 @@ def holds_what_it_held(upgraded: Upgraded) -> None:
         found = MessageToDict(federation.deletion(before["requestId"]))
         assert found["job"]["id"] == before["job"]["id"]
         assert (found["scope"], found["acceptedAt"]) == (before["scope"], before["acceptedAt"])
+        assert found["job"].get("callId") == before["job"].get("callId")
         history = before["job"]["history"]
         assert found["job"]["history"][: len(history)] == history
     done = federation.deletion("withdrawal-1")

@@ -29,6 +29,8 @@ from fednot.identity.token import Token
 from fednot.v1 import federation_pb2, operator_pb2, operator_pb2_grpc
 
 SECONDS_OF_A_DAY = 24 * 3600
+THREE_DAYS_AGO, YESTERDAY_BUT_ONE = days_from_now(-3), days_from_now(-2)
+TOMORROW = days_from_now(1)
 TRACELESS = ("--task-arg", "trace=no")
 OPERATOR = Role.OPERATOR
 
@@ -95,13 +97,13 @@ def of_another_authority_of_the_same_name(stage: Stage) -> Dialled:
 
 def expired(stage: Stage) -> Dialled:
     folder = stage.new_folder()
-    stage.forger.identity(folder, OPERATOR, "olga", begins=days_from_now(-3), days=1)
+    stage.forger.identity(folder, OPERATOR, "olga", begins=THREE_DAYS_AGO, days=1)
     return folder, stage.federation.address
 
 
 def not_yet_valid(stage: Stage) -> Dialled:
     folder = stage.new_folder()
-    stage.forger.identity(folder, OPERATOR, "olga", begins=days_from_now(1), days=3)
+    stage.forger.identity(folder, OPERATOR, "olga", begins=TOMORROW, days=3)
     return folder, stage.federation.address
 
 
@@ -178,13 +180,13 @@ def with_the_trust_of_another_authority(stage: Stage) -> Dialled:
 
 def to_an_expired_server(stage: Stage) -> Dialled:
     folder = stage.new_folder()
-    stage.forger.server(folder, begins=days_from_now(-3), days=1)
+    stage.forger.server(folder, begins=THREE_DAYS_AGO, days=1)
     return stage.right(), stage.played(folder)
 
 
 def to_a_server_of_the_future(stage: Stage) -> Dialled:
     folder = stage.new_folder()
-    stage.forger.server(folder, begins=days_from_now(1), days=3)
+    stage.forger.server(folder, begins=TOMORROW, days=3)
     return stage.right(), stage.played(folder)
 
 
@@ -194,13 +196,11 @@ def to_a_client_that_plays_the_server(stage: Stage) -> Dialled:
     return stage.right(), stage.played(folder)
 
 
-YESTERDAY_BUT_ONE = f"{days_from_now(-2):%Y-%m-%d}"
-TOMORROW = f"{days_from_now(1):%Y-%m-%d}"
 WRONG: dict[Callable[[Stage], Dialled], tuple[Reason, tuple[str, ...]]] = {
     of_another_authority: (Reason.UNTRUSTED_CERTIFICATE, ("cert.pem", "another authority")),
     of_another_authority_of_the_same_name: (Reason.UNTRUSTED_CERTIFICATE, ("cert.pem", "olga")),
-    expired: (Reason.CERTIFICATE_EXPIRED, ("cert.pem", "olga", YESTERDAY_BUT_ONE)),
-    not_yet_valid: (Reason.CERTIFICATE_NOT_YET_VALID, ("cert.pem", "olga", TOMORROW)),
+    expired: (Reason.CERTIFICATE_EXPIRED, ("cert.pem", "olga", f"{YESTERDAY_BUT_ONE:%Y-%m-%d}")),
+    not_yet_valid: (Reason.CERTIFICATE_NOT_YET_VALID, ("cert.pem", "olga", f"{TOMORROW:%Y-%m-%d}")),
     revoked: (Reason.CERTIFICATE_REVOKED, ("operator resigned",)),
     of_the_wrong_role: (Reason.WRONG_ROLE, ("client/c0", "operator")),
     of_a_server: (Reason.WRONG_ROLE, ("server",)),
@@ -212,8 +212,8 @@ WRONG: dict[Callable[[Stage], Dialled], tuple[Reason, tuple[str, ...]]] = {
     by_a_name_not_the_servers: (Reason.SERVER_NAME_MISMATCH, ("127.0.0.2", "localhost")),
     to_a_server_of_another_authority: (Reason.SERVER_UNTRUSTED, ("another authority", "ca.pem")),
     with_the_trust_of_another_authority: (Reason.SERVER_UNTRUSTED, ("ca.pem",)),
-    to_an_expired_server: (Reason.SERVER_CERTIFICATE_EXPIRED, (YESTERDAY_BUT_ONE,)),
-    to_a_server_of_the_future: (Reason.SERVER_CERTIFICATE_NOT_YET_VALID, (TOMORROW,)),
+    to_an_expired_server: (Reason.SERVER_CERTIFICATE_EXPIRED, (f"{YESTERDAY_BUT_ONE:%Y-%m-%d}",)),
+    to_a_server_of_the_future: (Reason.SERVER_CERTIFICATE_NOT_YET_VALID, (f"{TOMORROW:%Y-%m-%d}",)),
     to_a_client_that_plays_the_server: (Reason.SERVER_UNTRUSTED, ("not a server's",)),
 }
 
@@ -306,12 +306,24 @@ def test_enrolling_at_the_wrong_port_says_that_a_certificate_is_missing(stage: S
     assert not (folder / "cert.pem").exists()
 
 
+def ending(stage: Stage) -> Stubs:
+    """Stubs over a live connection whose certificate ends soon, but after their first call."""
+    for seconds in (4, 8, 16):
+        folder = stage.new_folder()
+        stage.forger.identity(folder, OPERATOR, "olga", days=seconds / SECONDS_OF_A_DAY)
+        stubs = Stubs.of(stage.federation.address, folder)
+        try:
+            stubs.operator.GetStatus(operator_pb2.GetStatusRequest(), timeout=CALL)
+        except grpc.RpcError:
+            stubs.channel.close()
+        else:
+            return stubs
+    pytest.fail("no certificate was good for a first call")
+
+
 def test_a_certificate_that_ends_ends_what_a_live_connection_may(stage: Stage) -> None:
-    folder = stage.new_folder()
-    stage.forger.identity(folder, OPERATOR, "olga", days=4 / SECONDS_OF_A_DAY)
-    stubs = Stubs.of(stage.federation.address, folder)
+    stubs = ending(stage)
     request = operator_pb2.GetStatusRequest()
-    assert stubs.operator.GetStatus(request, timeout=CALL)
 
     eventually("it is refused", lambda: _is_refused(stubs.operator))
 

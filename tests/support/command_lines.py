@@ -10,25 +10,17 @@ from collections.abc import Iterator
 import click
 import typer
 
-from client.forget_settings import FORGET, ForgetSettings
-from client.settings import ClientSettings
+from client.forget_settings import VERBS
 from fednot.cli.main import app
 from fednot.settings import Settings, SettingsError, flags, load
 from server.maintenance import commands as maintenance
-from server.settings import ServerSettings
 
 ENDS = {";", "&", "&&", "|", "||", "(", ")"}
 LEFT_OUT = {"...", "…", "[options]"}
 ASSIGNMENT = re.compile(r"[A-Z_][A-Z0-9_]*=.*")
 DAEMONS: dict[str, dict[str, type[Settings]]] = {
-    "fednot-server": {
-        "": ServerSettings,
-        "backup": maintenance.BackupSettings,
-        "restore": maintenance.RestoreSettings,
-        "fsck": maintenance.FsckSettings,
-        "renew-ledger": maintenance.RenewSettings,
-    },
-    "fednot-client": {"": ClientSettings, FORGET: ForgetSettings},
+    "fednot-server": dict(maintenance.VERBS),
+    "fednot-client": dict(VERBS),
 }
 
 

@@ -57,6 +57,7 @@ GROUP = closed(
 RELABELLING = closed(
     "",
     sourceLabels=TEXTS,
+    separator={"type": "string"},
     targetLabel=TEXT,
     replacement={"type": "string"},
     regex=TEXT,

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 PART = 64 << 10
+ARRIVING = 0.05
+"""The seconds that what was passed on gets to arrive before a cut; else the kernel's buffers, which
+grow to megabytes on loopback, decide how much of it is lost."""
+LOOKS = 5
+MOST_LOOKS = 100
 
 
 @dataclass
@@ -15,7 +20,8 @@ class CuttingProxy:
     """Cuts the connection after each number of bytes that clients have sent since the cut before.
 
     `sent` counts all bytes from clients, `received` those to them; with `downstream` it is the
-    bytes to the clients that cut.
+    bytes to the clients that cut. With `arrived`, which says how many bytes the receiver has, a cut
+    waits until that has stood still over LOOKS looks, at most over MOST_LOOKS.
     """
 
     target: tuple[str, int]
@@ -25,6 +31,7 @@ class CuttingProxy:
     received: int = 0
     port: int = 0
     cut: int = 0
+    arrived: Callable[[], float] | None = None
     _since: int = 0
     _open: set[asyncio.StreamWriter] = field(default_factory=set)
 
@@ -43,12 +50,16 @@ class CuttingProxy:
     ) -> None:
         with suppress(OSError):
             while part := await reader.read(PART):
-                self._count(len(part), upstream=upstream)
+                await self._let_through(len(part), upstream=upstream)
                 writer.write(part)
                 await writer.drain()
+                await self._count(len(part), upstream=upstream)
         writer.close()
 
-    def _count(self, size: int, *, upstream: bool) -> None:
+    async def _let_through(self, size: int, *, upstream: bool) -> None:
+        """Returns once so many bytes may pass."""
+
+    async def _count(self, size: int, *, upstream: bool) -> None:
         if upstream:
             self.sent += size
         else:
@@ -60,9 +71,19 @@ class CuttingProxy:
             self.cuts.pop(0)
             self.cut += 1
             self._since = 0
+            await self._arrive()
             for writer in self._open:
                 writer.transport.abort()
             self._open.clear()
+
+    async def _arrive(self) -> None:
+        await asyncio.sleep(ARRIVING)
+        if self.arrived is None:
+            return
+        seen = [self.arrived()]
+        while len(seen) < MOST_LOOKS and not (len(seen) >= LOOKS and len(set(seen[-LOOKS:])) == 1):
+            await asyncio.sleep(ARRIVING)
+            seen.append(self.arrived())
 
 
 @asynccontextmanager

@@ -27,7 +27,9 @@ from server.failpoints import ARMED
 
 ROOT = Path(__file__).resolve().parents[2]
 TASK = f"{ROOT / 'tests' / 'support' / 'small_digits.py'}:SmallDigits"
-CALL = 20.0
+CALL = 30.0
+LEAST_LOOKS = 20
+"""A process that stood still for all of its time has not waited yet."""
 PATIENCE = ("--verification-wait", "5")
 """How long a deletion waits for the client that it forgets, which is gone in many tests."""
 OPERATOR = (Role.OPERATOR, "olga")
@@ -41,8 +43,9 @@ ENDED = (
 
 def eventually(what: str, condition: Callable[[], Any], seconds: float = 30.0) -> Any:
     """The first true value of a condition; fails the test when there is none in time."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
+    until, looks = time.monotonic() + seconds, 0
+    while time.monotonic() < until or looks < LEAST_LOOKS:
+        looks += 1
         try:
             value = condition()
         except grpc.RpcError as error:
@@ -172,7 +175,7 @@ class LocalFederation:
         return (
             *(*self.server_identity, "--address", f"{self._host}:{self.port}"),
             *("--http-address", f"127.0.0.1:{self.http_port}"),
-            *("--state-dir", str(self.state), "--heartbeat-interval", "0.5"),
+            *("--state-dir", str(self.state), "--heartbeat-interval", "2"),
             *("--retry-wait", "0.1", "--stop-grace", "0.2", *self._flags, *flags),
         )
 

@@ -32,6 +32,8 @@ imported by the first step of an optimiser.
 class Forked:
     """A process that runs the `main` of a module; its methods are those of `subprocess.Popen`.
 
+    It has the environment and the umask that its caller has, not those that the first one had.
+
     It appends what it writes to the files `output` and `errors`, and reads the file `given`; each
     is /dev/null if it is not given. Arithmetic has one thread.
     """
@@ -49,7 +51,7 @@ class Forked:
         streams = [str(path or os.devnull) for path in (given, output, errors)]
         variables = dict(os.environ if environment is None else environment)
         self._process = _CONTEXT.Process(
-            target=_run, args=(module, list(arguments), streams, variables), daemon=True
+            target=_run, args=(module, list(arguments), streams, variables, umask()), daemon=True
         )
         self._process.start()
 
@@ -111,8 +113,15 @@ class Command:
             self._folder.cleanup()
 
 
+def umask() -> int:
+    """The umask of this process."""
+    present = os.umask(0o077)
+    os.umask(present)
+    return present
+
+
 def _run(
-    module: str, arguments: list[str], streams: list[str], environment: dict[str, str]
+    module: str, arguments: list[str], streams: list[str], environment: dict[str, str], mask: int
 ) -> None:
     import torch
 
@@ -122,9 +131,9 @@ def _run(
         os.dup2(handle, number)
         os.close(handle)
     sys.stdin = os.fdopen(0, closefd=False)
-    for name in [name for name in os.environ if name.startswith("FEDNOT")]:
-        del os.environ[name]
+    os.environ.clear()
     os.environ.update(environment)
+    os.umask(mask)
     torch.set_num_threads(1)
     sys.argv = [module, *arguments]
     sys.exit(importlib.import_module(module).main())

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMAND_SECONDS = 20.0
+COMMAND_SECONDS = 90.0
 OF_NAMESPACES = Path("/etc/netns")
 NO_HOSTS: Mapping[str, str] = MappingProxyType({})
 

@@ -39,7 +39,7 @@ from fednot.v1.identity_pb2_grpc import (
 )
 from fednot.wire import checksum, chunks
 
-ENDING = 8.0
+ENDING = 30.0
 
 TASK = """
 import time

@@ -21,6 +21,8 @@ MAY_IMPORT = {
     "docs": {"fednot", "server", "client", "docs"},
     "tests": {"fednot", "server", "client", "lab", "benchmarks", "examples", "tests", "docs"},
 }
+VERBS = {"client/forget_command.py"}
+"""Verbs for people, which the program of a daemon has beside the daemon."""
 METRICS = ("server/metrics/*.py", "client/metrics.py")
 PURE = ("aggregation/*.py", "phases.py", "stop_rule.py", "methods/*.py")
 IMPURE = {"grpc", "sqlalchemy", "sqlite3", "time", "asyncio"}
@@ -59,6 +61,11 @@ def calls(tree: ast.Module) -> Iterator[str]:
 def wrong_arrows(module: str, text: str) -> set[str]:
     found = {name.split(".")[0] for name in imports(ast.parse(text), module)}
     return found & set(PACKAGES) - MAY_IMPORT[module.split("/")[0]]
+
+
+def of_the_command_line(module: str, text: str) -> set[str]:
+    names = set(imports(ast.parse(text), module))
+    return {name for name in names if f"{name}.".startswith("fednot.cli.")}
 
 
 def beyond_stubs(module: str, text: str) -> set[str]:
@@ -109,6 +116,13 @@ def imported_sources(path: Path) -> list[Path]:
     names = set(imports(ast.parse(path.read_text()), name_of(path)))
     files = {(ROOT / name.replace(".", "/")).with_suffix(".py") for name in names}
     return sorted(file for file in files if file.is_file())
+
+
+@pytest.mark.parametrize("package", ["server", "client"])
+def test_the_daemons_know_nothing_of_the_command_line(package: str) -> None:
+    paths = [path for path in sources(package) if name_of(path) not in VERBS]
+    found = {name_of(path): of_the_command_line(name_of(path), path.read_text()) for path in paths}
+    assert {name: names for name, names in found.items() if names} == {}
 
 
 @pytest.mark.parametrize("package", PACKAGES)

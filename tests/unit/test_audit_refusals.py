@@ -224,6 +224,38 @@ async def test_a_caller_that_hangs_up_is_noted_all_the_same(
     assert [entry.count for entry in await entries(database)] == [1]
 
 
+async def test_what_cannot_be_written_is_counted_though_its_caller_hung_up(
+    database: Database, log: RefusalLog, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    await database.write(BY_TEST, lambda c: c.exec_driver_sql("PRAGMA busy_timeout=200"))
+    with locked(tmp_path / "state.sqlite3"):
+        noting = asyncio.create_task(log.note(DORA, UNLEARN, Reason.WRONG_ROLE))
+        await asyncio.sleep(0)
+        noting.cancel()
+        await asyncio.gather(noting, return_exceptions=True)
+        await asyncio.gather(*log._writes)
+    assert "could not be written to the audit" in caplog.text
+    await log.flush()
+    assert [entry.count for entry in await entries(database)] == [1]
+
+
+async def test_a_count_that_cannot_be_written_at_the_stop_is_kept(
+    database: Database, log: RefusalLog, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(4):
+        await log.note(DORA, UNLEARN, Reason.WRONG_ROLE)
+    await database.write(BY_TEST, lambda c: c.exec_driver_sql("PRAGMA busy_timeout=200"))
+    with locked(tmp_path / "state.sqlite3"):
+        closing = asyncio.create_task(log._close(WINDOW))
+        await asyncio.sleep(0)
+        closing.cancel()
+        await asyncio.gather(closing, return_exceptions=True)
+        await asyncio.gather(*log._writes)
+    assert "could not be written to the audit" in caplog.text
+    await log.flush()
+    assert [entry.count for entry in await entries(database)] == [1, 3]
+
+
 async def test_a_count_that_is_being_written_when_the_server_stops_is_not_lost(
     database: Database, log: RefusalLog, tmp_path: Path
 ) -> None:
@@ -259,6 +291,23 @@ async def test_a_destroyed_name_does_not_come_back_with_what_was_counted_before(
     assert len(await entries(database)) == 4
     await log.note(DORA, UNLEARN, Reason.WRONG_ROLE, "client/c1")
     assert name in await names_in(database), "what happens later is another matter"
+
+
+async def test_a_name_that_is_destroyed_while_counts_are_written_is_counted_once(
+    database: Database, log: RefusalLog
+) -> None:
+    others = (Caller(Role.CLIENT, "c1"), Caller(Role.CLIENT, "c2"))
+    for caller in (*others, DORA):
+        for _ in range(3):
+            await log.note(caller, UNLEARN, Reason.WRONG_ROLE)
+
+    closing = asyncio.create_task(log.flush())
+    await asyncio.sleep(0)
+    await log.forget("officer/dora", forgetting("officer/dora"))
+    await closing
+
+    assert sorted(entry.count for entry in await entries(database)) == [1, 1, 1, 1, 2, 2, 2]
+    assert "officer/dora" not in await names_in(database)
 
 
 async def test_what_was_counted_is_kept_if_a_name_is_not_destroyed(

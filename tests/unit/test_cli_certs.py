@@ -388,7 +388,7 @@ def test_the_commands_of_the_page_work_one_after_the_other() -> None:
     for line in before:
         words = shlex.split(line)
         if words[0] == "cp":
-            subprocess.run(words, check=True, timeout=10)
+            subprocess.run(words, check=True, timeout=100)
         else:
             assert words[:2] == ["fednot", "certs"]
             done(*words[2:])

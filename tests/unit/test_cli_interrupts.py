@@ -3,6 +3,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -43,3 +45,38 @@ def test_an_interrupt_is_heeded_once() -> None:
 
 def test_without_an_interrupt_waits_go_on() -> None:
     assert Patience(60, "the run").remaining() > 0
+
+
+def test_an_interrupted_process_ends_though_a_thread_of_another_does_not() -> None:
+    """As gRPC's may, which the interpreter's own end would wait for."""
+    code = """
+import sys, threading, time
+from fednot.cli import interrupts
+threading.Thread(target=time.sleep, args=(60,)).start()
+sys.stdout.write("told")
+interrupts.leave(130)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=200)
+    assert (ended.returncode, ended.stdout) == (130, b"told")
+
+
+def test_who_presses_again_and_again_reads_the_last_words_and_gets_the_exit_code() -> None:
+    code = """
+import os, signal
+from fednot.cli import interrupts, session
+from fednot.cli.output import Format, Output
+
+def press(*_):
+    os.kill(os.getpid(), signal.SIGINT)
+
+class Interrupted(Output):
+    def note(self, text):
+        press()
+        super().note(text)
+
+interrupts.heed()
+session._guarded(Interrupted(Format.TABLE), press)
+press()
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (130, "interrupted\n")

@@ -274,6 +274,54 @@ def verbs(command: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             yield full, child
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("approve",), "The approval's id."),
+        (("unlearn", "client"), "The client to forget."),
+        (("certs", "revoke"), "Whose"),
+    ],
+)
+def test_the_help_explains_arguments(words: tuple[str, ...], told: str) -> None:
+    found = CliRunner().invoke(app, [*words, "--help"], env={"COLUMNS": "200"})
+    assert found.exit_code == 0
+    panel = found.stdout.partition("Arguments")[2].partition("\u256f")[0]
+    assert told in panel
+
+
+@pytest.mark.parametrize("words", [("unlern",), ("certs", "isue")])
+def test_a_mistyped_verb_is_answered_by_one_suggestion(words: tuple[str, ...]) -> None:
+    found = CliRunner().invoke(app, [*words])
+    assert found.exit_code == 2
+    assert found.output.count("Did you mean") == 1
+
+
+def test_every_verb_stands_under_a_heading() -> None:
+    root = typer.main.get_command(app)
+    headings = {
+        name: getattr(command, "rich_help_panel", None)
+        for name, command in root.commands.items()  # type: ignore[attr-defined]
+    }
+    assert [name for name, heading in headings.items() if not isinstance(heading, str)] == []
+    told = CliRunner().invoke(app, ["--help"]).output
+    assert all(heading in told for heading in headings.values())
+    assert "Commands" not in told
+
+
+def test_every_argument_has_a_sentence() -> None:
+    root = typer.main.get_command(app)
+    with root.make_context("fednot", ["approve"], resilient_parsing=True) as context:
+        for name in root.list_commands(context):  # type: ignore[attr-defined]
+            root.get_command(context, name)  # type: ignore[attr-defined]
+    bare = [
+        f"{name}: {each.name}"
+        for name, command in verbs(root)
+        for each in command.params
+        if each.param_type_name == "argument" and not each.help
+    ]
+    assert bare == []
+
+
 def test_the_page_names_every_verb() -> None:
     page = PAGE.read_text()
     found = dict(verbs(typer.main.get_command(app)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -108,6 +109,19 @@ def test_an_old_python() -> None:
     assert told.value.remedy
 
 
+def test_an_old_python_that_runs_a_checkout_is_told_what_is_needed() -> None:
+    program = (
+        "import sys; sys.version_info = (3, 10, 2); sys.version = '3.10.2 (main)'\n"
+        "from fednot.cli.main import main"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("ImportError: fednot needs Python 3.11 or newer, and this is 3.10.2 (")
+
+
 @pytest.mark.parametrize(
     ("source", "said"),
     [
@@ -135,6 +149,22 @@ def test_a_torch_that_cannot_be_imported(source: str, said: str, tmp_path: Path)
 def test_a_device_that_is_not_there() -> None:
     assert "torch sees" in failed("--device", "cuda:123", name="device")["message"]
     assert "is no device" in failed("--device", "gpu", name="device")["message"]
+
+
+@pytest.mark.parametrize(
+    ("built_for", "said"), [(None, "a build for CPUs alone"), ("12.6", "built for CUDA 12.6")]
+)
+def test_a_gpu_that_torch_cannot_use(
+    built_for: str | None, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "0000:01:00.0").mkdir()
+    monkeypatch.setattr(software, "_DRIVER", tmp_path)
+    monkeypatch.setattr("torch.version.cuda", built_for)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    row = checks("--device", "auto", code=0)["device"]
+    assert row["outcome"] == "warning"
+    assert said in row["message"]
+    assert row["remedy"]
 
 
 def test_a_task_that_loads(task: str) -> None:
@@ -211,7 +241,18 @@ def test_a_state_directory_that_others_may_enter_or_have(tmp_path: Path) -> None
 def test_a_disk_without_room(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk") as disk:
         row = failed("--state-dir", str(disk), name="disk")
-    assert "0.00 GB are free" in row["message"]
+    assert re.search(r"\b[01]\.\d MB are free .* and 64 MB are the least", row["message"])
+
+
+def test_a_disk_that_is_mounted_for_reading_and_one_that_is_full(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        (disk / "all of it").write_bytes(bytes(1 << 20))
+        full = failed("--state-dir", str(disk), name="state")
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], timeout=20, check=True)
+        closed = failed("--state-dir", str(disk), name="state")
+    assert full["remedy"].startswith("Make room on its disk, or give --state-dir")
+    assert closed["remedy"].startswith("Mount the file system of ")
+    assert "chown" not in closed["remedy"]
 
 
 def test_a_stranger_sees_the_names_of_a_server(tmp_path: Path) -> None:

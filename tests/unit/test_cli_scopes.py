@@ -8,7 +8,8 @@ import pytest
 import typer
 from rich.table import Table
 
-from fednot.cli import progress, sentences, tables, unlearning
+from fednot import sentences
+from fednot.cli import progress, tables, unlearning
 from fednot.cli.output import Format, Output
 from fednot.cli.views import PlainView
 from fednot.v1 import deletion_pb2, operator_pb2

@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 import pytest
 from rich.table import Table
 
-from fednot.cli import sentences, tables
+from fednot import sentences
+from fednot.cli import tables
 from fednot.cli.documents import document
 from fednot.cli.output import Format, Output
 from fednot.v1 import (
@@ -25,6 +26,16 @@ DORA = identity_pb2.Caller(role=identity_pb2.ROLE_OFFICER, name="dora")
 def printed(table: Table, capsys: pytest.CaptureFixture[str]) -> list[str]:
     Output(Format.TABLE).show(table)
     return [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_a_pipe_gets_no_blanks_at_the_ends_of_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    deletions = [deletion_pb2.Deletion(request_id="r1"), deletion_pb2.Deletion(request_id="r2")]
+    deletions[0].job.waiting_for = "waiting for a second approval " * 9
+    Output(Format.TABLE).show(tables.deletions(deletions))
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert [line for line in lines if line != line.rstrip()] == []
+    assert max(map(len, (lines[0], lines[2]))) < 150
 
 
 def test_clients(capsys: pytest.CaptureFixture[str]) -> None:
@@ -90,11 +101,12 @@ def test_deletions(capsys: pytest.CaptureFixture[str]) -> None:
     job = deletion_pb2.Job(
         id="j1", phase="JOB_PHASE_RECOVERING", attempts=attempts, waiting_for="waiting for c1"
     )
+    job.call_id = "5f0c4c1a3f6b4a0e8a2f7f3d5f1f9b11"
     deletion = deletion_pb2.Deletion(
         request_id="r1", scope=deletion_pb2.Scope(client="c3"), job=job
     )
     assert printed(tables.deletions([deletion]), capsys)[1] == (
-        "r1 client c3 recovering j1 retrain 2 - - waiting for c1"
+        "r1 client c3 recovering j1 5f0c4c1a3f6b retrain 2 - - waiting for c1"
     )
     deletion.requested_by.CopyFrom(DORA)
     assert "2 - officer/dora waiting for c1" in printed(tables.deletions([deletion]), capsys)[1]
@@ -166,12 +178,12 @@ def test_status_of_a_new_and_of_a_busy_server(capsys: pytest.CaptureFixture[str]
     shown = "updates masked by the clients; the server sees sums alone"
     assert shown in printed(tables.status(found), capsys)
     found.secure_aggregation = False
-    found.run.failure = "no quorum"
+    found.run.failure, found.run.call_id = "no quorum", "5f0c4c1a3f6b4a0e8a2f7f3d5f1f9b11"
     found.deletion.request_id = "r1"
     found.waiting_for = "waiting for c7"
     text = printed(tables.status(found), capsys)
     assert "aggregation median" in text
-    assert "run 0: unspecified, 0 of 0 rounds: no quorum" in text
+    assert "run 0: unspecified, 0 of 0 rounds, call 5f0c4c1a3f6b: no quorum" in text
     assert "deletion r1 of unknown scope: unspecified" in text
     assert text[-1] == "waiting waiting for c7"
     found.privacy.epsilon, found.privacy.delta, found.privacy.epsilon_limit = 7.5, 1e-5, 8

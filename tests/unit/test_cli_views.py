@@ -13,8 +13,8 @@ from fednot.cli import progress
 from fednot.cli.live import LiveView
 from fednot.cli.output import Format, Output
 from fednot.cli.run_following import EndedRound, RunUpdate
-from fednot.cli.sentences import timeless
 from fednot.cli.views import SETTLED_SECONDS, JsonView, PlainView, opened
+from fednot.sentences import timeless
 from fednot.v1 import deletion_pb2, operator_pb2
 
 RUN = operator_pb2.TrainingRun(id=3, rounds=12, rounds_done=5, state="RUN_STATE_ACTIVE")

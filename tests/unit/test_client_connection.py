@@ -200,12 +200,10 @@ class Look:
         self.threads.append(threading.current_thread().name)
         return self._left.pop(0) if len(self._left) > 1 else self._left[0]
 
-    async def made(self, times: int) -> None:
-        for _ in range(1000):
-            if len(self.threads) >= times:
-                break
-            await asyncio.sleep(0.01)
-        await asyncio.sleep(0.05)
+    async def made(self, times: int, connection: Connection) -> None:
+        """Waits for the look that runs, and sees that there were so many."""
+        if connection._looking is not None:
+            await connection._looking
         assert len(self.threads) == times
 
 
@@ -217,20 +215,21 @@ async def test_the_reason_of_an_outage_is_looked_for_and_told_once(
     connection = Connection("h:1", ClientMetrics(registry), clock, look)
     down = failed(grpc.StatusCode.UNAVAILABLE)
     await connection.try_once(plays(down))
-    await look.made(1)
+    await look.made(1, connection)
     assert connection.health().detail["waiting_for"].endswith("not reached for 0 s")
     for seconds in (1, module.LOOK_PAUSE - 1, 1, module.LOOK_PAUSE):
         clock.now += seconds
         await connection.try_once(plays(down))
-        await asyncio.sleep(0.05)
-    await look.made(3)
+        if connection._looking is not None:
+            await connection._looking
+    await look.made(3, connection)
     assert look.threads == 3 * ["fednot-work"]
     assert connection.health().detail["waiting_for"].endswith(": it expired on 2026-11-20")
     assert caplog.text.count("no way to h:1: it expired on 2026-11-20. Renew the server's") == 1
     await connection.try_once(plays("there"))
     clock.now += 1
     await connection.try_once(plays(down))
-    await look.made(4)
+    await look.made(4, connection)
     assert caplog.text.count("it expired on") == 2
 
 

@@ -268,7 +268,8 @@ async def test_the_coming_end_is_told_once_a_day(
     for seconds in (0, 3600, 3600, module.WARNING_PAUSE):
         stage.clock.now += seconds
         await keeper.look()
-    told = f"client c7 in {stage.folder}/cert.pem ends {days_from_now(2.9):%Y-%m-%d}"
+    end = keeper.current.certificate.not_valid_after_utc
+    told = f"client c7 in {stage.folder}/cert.pem ends {end:%Y-%m-%d}"
     assert caplog.text.count(told) == 2
     assert "in 2 days (not renewed: this server signs nothing" in caplog.text
 

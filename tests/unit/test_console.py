@@ -38,6 +38,7 @@ PAGES = {
     "/audit": {Role.OFFICER, Role.AUDITOR},
     "/deletions": {Role.OFFICER, Role.OPERATOR, Role.AUDITOR, Role.CLIENT},
     "/deletions/new": {Role.OFFICER},
+    "/approvals": {Role.OFFICER, Role.OPERATOR, Role.AUDITOR},
 }
 
 
@@ -303,6 +304,20 @@ async def test_what_is_asked_is_bounded(server: Served) -> None:
     assert header.status == 431
     assert (await found.get("/deletions/job-1")).status == 404
     assert (await found.get("/rounds?after=x")).status == 400
+
+
+@pytest.mark.parametrize("end", [b"", b"\r\n\r\n"], ids=["without an end", "whole"])
+async def test_headers_that_are_too_large_are_told_so_however_they_come(
+    server: Served, end: bytes
+) -> None:
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    place = ("127.0.0.1", server.console_port)
+    reader, writer = await asyncio.open_connection(*place, ssl=context)
+    writer.write(b"GET / HTTP/1.1\r\nHost: console\r\nX-Long: " + b"x" * 40_000 + end)
+    answer = await asyncio.wait_for(reader.readline(), PATIENCE)
+    assert answer == b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
+    writer.close()
 
 
 async def test_a_silent_connection_is_cut_and_places_are_few(server: Served) -> None:

@@ -25,6 +25,16 @@ def gone() -> None:
     raise LinkClosedError("the client has gone")
 
 
+def gone_once(begun: threading.Event) -> Callable[[], None]:
+    """Looks at a client that goes when the work has begun."""
+
+    def look() -> None:
+        if begun.is_set():
+            gone()
+
+    return look
+
+
 async def beside(work: Callable[[], T]) -> T:
     return await asyncio.to_thread(work)
 
@@ -62,26 +72,28 @@ async def test_a_timeout_of_the_coroutine_is_its_own() -> None:
 
 
 async def test_a_look_that_raises_cancels_it() -> None:
-    loop, cancelled = EventLoop(), asyncio.Event()
+    loop, cancelled, begun = EventLoop(), asyncio.Event(), threading.Event()
 
     async def work() -> None:
         try:
+            begun.set()
             await asyncio.sleep(60)
         finally:
             cancelled.set()
 
     with pytest.raises(LinkClosedError, match="the client has gone"):
-        await beside(lambda: loop.run(work(), gone))
+        await beside(lambda: loop.run(work(), gone_once(begun)))
     assert cancelled.is_set()
 
 
 async def test_a_value_that_comes_too_late_is_given_back_on_the_loop() -> None:
     """It ignores its cancellation, as one does that has just come to its end."""
-    loop, lost = EventLoop(), asyncio.Event()
+    loop, lost, begun = EventLoop(), asyncio.Event(), threading.Event()
     found: list[tuple[str, asyncio.AbstractEventLoop]] = []
 
     async def work() -> str:
         try:
+            begun.set()
             await asyncio.sleep(60)
         except asyncio.CancelledError:
             return "too late"
@@ -92,7 +104,7 @@ async def test_a_value_that_comes_too_late_is_given_back_on_the_loop() -> None:
         lost.set()
 
     with pytest.raises(LinkClosedError, match="the client has gone"):
-        await beside(lambda: loop.run(work(), gone, lost=give_back))
+        await beside(lambda: loop.run(work(), gone_once(begun), lost=give_back))
     async with asyncio.timeout(5):
         await lost.wait()
     assert found == [("too late", asyncio.get_running_loop())]

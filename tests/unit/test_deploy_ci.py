@@ -43,7 +43,7 @@ def run_pytest(
         ],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         check=False,
         env=environment,
     )
@@ -76,6 +76,6 @@ def test_other_outcomes_stand(tmp_path: Path, text: str, allowed: str, code: int
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_scripts_parse_stop_at_errors_and_are_executable(script: Path) -> None:
-    subprocess.run(["bash", "-n", script], check=True, timeout=10)
+    subprocess.run(["bash", "-n", script], check=True, timeout=100)
     assert "\nset -eu" in script.read_text()
     assert os.access(script, os.X_OK)

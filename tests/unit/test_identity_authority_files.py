@@ -112,7 +112,7 @@ def test_several_processes_lose_nothing(authority: Authority) -> None:
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(60)
+        worker.join(110)
     assert [worker.exitcode for worker in workers] == [0, 0, 0]
     assert len(authority.issued()) == 16
     assert len(trust(authority).revoked) == 6

@@ -36,7 +36,7 @@ def test_two_replacements_never_mix(tmp_path: Path) -> None:
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(60)
+        worker.join(110)
     assert [worker.exitcode for worker in workers] == [0, 0]
     assert read_credentials(place).certificate in (first.certificate, second.certificate)
     assert not (place / replacement.REPLACEMENT).exists()

@@ -6,7 +6,6 @@ import io
 import json
 import logging
 import sys
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,15 +17,6 @@ from fednot.task import Task
 from fednot.v1 import federation_pb2
 
 FORGED = "fine\n2026-01-01 [info] forged\x1b[2J"
-
-
-@pytest.fixture(autouse=True)
-def restored() -> Iterator[None]:
-    """Leaves the root logger as it was."""
-    root, hook = logging.getLogger(), sys.excepthook
-    before = (list(root.handlers), root.level)
-    yield
-    root.handlers[:], root.level, sys.excepthook = before[0], before[1], hook
 
 
 def said(format_: logs.Format) -> str:

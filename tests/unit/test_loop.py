@@ -41,7 +41,7 @@ def ended() -> Iterator[None]:
     """Ends scripts after a test: while one runs it is the process's `__main__`."""
     yield
     while _started:
-        assert _started.pop().end(5.0)
+        assert _started.pop().end(30.0)
 
 
 def context(number: int = 1) -> TrainContext:
@@ -90,13 +90,32 @@ def test_a_script_that_keeps_its_data_says_what_it_cannot_forget(tmp_path: Path)
 
 
 def test_work_that_is_over_does_not_wait_for_the_script(tmp_path: Path) -> None:
-    task = script(tmp_path, "import time; time.sleep(1.5); work.send(num_examples=1)")
+    told = tmp_path / "told"
+    body = f"""import pathlib, time
+        while not pathlib.Path({str(told)!r}).exists(): time.sleep(0.01)
+        work.send(num_examples=1)"""
+    task = script(tmp_path, body)
     cancelled = threading.Event()
     late = TrainContext(CPU, seed=0, round=1, cancelled=cancelled)
     threading.Timer(0.2, cancelled.set).start()
-    with pytest.raises(WorkCancelledError):
-        task.train(task.build_model(), data("a"), late)
+    try:
+        with pytest.raises(WorkCancelledError):
+            task.train(task.build_model(), data("a"), late)
+    finally:
+        told.touch()
     assert task.train(task.build_model(), data("a"), context(2)).num_examples == 1
+
+
+def test_a_script_that_ends_as_it_sends_has_sent(tmp_path: Path) -> None:
+    class Late(threading.Event):
+        """Set, and its script at its end, just after the first look at it."""
+
+        def wait(self, timeout: float | None = None) -> bool:
+            before = self.is_set()
+            self.set()
+            return before
+
+    Script(tmp_path / "train.py")._await(Late(), context())
 
 
 def test_its_own_evaluation_is_used(tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ from server.blocks import Memory
 from server.ledger.chain import Event, Note
 from server.ledger.opening import open_ledger
 from server.metrics import Metrics, new_registry
+from server.receipts.desk import ReceiptDesk
+from server.records import Caller
 from server.state.database import Database, StateUnavailableError
 from server.state.stores.directory import DirectoryStore
 from server.state.stores.told import ToldStore
@@ -180,6 +182,24 @@ class TestDisk:
         ledger.close()
         assert errors(registry, "disk") == {"write": 1}
         assert errors(registry, "database") == {"write": 1}
+
+
+@pytest.mark.parametrize("place", ["append.receipt-key", "rename.receipt-key"])
+async def test_a_key_of_receipts_that_cannot_be_replaced_is_counted(
+    registry: CollectorRegistry,
+    metrics: Metrics,
+    database: Database,
+    tmp_path: Path,
+    failing: Callable[[str], None],
+    place: str,
+) -> None:
+    desk = await ReceiptDesk.open(database, tmp_path)
+    desk.when_failed(metrics.faults.of_disk)
+    failing(f"before {place} =ENOSPC")
+    with pytest.raises(OSError, match="failpoint"):
+        await desk.rotate(Caller())
+    assert errors(registry, "disk") == {"write": 1}
+    assert errors(registry, "database") == {}
 
 
 async def test_what_keeps_the_event_loop_busy_is_seen_as_lag(

@@ -35,15 +35,42 @@ class Line(fednot.Task):
         return -outputs.mean()
 
 
+def of_ones() -> nn.Linear:
+    """A layer whose weight is far from what a tolerance would take for nothing."""
+    layer = nn.Linear(1, 1)
+    nn.init.ones_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """What is drawn for a test is the same each time, whatever ran before it."""
+    torch.manual_seed(0)
+
+
 class Mixing(nn.Module):
     """Takes the batch's mean off each sample."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.layer = nn.Linear(1, 1)
+        self.layer = of_ones()
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         outputs: torch.Tensor = self.layer(inputs - inputs.mean(dim=0))
+        return outputs
+
+
+class Gated(nn.Module):
+    """Adds the batch's mean through a gate that is closed before training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.gate = of_ones(), of_ones()
+        nn.init.zeros_(self.gate.weight)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        outputs: torch.Tensor = self.layer(inputs) + self.gate(inputs.mean(dim=0, keepdim=True))
         return outputs
 
 
@@ -66,7 +93,7 @@ class Sequences(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layer = nn.Linear(1, 1)
+        self.layer = of_ones()
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         outputs: torch.Tensor = self.layer(inputs.cumsum(0))
@@ -205,6 +232,8 @@ def test_a_model_without_faults_is_taken() -> None:
         (Mixing(), "depends on the others"),
         (nn.Sequential(nn.Dropout(0.5), Mixing()), "depends on the others"),
         (Sequences(), "depends on the others"),
+        (Gated(), "depends on the others"),
+        (nn.Sequential(nn.Dropout(0.5), Gated()), "depends on the others"),
     ],
 )
 def test_a_model_that_mixes_samples_is_refused(model: nn.Module, fault: str) -> None:
@@ -229,6 +258,8 @@ def test_a_layer_that_sees_features_where_samples_should_be_is_refused() -> None
         inputs = torch.arange(2.0 * features).view(2, features)
         return InMemoryDataset(inputs, torch.zeros(2, dtype=torch.int64), ["a", "b"])
 
+    with pytest.raises(PrivacyError, match=r"is not its own at 1\.layer\.weight"):
+        suitability.check(Line(), nn.Sequential(nn.Dropout(0.5), Transposed()), of(2))
     with pytest.raises(PrivacyError, match=r"is not its own at layer\.weight"):
         suitability.check(Line(), Transposed(), of(2))
     with pytest.raises(PrivacyError, match=r"no gradient of single samples for layer\.weight"):

@@ -22,7 +22,7 @@ def regenerate(folder: Path) -> Path:
     if not (folder / "protos").exists():
         shutil.copytree(ROOT / "protos", folder / "protos")
     command = ["make", "protos", f"VENV={sys.prefix}", "-o", f"{sys.prefix}/.installed"]
-    subprocess.run(command, cwd=folder, check=True, timeout=60, capture_output=True)
+    subprocess.run(command, cwd=folder, check=True, timeout=250, capture_output=True)
     return folder / STUBS
 
 

@@ -11,14 +11,15 @@ pytest.importorskip("grpc_tools", reason="grpcio-tools (extra dev) reads the pro
 
 from pydantic import ByteSize, Field
 
-from client.forget_settings import FORGET
+from client.forget_settings import VERBS as CLIENT
 from client.settings import ClientSettings
 from docs.generate import configuration, pages, protos, units
 from docs.generate.configuration import rows
 from docs.generate.programs import PROGRAMS, Program
 from docs.generate.protos import CompilerError
 from docs.generate.verbs import tree
-from fednot.settings import POSITIONAL, Settings
+from fednot.setting_flags import POSITIONAL
+from fednot.settings import Settings
 from server.maintenance.commands import COMMANDS
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
@@ -59,8 +60,7 @@ def test_no_command_of_the_daemons_is_missing() -> None:
     assert verbs == {
         ("fednot-server", ""),
         *(("fednot-server", verb) for verb in COMMANDS),
-        ("fednot-client", ""),
-        ("fednot-client", FORGET),
+        *(("fednot-client", verb) for verb in CLIENT),
     }
 
 
@@ -74,7 +74,7 @@ class Toy(Settings):
 
 
 def test_a_setting_is_shown_by_flag_variable_and_key() -> None:
-    assert list(rows(Program("toy", "", Toy, "TOY_"))) == [
+    assert list(rows(Program("toy", "", Toy, "TOY_"), Toy.model_fields)) == [
         ("`PLACE`", "required", "a text", "a place"),
         (
             "`--size`<br>`TOY_SIZE`<br>`size`",

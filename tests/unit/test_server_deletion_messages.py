@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from support.told_records import AT, approval, deletion, job
 
+from fednot.calls import Origin
 from server.records import (
     ApprovalState,
     ClientDestruction,
@@ -67,6 +68,8 @@ def test_a_client_reads_why_its_deletion_was_cancelled_and_not_by_whom(why: str,
 def test_a_client_reads_of_itself_alone_what_was_destroyed_and_asked() -> None:
     """Its job serves somebody else's request too, and somebody else destroyed something."""
     caches = tuple(ClientDestruction(n, f"c{n}", "job-1", 2, AT) for n in (1, 2))
-    found = messages.hide_others(deletion(job(requests=("r0", "r1"), caches=caches)), "c1")
+    served = job(requests=("r0", "r1"), caches=caches, origin=Origin("for-c2"))
+    found = messages.hide_others(deletion(served), "c1")
     assert [each.client for each in found.job.client_destructions] == ["c1"]
     assert list(found.job.request_ids) == ["r1"]
+    assert not found.job.call_id, "whoever chose it may have put a name into it"

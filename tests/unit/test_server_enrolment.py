@@ -352,24 +352,26 @@ async def test_what_is_revoked_is_not_renewed_in_the_moment_after(server: Served
 async def test_a_busy_authority_holds_up_nothing_and_costs_no_turn(
     server: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(locking, "LOCK_SECONDS", 0.3)
     stub = identity_of(server.dial(Role.CLIENT, "c1"))
+    request = identity_pb2.RenewCertificateRequest(certificate_request=request_for(C1))
 
     async def renewed() -> FednotError:
-        request = identity_pb2.RenewCertificateRequest(certificate_request=request_for(C1))
         return await refusal(stub.RenewCertificate(request, timeout=CALL))
 
+    monkeypatch.setattr(locking, "LOCK_SECONDS", 60.0)
+    with locking.locked(server.identities.authority.directory):
+        renewal = asyncio.ensure_future(stub.RenewCertificate(request, timeout=CALL))
+        await asyncio.sleep(0.1)
+        await server.identity.refresh()
+        assert not renewal.done(), "revocations are read meanwhile"
+    assert (await renewal).certificate.chain
+    monkeypatch.setattr(locking, "LOCK_SECONDS", 0.3)
     with locking.locked(server.identities.authority.directory):
         waiting = [asyncio.create_task(renewed()) for _ in range(MOST_SIGNED + 10)]
-        await asyncio.sleep(0.1)
-        began = time.monotonic()
-        await server.identity.refresh()
-        assert time.monotonic() - began < 0.2, "revocations are read meanwhile"
         told = [await each for each in waiting]
         assert {each.reason for each in told} == {Reason.SERVER_BUSY}
         assert all(each.retry_after for each in told)
         assert sum("many ask" in each.message for each in told) >= 5, "the queue is short"
-    request = identity_pb2.RenewCertificateRequest(certificate_request=request_for(C1))
     assert (await stub.RenewCertificate(request, timeout=CALL)).certificate.chain
 
 
@@ -397,7 +399,7 @@ async def test_connections_of_strangers_that_do_nothing_are_closed(server: Serve
     idle = await asyncio.open_connection(*enrolment.split(":"), ssl=tls)
     idle[1].write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0")
     try:
-        async with asyncio.timeout(25):
+        async with asyncio.timeout(60):
             await asyncio.gather(*(reader.read() for reader, _ in (*silent, idle)))
     finally:
         for _, writer in (*silent, idle):

@@ -10,14 +10,12 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
-from support.replay import MANIFEST
+from support.joined import Joined
 from support.served import CALL, Served, refusal, served
 
 from client.activity import NEWEST, Activity
 from fednot.errors import FednotError, Reason
-from fednot.identity.subject import Role
-from fednot.v1 import federation_pb2, federation_pb2_grpc
-from fednot.wire import manifest_message
+from fednot.v1 import federation_pb2
 from server.fleet import MOST, MOST_TRAININGS, Fleet, device_kind, version_of
 from server.metrics import Metrics, new_registry
 from server.monitor import Monitor
@@ -175,31 +173,6 @@ def versions(registry: CollectorRegistry) -> dict[str, float]:
 async def server(tmp_path: Path) -> AsyncIterator[Served]:
     async with served(tmp_path) as found:
         yield found
-
-
-class Joined:
-    """A client of a name that speaks by hand."""
-
-    def __init__(self, server: Served, name: str) -> None:
-        self.stub = federation_pb2_grpc.FederationServiceStub(server.dial(Role.CLIENT, name))
-        self.session = federation_pb2.Session()
-        self.activity = Activity()
-
-    async def join(self, device: str, version: str) -> Joined:
-        request = federation_pb2.JoinRequest(
-            manifest=manifest_message(MANIFEST),
-            num_train_examples=10,
-            device=device,
-            software_version=version,
-        )
-        self.session.id = (await self.stub.Join(request, timeout=CALL)).session_id
-        return self
-
-    async def beat(self, **more: Any) -> None:
-        request = federation_pb2.HeartbeatRequest(
-            session=self.session, **{"activity": self.activity.message()} | more
-        )
-        await self.stub.Heartbeat(request, timeout=CALL)
 
 
 async def test_heartbeats_and_leaving_show_what_the_fleet_is_and_did(server: Served) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import grpc
@@ -104,18 +105,31 @@ class NotedRefusals:
         self.noted.append((caller.key, action, reason, subject, job_id))
 
 
+class Strangers:
+    """Knows nobody."""
+
+    def caller_of(self, pem: bytes) -> Caller:
+        raise FednotError(Reason.INVALID_CERTIFICATE, "nobody issued it")
+
+    def holder_of(self, pem: bytes) -> Caller:
+        raise FednotError(Reason.INVALID_CERTIFICATE, "nobody issued it")
+
+
+@dataclass(frozen=True)
 class Rig:
     """A channel to the faults behind a guard, and what the guard counts and notes."""
 
-    def __init__(
-        self, channel: aio.Channel, metrics: Metrics, faults: Faults, refusals: NotedRefusals
-    ) -> None:
-        self.channel, self.metrics, self.faults = channel, metrics, faults
-        self.noted = refusals.noted
+    channel: aio.Channel
+    metrics: Metrics
+    faults: Faults
+    guard: Guard
+    health: health.aio.HealthServicer
+    noted: list[tuple[str, str, str, str, str]]
 
     def refusals(self) -> dict[str, float]:
         samples = next(iter(self.metrics.calls._refusals.collect())).samples
-        return {s.labels["reason"]: s.value for s in samples if s.name.endswith("_total")}
+        counted = (s for s in samples if s.name.endswith("_total") and s.value)
+        return {s.labels["reason"]: s.value for s in counted}
 
     async def unary_unary(self, *requests: bytes) -> list[bytes]:
         return [await self.channel.unary_unary(f"/{SERVICE}/UnaryUnary")(requests[0], timeout=10)]
@@ -155,7 +169,7 @@ async def rig() -> AsyncIterator[Rig]:
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        yield Rig(channel, metrics, faults, refusals)
+        yield Rig(channel, metrics, faults, guard, serving, refusals.noted)
     await server.stop(None)
 
 
@@ -243,6 +257,18 @@ async def test_a_method_that_writes_to_its_context_itself_is_served(rig: Rig) ->
     answer = await asyncio.wait_for(call.read(), 10)
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
     call.cancel()
+
+
+async def test_who_is_no_longer_known_is_told_nothing_by_such_a_method_either(rig: Rig) -> None:
+    call = health_pb2_grpc.HealthStub(rig.channel).Watch(health_pb2.HealthCheckRequest())
+    assert await asyncio.wait_for(call.read(), 10)
+    rig.guard._door._identities = Strangers()
+    await rig.health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+    with pytest.raises(aio.AioRpcError) as caught:
+        await asyncio.wait_for(call.read(), 10)
+    refused = from_rpc_error(caught.value)
+    assert refused is not None
+    assert refused.reason is Reason.NO_CERTIFICATE
 
 
 @every_kind

@@ -56,7 +56,7 @@ async def test_a_rotation_ends_no_call_and_every_trust_can_dial(server: Served) 
     stub, session = await join(client)
     poll = stub.PollWork(
         federation_pb2.PollWorkRequest(
-            session=federation_pb2.Session(id=session), max_wait=Duration(seconds=4)
+            session=federation_pb2.Session(id=session), max_wait=Duration(seconds=25)
         ),
         timeout=CALL,
     )
@@ -73,6 +73,7 @@ async def test_a_rotation_ends_no_call_and_every_trust_can_dial(server: Served) 
     assert await whoami(server.dial_with(old)) == "old"
     assert await whoami(server.dial_with(new)) == "new"
     assert await whoami(client) == "c1"
+    server.cohort.call_back()
     assert (await poll).WhichOneof("work") is None
     assert server.identity.trust_digest == _sha256(authority.trust_pem) != digest_before
 

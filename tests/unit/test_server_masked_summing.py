@@ -33,7 +33,7 @@ from server.state.commits import Commit
 from server.summing import Sum
 
 RANGE = 4.0
-SHORT = 0.3
+SHORT = 3.0
 
 
 @dataclass
@@ -55,7 +55,7 @@ class Stage:
 
     async def both(self, **changes: float) -> tuple[Sum, dict[str, FednotError | None]]:
         """A round, and what became of each client."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             found = await asyncio.gather(self.round(**changes), all_work(self.clients, self.cohort))
         return found[0], found[1]
 
@@ -116,12 +116,17 @@ async def test_the_mean_is_the_plain_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dies", [Dies.BEFORE, Dies.ADVERTISED, Dies.SHARED])
 async def test_who_drops_out_before_its_upload_is_not_in_the_mean(
-    tmp_path: Path, dies: Dies
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies: Dies
 ) -> None:
-    """One that shared its keys has left pairwise masks in the others' updates."""
+    """One that shared its keys has left pairwise masks in the others' updates. Only the step that
+    it misses has a short time.
+    """
+    if dies is Dies.BEFORE:
+        monkeypatch.setattr("server.secure_aggregation.summing.ROSTER_SHARE", 0.1)
     async with stage(tmp_path, dies, *[Dies.NEVER] * 4) as made:
-        made.wait = SHORT
-        deadline = 2.0 if dies is Dies.SHARED else 1.0
+        if dies is Dies.ADVERTISED:
+            made.wait = SHORT
+        deadline = 4.0 if dies is Dies.SHARED else 20.0
         summed, became = await made.both(deadline=deadline)
         made.check_model(summed, ["c1", "c2", "c3", "c4"])
         assert set(summed.missing) == {"c0"}
@@ -131,7 +136,7 @@ async def test_who_drops_out_before_its_upload_is_not_in_the_mean(
 @pytest.mark.parametrize("dies", [Dies.UPLOADED, Dies.CONFIRMED])
 async def test_an_update_counts_whose_client_drops_out_after_it(tmp_path: Path, dies: Dies) -> None:
     async with stage(tmp_path, dies, *[Dies.NEVER] * 4) as made:
-        made.wait = 1.0
+        made.wait = SHORT
         summed, _ = await made.both()
         made.check_model(summed, ["c0", "c1", "c2", "c3", "c4"])
         assert summed.missing == {}
@@ -185,7 +190,7 @@ async def test_what_comes_of_one_client_is_noise(tmp_path: Path) -> None:
     """All updates are 0; read as an update, what one client sent is spread over the whole ring.
 
     Of n uniform words of 32 bits the mean magnitude is 2^30, with a deviation of 2^31 / sqrt(12 n):
-    here n is over 70, so within a quarter of it by 6 deviations. Two clients' words agree by chance
+    here n is over 70, so within 0.4 of it by 6 deviations. Two clients' words agree by chance
     once in 2^32.
     """
     async with stage(tmp_path, *[Dies.NEVER] * 4) as made:
@@ -197,7 +202,7 @@ async def test_what_comes_of_one_client_is_noise(tmp_path: Path) -> None:
         for client in made.clients:
             words = client.payload.view(torch.int32).double()
             assert len(words) > 70
-            assert abs(words.abs().mean() / 2**30 - 1) < 0.25
+            assert abs(words.abs().mean() / 2**30 - 1) < 0.4
             assert not ends_in_zeros(client.payload)
             read = mean_of(client.payload, manifest, 1, scale)
             values = torch.cat([view.view(-1) for view in views(read, manifest).values()])

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from support.told_records import AT, STAMP, approval, attempt, deletion, entry, job, round_, version
 
+from fednot.calls import Origin
 from fednot.identity.subject import Role
 from fednot.loss_profile import LossProfile
 from fednot.v1 import (
@@ -95,7 +96,7 @@ def test_every_phase_and_outcome_of_a_round_is_told(
 
 @pytest.mark.parametrize("state", RunState)
 def test_every_state_of_a_run_is_told(state: RunState) -> None:
-    found = messages.run_message(Run(2, 10, 3, state, AT, RoundPolicy(), {}, "why"))
+    found = messages.run_message(Run(2, 10, 3, state, AT, RoundPolicy(), {}, "why", "call-1"))
     assert found == operator_pb2.TrainingRun(
         id=2,
         rounds=10,
@@ -103,6 +104,7 @@ def test_every_state_of_a_run_is_told(state: RunState) -> None:
         state=operator_pb2.RunState.Value(f"RUN_STATE_{state.name}"),
         failure="why",
         started_at=STAMP,
+        call_id="call-1",
     )
 
 
@@ -253,6 +255,7 @@ def test_every_field_of_a_deletion_and_its_job_is_told() -> None:
             hold_lifted_at=AT,
             requests=("r1", "r2"),
             caches=(destroyed, replace(destroyed, client="c2", acknowledged_at=None)),
+            origin=Origin("call-1"),
         ),
         not_after=AT,
         overdue=True,
@@ -269,11 +272,8 @@ def test_every_field_of_a_deletion_and_its_job_is_told() -> None:
     ):
         told_of = {field.name for field, _ in message.ListFields()} | set_by_others
         assert told_of >= {field.name for field in message.DESCRIPTOR.fields}, message
-    assert (found.request_id, found.scope.client, list(found.aborted_rounds)) == (
-        "r1",
-        "c1",
-        [3, 4],
-    )
+    first_of_it = (found.request_id, found.scope.client, list(found.aborted_rounds))
+    assert first_of_it == ("r1", "c1", [3, 4])
     assert (found.method, found.layers, found.accepted_at) == ("not", "first", STAMP)
     asked = identity_pb2.Caller(role=identity_pb2.ROLE_OFFICER, name="dora")
     assert (found.requested_by, found.approval_id) == (asked, "approval-1")
@@ -285,7 +285,8 @@ def test_every_field_of_a_deletion_and_its_job_is_told() -> None:
     assert list(first.destroyed) == [shown]
     assert not second.HasField("acknowledged_at")
     assert (told.retain, told.hold_lifted_at, list(told.request_ids)) == (True, STAMP, ["r1", "r2"])
-    assert (told.id, told.waiting_for, told.failure) == ("job-1", "for c2", "why")
+    shown_first = (told.id, told.call_id, told.waiting_for, told.failure)
+    assert shown_first == ("job-1", "call-1", "for c2", "why")
     assert (told.base_version, told.target_accuracy, told.released_version) == (6, 0.96, 11)
     assert told.destroyed[0] == deletion_pb2.DestroyedVersion(number=5, sha256="cd")
     tried = told.attempts[0]

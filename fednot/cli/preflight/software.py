@@ -7,13 +7,15 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import Final
 
 from fednot.cli.failures import local
-from fednot.cli.preflight.check import Check, Step, ok
+from fednot.cli.preflight.check import Check, Outcome, Step, ok
 
 LEAST_PYTHON: Final = (3, 11)
 LEAST_TORCH: Final = (2, 6)
+_DRIVER: Final = Path("/proc/driver/nvidia/gpus")
 _DEVICE: Final = re.compile(r"auto|cpu|cuda(:\d{1,3})?")
 
 
@@ -70,7 +72,7 @@ def device_is_there(device: str) -> Check:
 
     present = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device == "auto":
-        return ok("device", f"auto is {'cuda' if present else 'cpu'} here")
+        return _automatic(present, torch.version.cuda)
     number = int(device.partition(":")[2] or 0)
     if device.startswith("cuda") and number >= present:
         raise local(
@@ -79,6 +81,19 @@ def device_is_there(device: str) -> Check:
             "also that it was started with the GPUs. Or take --device cpu.",
         )
     return ok("device", f"{device} is there")
+
+
+def _automatic(present: int, built_for: str | None) -> Check:
+    if present or not any(_DRIVER.glob("*")):
+        return ok("device", f"auto is {'cuda' if present else 'cpu'} here")
+    told = "auto is cpu here, though this machine has an NVIDIA GPU: "
+    if built_for is None:
+        told += "torch is a build for CPUs alone"
+        remedy = "Install the build for CUDA: pip install --force-reinstall torch. Or give cpu."
+    else:
+        told += f"torch is built for CUDA {built_for} and cannot use it"
+        remedy = "See nvidia-smi: the driver may be too old for that CUDA. Or give --device cpu."
+    return Check("device", Outcome.WARNING, told, remedy)
 
 
 def task_loads(task: str, arguments: Sequence[str], *, trains: bool) -> Check:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -15,9 +16,10 @@ from fednot.cli.failures import local
 from fednot.cli.preflight.check import Check, Outcome, Step, ok
 from fednot.locked_directory import LOCK_FILE
 
-LEAST_FREE: Final = 64 << 20
+_TRIAL: Final = ".fednot-preflight-"
+LEAST_FREE: Final = 64_000_000
 """Bytes below which nothing can be kept."""
-LITTLE_FREE: Final = 1 << 30
+LITTLE_FREE: Final = 1_000_000_000
 """Bytes below which a warning is due: a version, an update and a journal of most models."""
 
 
@@ -34,17 +36,14 @@ def writable(folder: Path) -> Check:
     """Raises CliError (LOCAL) unless a file can be made in the folder, or the folder itself."""
     place = _existing(folder)
     try:
-        with tempfile.NamedTemporaryFile(dir=place, prefix=".fednot-preflight-") as file:
+        with tempfile.NamedTemporaryFile(dir=place, prefix=_TRIAL, buffering=0) as file:
             file.write(b"fednot")
-            file.flush()
     except NotADirectoryError as error:
         raise local(f"{place} is no directory", "Give --state-dir another place.") from error
     except OSError as error:
-        raise local(
-            f"user {os.geteuid()} cannot write in {place}: {error.strerror}",
-            f"Give the folder to the user that runs fednot (chown {os.geteuid()} {place}), mount "
-            "it for writing, or give --state-dir another place.",
-        ) from error
+        told = f"user {os.geteuid()} cannot write in {place}: {error.strerror}"
+        way = f"{_way_to_write(error, place)}, or give --state-dir another place."
+        raise local(told, way) from error
     told = "can be written" if place == folder else f"is not there yet and can be made in {place}"
     return ok("state", f"{folder} {told}")
 
@@ -83,13 +82,22 @@ def unused(folder: Path) -> Check:
 def room(folder: Path) -> Check:
     """Raises CliError (LOCAL) if the disk is full; a warning if it soon may be."""
     free = shutil.disk_usage(_existing(folder)).free
-    told = f"{free / 1e9:.2f} GB are free on the disk of {folder}"
+    amount = f"{free / 1e9:.2f} GB" if free >= LITTLE_FREE else f"{free / 1e6:.1f} MB"
+    told = f"{amount} are free on the disk of {folder}"
     remedy = "Make room, or take a folder on another disk: --state-dir."
     if free < LEAST_FREE:
-        raise local(told, remedy)
+        raise local(f"{told}, and {LEAST_FREE / 1e6:.0f} MB are the least", remedy)
     if free < LITTLE_FREE:
         return Check("disk", Outcome.WARNING, told, remedy)
     return ok("disk", told)
+
+
+def _way_to_write(error: OSError, place: Path) -> str:
+    if error.errno == errno.EROFS:
+        return f"Mount the file system of {place} for writing"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "Make room on its disk"
+    return f"Give it to the user that runs fednot (chown {os.geteuid()} {place})"
 
 
 def _existing(folder: Path) -> Path:

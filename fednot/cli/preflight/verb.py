@@ -9,7 +9,7 @@ from typing import Annotated, Final
 
 import typer
 
-from fednot.cli import options
+from fednot.cli import options, panels
 from fednot.cli.credentials import check_address, check_choice
 from fednot.cli.exit_codes import ExitCode
 from fednot.cli.output import Output
@@ -18,7 +18,7 @@ from fednot.cli.preflight.check import Check, Step, made
 from fednot.cli.preflight.network import Network
 from fednot.cli.session import local_verb
 
-_NAME_WIDTH: Final = 10
+_NAME_WIDTH: Final = 11
 _MACHINE: Final = "This machine"
 
 app = typer.Typer()
@@ -106,7 +106,7 @@ Listen = Annotated[
 ]
 
 
-@app.command()
+@app.command(rich_help_panel=panels.FIRST_STEPS)
 @local_verb
 def preflight(
     output: Output,

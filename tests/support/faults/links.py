@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from support.cutting_proxy import PART, CuttingProxy
@@ -22,18 +22,10 @@ class Link(CuttingProxy):
     stalled: bool = False
     stall_after: int | None = None
 
-    async def _pass_on(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, upstream: bool
-    ) -> None:
-        with suppress(OSError):
-            while part := await reader.read(PART):
-                self._count(len(part), upstream=upstream)
-                self._count_down(len(part), upstream=upstream)
-                while self.stalled:  # noqa: ASYNC110 - another thread says so
-                    await asyncio.sleep(0.01)
-                writer.write(part)
-                await writer.drain()
-        writer.close()
+    async def _let_through(self, size: int, *, upstream: bool) -> None:
+        self._count_down(size, upstream=upstream)
+        while self.stalled:  # noqa: ASYNC110 - another thread says so
+            await asyncio.sleep(0.01)
 
     def _count_down(self, size: int, *, upstream: bool) -> None:
         if self.stall_after is None or upstream is self.downstream:

@@ -25,7 +25,7 @@ CONNECTED = (
 )
 FLAGS = (
     *("--task-arg", "trace=no", "--min-clients", "2", "--destruction-wait", "0.5"),
-    *("--verification-wait", "2", "--undo-rounds", "1"),
+    *("--verification-wait", "2", "--undo-rounds", "1", "--quorum", "0.6"),
 )
 
 

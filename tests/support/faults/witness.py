@@ -75,20 +75,33 @@ class Sightings:
         for what, seen, found in (
             ("rounds", self.rounds, ended_rounds(federation)),
             ("versions", self.versions, bare_versions(federation)),
-            ("requests", self.jobs, jobs_of(federation)),
         ):
             assert kept_of(seen, found) == seen, f"{what} were lost or changed"
+        changed = self._changed_requests(jobs_of(federation))
+        assert not changed, f"requests were lost or changed: {changed}"
         lost = self._without_merged(self.steps - steps_of(federation), federation)
         assert not lost, f"steps of jobs were lost or changed: {lost}"
         if self.head:
             assert self.head in {entry.hash for entry in audit_of(federation)}, "the audit is cut"
 
+    def _changed_requests(self, found: Mapping[tuple[str, str], str]) -> set[tuple[str, str]]:
+        """Requests that are gone, or that name another job although theirs has begun."""
+        begun = self._begun()
+        return {
+            key
+            for key, job in self.jobs.items()
+            if found.get(key) != job and (key not in found or job in begun)
+        }
+
+    def _begun(self) -> set[str]:
+        """Jobs that have done more than wait."""
+        return {job for job, step in self.steps if not step.startswith(WAITED)}
+
     def _without_merged(
         self, lost: set[tuple[str, str]], federation: LocalFederation
     ) -> set[tuple[str, str]]:
         """A job that only ever waited may give way to another, which its request names then."""
-        begun = {job for job, step in self.steps if not step.startswith(WAITED)}
-        named = set(jobs_of(federation).values()) | begun
+        named = set(jobs_of(federation).values()) | self._begun()
         return {(job, step) for job, step in lost if job in named}
 
 
