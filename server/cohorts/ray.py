@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -59,8 +60,11 @@ class _Sent:
     metrics: Scores
 
 
-class _Actor:
-    """One client, within an actor's process; `end` is called while `work` runs."""
+class Member:
+    """One client, within an actor's process, whose works are numbered.
+
+    `end` is called while `work` runs; since Ray may turn the two around, each names its number.
+    """
 
     def __init__(
         self, name: str, make: Callable[[], Task], meter: Callable[[], Meter] | None
@@ -72,7 +76,8 @@ class _Actor:
         task = make()
         self._cohort = InProcessCohort({name: task}, around=around)
         self._size = len(task.train_data())
-        self._over = threading.Event()
+        self._over: dict[int, threading.Event] = {}
+        self._lock = threading.Lock()
 
     def size(self) -> int:
         """How many samples it trains on; also says that it is ready."""
@@ -82,23 +87,25 @@ class _Actor:
         """Whether it has test data."""
         return self._cohort.can_evaluate(self._name)
 
-    def begin(self) -> None:
-        """A round begins: what an earlier one left behind holds no more."""
-        self._over.clear()
+    def end(self, number: int) -> None:
+        """The work of a number is over, begun or not; what it still computes is dropped."""
+        self._over_of(number).set()
+        with self._lock:
+            self._over = {each: over for each, over in self._over.items() if each >= number}
 
-    def end(self) -> None:
-        """The round is over; what it still computes is dropped."""
-        self._over.set()
-
-    def work(self, plan: WorkPlan) -> tuple[_Sent | Answer, int]:
+    def work(self, plan: WorkPlan, number: int) -> tuple[_Sent | Answer, int]:
         """Its answer to a plan, and what its meter says of the work."""
         torch.set_num_threads(1)
-        answer = self._cohort.answer(self._name, plan, self._over)
+        answer = self._cohort.answer(self._name, plan, self._over_of(number))
         measured = self._meter.measured() if self._meter is not None else 0
         if isinstance(answer, Update):
             payload = answer.payload.tensor.numpy()
             return _Sent(answer.num_examples, payload, answer.metrics), measured
         return answer, measured
+
+    def _over_of(self, number: int) -> threading.Event:
+        with self._lock:
+            return self._over.setdefault(number, threading.Event())
 
 
 class RayCohort:
@@ -121,9 +128,10 @@ class RayCohort:
         Raises RayMissingError.
         """
         self._ray = _connected(address)
-        actor = self._ray.remote(num_cpus=1 if address else 0, max_concurrency=2)(_Actor)
+        actor = self._ray.remote(num_cpus=1 if address else 0, max_concurrency=2)(Member)
         self._actors = {name: actor.remote(name, make, meter) for name, make in tasks.items()}
         self._metered = metered
+        self._numbers = count(1)
         self.refusals: dict[str, FednotError] = {}
         try:
             sizes = [each.size.remote() for each in self._actors.values()]
@@ -170,8 +178,10 @@ class RayCohort:
         """Runs the plan on all clients at once, until its deadline."""
         sent = self._ray.put(replace(plan, release=_keep))
         until = time.monotonic() + plan.deadline
-        with self._begun(plan):
-            references = {name: self._actors[name].work.remote(sent) for name in plan.clients}
+        with self._numbered(plan) as number:
+            references = {
+                name: self._actors[name].work.remote(sent, number) for name in plan.clients
+            }
             waiting = {name: asyncio.wrap_future(r.future()) for name, r in references.items()}
             for client, future in waiting.items():
                 left = max(0.0, until - time.monotonic())
@@ -182,15 +192,13 @@ class RayCohort:
                 yield self._answer(client, plan, future)
 
     @contextmanager
-    def _begun(self, plan: WorkPlan) -> Iterator[None]:
-        members = [self._actors[name] for name in plan.clients]
-        for member in members:
-            member.begin.remote()
+    def _numbered(self, plan: WorkPlan) -> Iterator[int]:
+        number = next(self._numbers)
         try:
-            yield
+            yield number
         finally:
-            for member in members:
-                member.end.remote()
+            for name in plan.clients:
+                self._actors[name].end.remote(number)
 
     def _answer(self, client: str, plan: WorkPlan, future: asyncio.Future[Any]) -> Answer:
         try:
