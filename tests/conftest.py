@@ -2,7 +2,8 @@
 
 One thread for arithmetic: more would spin as they wait for each other where several processes share
 a few cores: on two cores a step of training then takes six times as long. And an interrupt is
-heeded, although a shell that begins the tests in the background has it ignored.
+heeded, although a shell that begins the tests in the background has it ignored. And the kernels of
+arithmetic are the same on every processor.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
+from support.numerics import pin
 from support.s3 import S3Server, served_s3
 
+pin()
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 settings.register_profile("fednot", deadline=None)  # a busy machine is no finding
 settings.load_profile("fednot")
