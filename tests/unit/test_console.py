@@ -19,13 +19,14 @@ from support.state import BY_TEST
 from typer.testing import CliRunner
 
 from fednot.cli.main import app
-from fednot.errors import Reason
+from fednot.errors import FednotError, Reason
 from fednot.identity.subject import Role, Subject
 from fednot.v1 import deletion_pb2, deletion_pb2_grpc, identity_pb2, identity_pb2_grpc
 from server.console import listener as listening
 from server.console import protocol
 from server.console.forms import MOST_BYTES
 from server.records import ClientRecord
+from server.services.door import Door
 from server.settings import ServerSettings
 from server.state import client_rows
 
@@ -217,6 +218,25 @@ async def test_a_deletion_is_confirmed_and_a_double_click_is_one(server: Served)
     receipt = await found.get(f"/deletions/{made.job.id}/receipt")
     assert receipt.status == 409
     assert "has no receipt" in receipt.text
+
+
+@pytest.mark.parametrize(("reason", "status"), [(Reason.SERVER_BUSY, 429), (Reason.INTERNAL, 500)])
+async def test_a_deletion_whose_answer_was_lost_is_sent_again_and_is_one(
+    server: Served, reason: Reason, status: int
+) -> None:
+    """It was taken, and then its caller's certificate was judged again, or time was up."""
+    found = await signed_in(server, Role.OFFICER, "dora")
+    fields = await reviewed(found, client="c1")
+    lost = FednotError(reason, "while the call was served: something; send it again")
+    with patch.object(Door, "judge_again", side_effect=[lost, None]):
+        answer = await found.post("/deletions", fields)
+    assert answer.status == status
+    assert "Refused" not in answer.text
+    assert 'name="kind"' not in answer.text, "a form anew would be another request"
+    again = await found.post("/deletions", fields)
+    (made,) = await deletions_of(server)
+    assert (again.status, again.headers["location"]) == (303, f"/deletions/{made.job.id}")
+    assert made.request_id == fields["request_id"]
 
 
 async def test_the_confirmation_says_what_will_happen(server: Served) -> None:
