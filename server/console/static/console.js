@@ -35,7 +35,8 @@
   const keyOf = (element) => element && (element.id || element.getAttribute("href") || element.getAttribute("aria-label"));
 
   const replace = (old, fresh) => {
-    if (old.innerHTML === fresh.innerHTML) return;
+    // A press that ends on another element than it began on is no click: the next refresh is soon.
+    if (old.innerHTML === fresh.innerHTML || old.matches(":active")) return;
     const focused = old.contains(document.activeElement) ? keyOf(document.activeElement) : null;
     const places = [...old.querySelectorAll(".scroll")].map((part) => part.scrollLeft);
     old.replaceChildren(...fresh.childNodes);
