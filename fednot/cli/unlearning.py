@@ -180,7 +180,7 @@ def _sent(session: Session, request: deletion_pb2.UnlearnRequest) -> deletion_pb
         try:
             return session.call(session.deletions.Unlearn, request).deletion
         except CliError as error:
-            if error.code is not ExitCode.UNREACHABLE:
+            if not error.lost:
                 raise
             if pause is None or error.overdue:
                 error.remedy += (

@@ -18,7 +18,7 @@ import pytest
 import torch
 import xxhash
 from support.identities import Identities
-from support.scripted_server import CUT, SILENCE, ScriptedServer
+from support.scripted_server import BROKEN, CUT, SILENCE, ScriptedServer
 
 from fednot import model_file
 from fednot.cli import deletion_following, unlearning, views
@@ -226,13 +226,14 @@ FOUND = deletion_pb2.GetDeletionResponse(deletion=deletion("QUEUED"))
 def test_unlearn_repeats_the_same_request_after_a_lost_reply(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unlearning, "RETRY_PAUSES", (0.01, 0.01))
-    server = serve(Unlearn=[CUT, FednotError(Reason.SHUTTING_DOWN, "stopping"), ACCEPTED])
+    monkeypatch.setattr(unlearning, "RETRY_PAUSES", (0.01, 0.01, 0.01))
+    stopping = FednotError(Reason.SHUTTING_DOWN, "stopping")
+    server = serve(Unlearn=[CUT, stopping, BROKEN, ACCEPTED])
     result = server.run("unlearn", "client", "c3", "--full-budget", "--round-deadline", "1.5")
     assert result.exit_code == 0
     assert "deletion r1 of client c3: queued" in result.stdout
     first, *others = server.script.requests["Unlearn"]
-    assert [first, first] == others
+    assert [first, first, first] == others
     assert result.stderr.startswith(f"request id: {first.request_id}\n")
     assert first.recovery.full_budget
     assert first.recovery.round_deadline.ToMilliseconds() == 1500
