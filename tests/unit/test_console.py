@@ -22,9 +22,10 @@ from fednot.cli.main import app
 from fednot.errors import FednotError, Reason
 from fednot.identity.subject import Role, Subject
 from fednot.v1 import deletion_pb2, deletion_pb2_grpc, identity_pb2, identity_pb2_grpc
+from server.console import calls, protocol
 from server.console import listener as listening
-from server.console import protocol
 from server.console.forms import MOST_BYTES
+from server.console.rendering import static_files
 from server.records import ClientRecord
 from server.services.door import Door
 from server.settings import ServerSettings
@@ -410,6 +411,12 @@ async def test_the_command_prints_a_link_that_signs_in(server: Served) -> None:
     visitor = browser(server)
     assert (await visitor.post("/sign-in", {"code": link})).status == 303
     assert "auditor/ada" in (await visitor.get("/")).text
+
+
+def test_a_page_waits_until_the_server_has_said_that_it_is_busy() -> None:
+    script, _ = static_files()["console.js"]
+    (patience,) = re.findall(rb"AbortSignal\.timeout\((\d+)\)", script)
+    assert int(patience) / 1000 >= calls.ANSWER_SECONDS + 5
 
 
 async def test_without_a_console_there_is_no_link(tmp_path: Path) -> None:

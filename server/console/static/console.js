@@ -54,7 +54,7 @@
       try {
         const answer = await fetch(location.href, {
           headers: { "X-Fednot-Refresh": "1" },
-          signal: AbortSignal.timeout(20000),
+          signal: AbortSignal.timeout(30000),
         });
         const page = new DOMParser().parseFromString(await answer.text(), "text/html");
         const fresh = page.getElementById(old.id);
