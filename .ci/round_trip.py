@@ -132,6 +132,7 @@ class RoundTrip:
                 process.wait(30)
             except subprocess.TimeoutExpired:
                 process.kill()
+                process.wait(30)
 
 
 def free_port() -> int:

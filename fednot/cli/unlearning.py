@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from fednot.cli import deletion_options as of
-from fednot.cli import options
+from fednot.cli import interrupts, options
 from fednot.cli.deletions import report, wait
 from fednot.cli.exit_codes import ExitCode
 from fednot.cli.failures import CliError
@@ -180,7 +180,7 @@ def _sent(session: Session, request: deletion_pb2.UnlearnRequest) -> deletion_pb
         try:
             return session.call(session.deletions.Unlearn, request).deletion
         except CliError as error:
-            if error.code is not ExitCode.UNREACHABLE:
+            if not error.lost:
                 raise
             if pause is None or error.overdue:
                 error.remedy += (
@@ -188,6 +188,7 @@ def _sent(session: Session, request: deletion_pb2.UnlearnRequest) -> deletion_pb
                     f"{request.request_id}, which cannot delete twice."
                 )
                 raise
+            interrupts.check()
             session.output.note(f"{error.message}; asking again with the same request id")
             time.sleep(pause)
     raise AssertionError

@@ -49,7 +49,7 @@ class JsonView:
     def show(self, progress: Progress) -> None:
         """Prints the document if it has changed."""
         news = progress.document.get(NEWS)
-        mark = timeless(json.dumps({**progress.document, NEWS: None}))
+        mark = timeless(json.dumps({**progress.document, NEWS: None}, sort_keys=True))
         if news or mark != self._last:
             self._output.json_line(progress.document)
         self._last = mark

@@ -61,6 +61,7 @@ HEADERS: Final = {
     "cache-control": "no-store",
 }
 _TOO_MUCH: Final = Response(TOO_MUCH, 431)
+_SENT_AGAIN: Final = frozenset({Code.UNAVAILABLE, Code.UNAUTHENTICATED, Code.INTERNAL})
 _BY_CALL: Final = "a client asks for its own deletion by `fednot unlearn`; the form is for officers"
 
 
@@ -222,7 +223,7 @@ class Console:
         try:
             done = await self._ask(reader, methods.UNLEARN, request_of(form))
         except FednotError as error:
-            if CATALOGUE[error.reason].code in (Code.UNAVAILABLE, Code.UNAUTHENTICATED):
+            if _keeps_request(error.reason):
                 raise
             return await self._form_page(reader, {**form, "request_id": ""}, error)
         return RedirectResponse(f"/deletions/{done.deletion.job.id}", 303)
@@ -318,6 +319,13 @@ def _check_decides(reader: Reader) -> None:
     permissions.check(methods.UNLEARN, reader.caller)
     if not reader.decides:
         raise FednotError(Reason.WRONG_ROLE, _BY_CALL)
+
+
+def _keeps_request(reason: Reason) -> bool:
+    """Whether the same request is to be sent again, since it may have been taken, or nobody was
+    known to ask: a form anew would be another one.
+    """
+    return reason is Reason.SERVER_BUSY or CATALOGUE[reason].code in _SENT_AGAIN
 
 
 def _token(request: Request) -> str:

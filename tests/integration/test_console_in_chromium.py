@@ -79,10 +79,16 @@ def opened(
         viewport={"width": width, "height": 800},
         color_scheme="dark" if dark else "light",
     )
-    page = context.new_page()
-    page.set_default_timeout(PATIENCE)
+    page = patient(context.new_page())
     page.goto(link_of(federation, role, "dora" if role is Role.OFFICER else "olga"))
     page.wait_for_selector("h1:has-text('Federation')")
+    page.wait_for_load_state()
+    return page
+
+
+def patient(page: Page) -> Page:
+    """A page that waits for as long as a busy machine takes."""
+    page.set_default_timeout(PATIENCE)
     return page
 
 
@@ -119,14 +125,15 @@ def tab_to(page: Page, words: str) -> None:
 
 def test_a_link_of_the_cli_signs_in_once(federation: LocalFederation, chromium: Browser) -> None:
     link = link_of(federation, Role.OPERATOR, "olga")
-    first = chromium.new_context(ignore_https_errors=True).new_page()
+    first = patient(chromium.new_context(ignore_https_errors=True).new_page())
     first.goto(link)
     first.wait_for_selector("text=operator/olga")
+    first.wait_for_load_state()
     assert link.partition("#")[2] not in first.url
     assert "accuracy" in first.inner_text("main").lower()
     assert first.locator("svg[role=img] circle").count() >= 2
     assert not first.locator("text=Ask for a deletion").count()
-    second = chromium.new_context(ignore_https_errors=True).new_page()
+    second = patient(chromium.new_context(ignore_https_errors=True).new_page())
     second.goto(link)
     second.wait_for_selector("text=was used before")
     first.click("text=Sign out")
@@ -147,8 +154,7 @@ def test_a_browser_with_the_certificate_needs_no_link(
         "keyPath": str(folder / "key.pem"),
     }
     context = chromium.new_context(ignore_https_errors=True, client_certificates=[shown])  # type: ignore[list-item]
-    page = context.new_page()
-    page.set_default_timeout(PATIENCE)
+    page = patient(context.new_page())
     page.goto(origin)
     page.wait_for_selector("text=auditor/ada")
     assert not page.locator("text=Sign out").count()

@@ -21,6 +21,8 @@ from fednot.v1 import deletion_pb2_grpc
 from fednot.v1 import operator_pb2_grpc as operator_grpc
 
 CUT = object()
+BROKEN = object()
+"""What a proxy makes of a connection that it loses."""
 SILENCE = object()
 
 
@@ -43,6 +45,8 @@ class Script(operator_grpc.OperatorServiceServicer, deletion_pb2_grpc.DeletionSe
             context.abort_with_status(rpc_status.to_status(to_status(answer)))
         if answer is CUT:
             context.abort(grpc.StatusCode.UNAVAILABLE, "cut")
+        if answer is BROKEN:
+            context.abort(grpc.StatusCode.INTERNAL, "Received RST_STREAM with error code 2")
         while answer is SILENCE and context.is_active():
             time.sleep(0.02)
 

@@ -6,11 +6,17 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Never, cast
 
 import pytest
 
-from fednot.cli import interrupts
+from fednot.cli import interrupts, unlearning
+from fednot.cli.failures import unreachable
+from fednot.cli.output import Format, Output
+from fednot.cli.session import Session
 from fednot.cli.waiting import Patience
+from fednot.v1 import deletion_pb2
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +51,28 @@ def test_an_interrupt_is_heeded_once() -> None:
 
 def test_without_an_interrupt_waits_go_on() -> None:
     assert Patience(60, "the run").remaining() > 0
+
+
+class Swallows:
+    """A session whose call is interrupted, which a callback swallows, and then fails."""
+
+    def __init__(self) -> None:
+        self.output = Output(Format.TABLE)
+        self.deletions = SimpleNamespace(Unlearn=None)
+        self.asked = 0
+
+    def call(self, _method: object, _request: object) -> Never:
+        self.asked += 1
+        with contextlib.suppress(KeyboardInterrupt):
+            press()
+        raise unreachable("the server cannot be reached")
+
+
+def test_who_interrupts_the_asking_for_a_deletion_has_it_asked_for_no_more() -> None:
+    session = Swallows()
+    with pytest.raises(KeyboardInterrupt):
+        unlearning._sent(cast("Session", session), deletion_pb2.UnlearnRequest(request_id="r1"))
+    assert session.asked == 1
 
 
 def test_an_interrupted_process_ends_though_a_thread_of_another_does_not() -> None:

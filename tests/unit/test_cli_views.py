@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -127,6 +128,15 @@ def test_json_lines_are_only_changes(capsys: pytest.CaptureFixture[str]) -> None
     documents = [json.loads(line) for line in captured.out.splitlines()]
     assert [len(each["ended_rounds"]) for each in documents] == [0, 1]
     assert captured.err == "lost\n"
+
+
+def test_the_order_of_metrics_is_no_change(capsys: pytest.CaptureFixture[str]) -> None:
+    """A map of protobuf may have another one in each process of a server."""
+    view = JsonView(Output(Format.JSON))
+    for names in (("accuracy", "loss"), ("loss", "accuracy")):
+        told = {"run": {"metrics": dict.fromkeys(names, 0.5)}, "ended_rounds": []}
+        view.show(replace(update(), document=told))
+    assert len(capsys.readouterr().out.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

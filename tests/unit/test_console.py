@@ -19,13 +19,15 @@ from support.state import BY_TEST
 from typer.testing import CliRunner
 
 from fednot.cli.main import app
-from fednot.errors import Reason
+from fednot.errors import FednotError, Reason
 from fednot.identity.subject import Role, Subject
 from fednot.v1 import deletion_pb2, deletion_pb2_grpc, identity_pb2, identity_pb2_grpc
+from server.console import calls, protocol
 from server.console import listener as listening
-from server.console import protocol
 from server.console.forms import MOST_BYTES
+from server.console.rendering import static_files
 from server.records import ClientRecord
+from server.services.door import Door
 from server.settings import ServerSettings
 from server.state import client_rows
 
@@ -219,6 +221,25 @@ async def test_a_deletion_is_confirmed_and_a_double_click_is_one(server: Served)
     assert "has no receipt" in receipt.text
 
 
+@pytest.mark.parametrize(("reason", "status"), [(Reason.SERVER_BUSY, 429), (Reason.INTERNAL, 500)])
+async def test_a_deletion_whose_answer_was_lost_is_sent_again_and_is_one(
+    server: Served, reason: Reason, status: int
+) -> None:
+    """It was taken, and then its caller's certificate was judged again, or time was up."""
+    found = await signed_in(server, Role.OFFICER, "dora")
+    fields = await reviewed(found, client="c1")
+    lost = FednotError(reason, "while the call was served: something; send it again")
+    with patch.object(Door, "judge_again", side_effect=[lost, None]):
+        answer = await found.post("/deletions", fields)
+    assert answer.status == status
+    assert "Refused" not in answer.text
+    assert 'name="kind"' not in answer.text, "a form anew would be another request"
+    again = await found.post("/deletions", fields)
+    (made,) = await deletions_of(server)
+    assert (again.status, again.headers["location"]) == (303, f"/deletions/{made.job.id}")
+    assert made.request_id == fields["request_id"]
+
+
 async def test_the_confirmation_says_what_will_happen(server: Served) -> None:
     found = await signed_in(server, Role.OFFICER, "dora")
     proof = (await found.get("/deletions/new")).proof
@@ -390,6 +411,12 @@ async def test_the_command_prints_a_link_that_signs_in(server: Served) -> None:
     visitor = browser(server)
     assert (await visitor.post("/sign-in", {"code": link})).status == 303
     assert "auditor/ada" in (await visitor.get("/")).text
+
+
+def test_a_page_waits_until_the_server_has_said_that_it_is_busy() -> None:
+    script, _ = static_files()["console.js"]
+    (patience,) = re.findall(rb"AbortSignal\.timeout\((\d+)\)", script)
+    assert int(patience) / 1000 >= calls.ANSWER_SECONDS + 5
 
 
 async def test_without_a_console_there_is_no_link(tmp_path: Path) -> None:

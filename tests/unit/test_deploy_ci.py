@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock, call
 
 import pytest
 
@@ -79,3 +81,12 @@ def test_scripts_parse_stop_at_errors_and_are_executable(script: Path) -> None:
     subprocess.run(["bash", "-n", script], check=True, timeout=100)
     assert "\nset -eu" in script.read_text()
     assert os.access(script, os.X_OK)
+
+
+def test_a_round_trip_removes_its_folder_once_what_it_killed_has_ended() -> None:
+    """A process that still writes there has the removal fail, and with it the release."""
+    trip = runpy.run_path(str(ROOT / ".ci" / "round_trip.py"))["RoundTrip"](Path())
+    stuck = Mock(wait=Mock(side_effect=[subprocess.TimeoutExpired("fednot-server", 30), -9]))
+    trip.processes.append(stuck)
+    trip.end()
+    assert stuck.mock_calls == [call.terminate(), call.wait(30), call.kill(), call.wait(30)]

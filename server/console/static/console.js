@@ -35,7 +35,8 @@
   const keyOf = (element) => element && (element.id || element.getAttribute("href") || element.getAttribute("aria-label"));
 
   const replace = (old, fresh) => {
-    if (old.innerHTML === fresh.innerHTML) return;
+    // A press that ends on another element than it began on is no click: the next refresh is soon.
+    if (old.innerHTML === fresh.innerHTML || old.matches(":active")) return;
     const focused = old.contains(document.activeElement) ? keyOf(document.activeElement) : null;
     const places = [...old.querySelectorAll(".scroll")].map((part) => part.scrollLeft);
     old.replaceChildren(...fresh.childNodes);
@@ -53,7 +54,7 @@
       try {
         const answer = await fetch(location.href, {
           headers: { "X-Fednot-Refresh": "1" },
-          signal: AbortSignal.timeout(20000),
+          signal: AbortSignal.timeout(30000),
         });
         const page = new DOMParser().parseFromString(await answer.text(), "text/html");
         const fresh = page.getElementById(old.id);
