@@ -247,13 +247,19 @@ class Attempt:
     async def _everybody(
         self, wanted: Callable[[], Collection[str]], have: Collection[str], seconds: float
     ) -> None:
-        """Waits until everybody who is wanted and was not let go has taken the step, or so long."""
-        until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0:
+        """Waits until everybody who is wanted and was not let go has taken the step, or so long.
+
+        A look counts for no more than it was to last: while the server stood still, what clients
+        sent lay in their sockets.
+        """
+        left = seconds
+        while left > 0:
             mark = self._pulse.mark()
             if all(name in have or self._gone(name) for name in wanted()):
                 return
-            await self._pulse.wait(min(left, TICK), mark)
+            look, began = min(left, TICK), time.monotonic()
+            await self._pulse.wait(look, mark)
+            left -= min(look, time.monotonic() - began)
 
     def _gone(self, client: str) -> bool:
         found = self._assigned.get(client)
