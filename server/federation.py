@@ -173,6 +173,7 @@ class Federation:
     def stops(self) -> None:
         """Says that the server stops, so that nobody who watches keeps it waiting."""
         self.activity.stopping = True
+        self.attempts.stop()
         self.changes.beat()
 
     def notes(self, client: str, kind: Anomaly) -> None:

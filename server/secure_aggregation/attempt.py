@@ -216,10 +216,10 @@ class Attempt:
         roster = {each.client: each for each in self.roster}
         return Unmasking(self.terms, roster, self.sharers, self.survivors, dict(self._revealed))
 
-    def end(self, why: FednotError | None = None) -> None:
-        """Ends the attempt and drops what clients brought; they are told why, or ROUND_OVER."""
+    def end(self, why: FednotError) -> None:
+        """Ends the attempt and drops what clients brought; they are told why."""
         if self._over is None:
-            self._over = why or FednotError(Reason.ROUND_OVER, "the masked round has ended")
+            self._over = why
         for kept in (self._keys, self._shares, self._signatures, self._revealed):
             kept.clear()
         self._assigned = {}
@@ -247,13 +247,19 @@ class Attempt:
     async def _everybody(
         self, wanted: Callable[[], Collection[str]], have: Collection[str], seconds: float
     ) -> None:
-        """Waits until everybody who is wanted and was not let go has taken the step, or so long."""
-        until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0:
+        """Waits until everybody who is wanted and was not let go has taken the step, or so long.
+
+        A look counts for no more than it was to last: while the server stood still, what clients
+        sent lay in their sockets.
+        """
+        left = seconds
+        while left > 0:
             mark = self._pulse.mark()
             if all(name in have or self._gone(name) for name in wanted()):
                 return
-            await self._pulse.wait(min(left, TICK), mark)
+            look, began = min(left, TICK), time.monotonic()
+            await self._pulse.wait(look, mark)
+            left -= min(look, time.monotonic() - began)
 
     def _gone(self, client: str) -> bool:
         found = self._assigned.get(client)
@@ -291,28 +297,41 @@ class Attempts:
 
     def __init__(self) -> None:
         self._open: dict[bytes, Attempt] = {}
+        self._stopping = False
+
+    def stop(self) -> None:
+        """Says that the server stops: clients keep their work for the next one, which goes on."""
+        self._stopping = True
 
     def open(self, attempt: Attempt) -> None:
         """Lets clients find an attempt."""
         self._open[attempt.terms.attempt] = attempt
 
-    def close(self, attempt: Attempt, why: FednotError | None = None) -> None:
-        """Ends an attempt; its clients are told why, or ROUND_OVER."""
-        attempt.end(why)
+    def close(self, attempt: Attempt) -> None:
+        """Ends an attempt; its clients are told ROUND_OVER, or SHUTTING_DOWN."""
+        attempt.end(self._why_over())
         self._open.pop(attempt.terms.attempt, None)
 
     def of(self, name: bytes, client: str, work_id: str) -> Attempt:
-        """The attempt in which a client has this work. Raises FednotError (ROUND_OVER)."""
+        """The attempt in which a client has this work.
+
+        Raises FednotError (ROUND_OVER), or SHUTTING_DOWN if the server stops.
+        """
         found = self._open.get(name)
         if found is None or not found.works_on(client, work_id):
-            raise FednotError(
-                Reason.ROUND_OVER, "the masked round has ended; this work no longer counts"
-            )
+            raise self._why_over()
         return found
 
     def works_on(self, client: str, work_id: str) -> bool:
         """Whether some attempt still needs the client for this work."""
         return any(attempt.works_on(client, work_id) for attempt in self._open.values())
+
+    def _why_over(self) -> FednotError:
+        if self._stopping:
+            return FednotError(Reason.SHUTTING_DOWN, "the server is stopping", retry_after=1.0)
+        return FednotError(
+            Reason.ROUND_OVER, "the masked round has ended; this work no longer counts"
+        )
 
 
 def _check_usable(keys: Advertised) -> None:

@@ -59,13 +59,7 @@ class MaskedSumming:
         try:
             return await self._sum(attempt, replace(plan, masked=attempt), given, quorum)
         finally:
-            federation.attempts.close(attempt, self._why_over())
-
-    def _why_over(self) -> FednotError | None:
-        """What clients are told of an attempt that is left: with the server, their work goes on."""
-        if not self._federation.activity.stopping:
-            return None
-        return FednotError(Reason.SHUTTING_DOWN, "the server is stopping", retry_after=1.0)
+            federation.attempts.close(attempt)
 
     async def _terms(self, plan: WorkPlan) -> Terms:
         known = await self._federation.database.read(client_rows.list_clients)

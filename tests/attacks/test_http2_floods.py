@@ -86,16 +86,19 @@ def refused_in(heard: Heard) -> int:
 
 @contextmanager
 def flooding(stage: Stage, memory: int = ALLOWED) -> Iterator[Flood]:
-    """A hostile operator's connection; afterwards others were served in time."""
+    """A hostile operator's connection; afterwards others were served in time.
+
+    It is dialled last, since gRPC closes one that does not agree to its settings after 5 s.
+    """
     identity = stage.identity(Role.OPERATOR, "mallory")
-    connection = Http2(secured(stage.federation.port, context_of(identity)))
-    connection.listen(0.2)
-    try:
-        with stage.unmoved(memory), stage.others_served() as others:
+    with stage.unmoved(memory), stage.others_served() as others:
+        connection = Http2(secured(stage.federation.port, context_of(identity)))
+        try:
+            connection.listen(0.2)
             yield Flood(connection)
             time.sleep(LISTEN)
-    finally:
-        connection.close()
+        finally:
+            connection.close()
     assert_served(others)
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -26,7 +28,7 @@ from server.cohorts.cohort import NoAnswer, WorkKind, WorkPlan
 from server.cohorts.remote import RemoteCohort, Session
 from server.federation import Federation
 from server.records import ClientRecord, RoundPhase
-from server.secure_aggregation.attempt import MaskingPolicy, Step
+from server.secure_aggregation.attempt import TICK, Attempt, MaskingPolicy, Step
 from server.secure_aggregation.summing import MaskedSumming
 from server.state import client_rows
 from server.state.commits import Commit
@@ -236,8 +238,45 @@ async def test_a_server_that_stops_says_so(tmp_path: Path) -> None:
     async with stage(tmp_path, *[Dies.NEVER] * 3, Dies.SHARED) as made:
         running = asyncio.create_task(made.round(deadline=1000.0))
         others = asyncio.create_task(all_work(made.clients, made.cohort))
-        await asyncio.sleep(0.3)
-        made.federation.activity.stopping = True
+        await eventually("three updates are in", lambda: made.accepted() == 3)
+        (attempt,) = made.federation.attempts._open.values()
+        work_id = attempt._assigned["c0"].id
+        made.federation.stops()
         running.cancel()
         became = await others
-        assert {e.reason for e in became.values() if e} == {Reason.SHUTTING_DOWN}
+        told = [became[name] for name in ("c0", "c1", "c2")]
+        assert [e.reason for e in told if e is not None] == 3 * [Reason.SHUTTING_DOWN]
+        with pytest.raises(FednotError) as late:
+            made.federation.attempts.of(attempt.terms.attempt, "c0", work_id)
+        assert late.value.reason is Reason.SHUTTING_DOWN
+
+
+async def test_a_server_that_stood_still_waits_on_for_its_clients(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While nobody's share has come the clock jumps, as over a suspension."""
+    clock = SimpleNamespace(stood=0.0)
+    clock.monotonic = lambda: time.monotonic() + clock.stood
+    monkeypatch.setattr("server.secure_aggregation.attempt.time", clock)
+    shares = asyncio.Event()
+    share = Attempt.share
+
+    async def shared(attempt: Attempt, *given: Any) -> dict[str, bytes]:
+        await shares.wait()
+        return await share(attempt, *given)
+
+    monkeypatch.setattr(Attempt, "share", shared)
+    async with stage(tmp_path, *[Dies.NEVER] * 3) as made:
+        both = asyncio.create_task(made.both(deadline=1000.0))
+        attempts = made.federation.attempts._open
+        await eventually("keys are there", lambda: steps(attempts.values()) == [Step.SHARE])
+        clock.stood = 100 * made.wait
+        await asyncio.sleep(2 * TICK)
+        shares.set()
+        summed, became = await both
+    assert summed.missing == {}
+    assert set(became.values()) == {None}
+
+
+def steps(attempts: Iterable[Attempt]) -> list[Step]:
+    return [attempt.step for attempt in attempts]
