@@ -269,10 +269,7 @@ def follow(task: Task, ranks: Ranks) -> None:
         try:
             _follow_once(task, data, ranks, number, (order, over))
         except Exception as error:
-            said = f"rank {ranks.rank}: {type(error).__name__}: {error}"
-            if not over.wait(2 * WATCH_SECONDS):
-                _log.error("training failed on %s", said)
-                ranks.store.set(f"failed-{number}", said.encode())
+            _log.debug("work %d ended here with %s", number, error)
         finally:
             over.set()
             watch.join()
@@ -282,16 +279,35 @@ def _follow_once(
     task: Task, data: SampleDataset, ranks: Ranks, number: int, work: tuple[_Order, threading.Event]
 ) -> None:
     order, over = work
-    model = task.build_model()
-    manifest = Manifest.of(model)
     given = TrainContext(ranks.device, order.seed, order.round, order.phase, order.config, over)
-    with ranks.together(number):
-        flat = torch.empty(manifest.nbytes, dtype=torch.uint8)
-        kept = torch.empty(order.size, dtype=torch.int64)
-        distributed.broadcast(flat, 0)
-        distributed.broadcast(kept, 0)
-        load_into(model, flat, manifest)
-        task.train(model.to(ranks.device), Subset(data, kept.tolist()), ranks.placed(given))
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(ranks.together(number))
+            model = task.build_model()
+            manifest = Manifest.of(model)
+            flat = torch.empty(manifest.nbytes, dtype=torch.uint8)
+            kept = torch.empty(order.size, dtype=torch.int64)
+            distributed.broadcast(flat, 0)
+            distributed.broadcast(kept, 0)
+            load_into(model, flat, manifest)
+            task.train(model.to(ranks.device), Subset(data, kept.tolist()), ranks.placed(given))
+        except Exception as error:
+            _tell_failure(ranks, number, error)
+            raise
+
+
+def _tell_failure(ranks: Ranks, number: int, error: Exception) -> None:
+    """Tells rank 0 why a piece of work failed here, before this rank leaves its group.
+
+    Every rank tells first and leaves then, so that an error which comes of another's leaving finds
+    the work over, or a failure told, and is kept quiet.
+    """
+    said = f"rank {ranks.rank}: {type(error).__name__}: {error}"
+    with contextlib.suppress(RuntimeError):
+        if ranks.store.check([f"over-{number}"]):
+            return
+        if ranks.store.compare_set(f"failed-{number}", "", said) == said.encode():
+            _log.error("training failed on %s", said)
 
 
 def _watch(number: int, over: threading.Event) -> None:
