@@ -13,10 +13,13 @@ leaves the group, the others get an error instead of waiting, and the next piece
 from __future__ import annotations
 
 import contextlib
+import gc
+import importlib
 import json
 import logging
 import os
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -46,6 +49,9 @@ LOOK_SECONDS: Final = 5.0
 WATCH_SECONDS: Final = 0.5
 SAY_SECONDS: Final = 5.0
 _END: Final = "end"
+_KEEPS_GROUP: Final = "torch._dynamo"
+"""What optimisers and DistributedDataParallel import when they are made; it keeps the process group
+that there is at its import, and its connections, as a default argument."""
 
 _log = logging.getLogger("client")
 
@@ -94,6 +100,7 @@ class Ranks:
     @contextlib.contextmanager
     def together(self, number: int) -> Iterator[None]:
         """The process group of one piece of work. Whoever leaves it ends it for all."""
+        importlib.import_module(_KEEPS_GROUP)
         backend = "cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo"
         distributed.init_process_group(
             backend,
@@ -104,8 +111,11 @@ class Ranks:
         )
         try:
             yield
-        finally:
+        except BaseException as error:
             distributed.destroy_process_group()
+            _close_connections(error)
+            raise
+        distributed.destroy_process_group()
 
     def placed(self, context: TrainContext) -> TrainContext:
         """A context with this rank's place in it."""
@@ -115,6 +125,19 @@ class Ranks:
         """Has the ranks that follow end."""
         with contextlib.suppress(RuntimeError):
             self.store.set(_END, b"1")
+
+
+def _close_connections(error: BaseException) -> None:
+    """Frees what an error holds of the group that was left.
+
+    A DistributedDataParallel is part of a reference cycle, and keeps the connections that the other
+    ranks wait on for COLLECTIVE_SECONDS.
+    """
+    fault: BaseException | None = error
+    while fault is not None:
+        traceback.clear_frames(fault.__traceback__)
+        fault = fault.__context__
+    gc.collect()
 
 
 def _store(seconds: float) -> Any:

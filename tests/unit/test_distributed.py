@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
@@ -20,6 +23,40 @@ from fednot.distributed import Ranks
 
 CPU = torch.device("cpu")
 ORDER = '{"seed": 0, "round": 1, "phase": "training", "config": {}, "size": 2}'
+
+
+LEAVES = """
+import gc
+from pathlib import Path
+import torch
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+from fednot.distributed import Ranks
+
+def tell():
+    names = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
+    print(any("gloo" in name for name in names))
+
+def train():
+    model = DistributedDataParallel(nn.Linear(1, 2))
+    optimiser = torch.optim.SGD(model.parameters())
+    loss = model(torch.zeros(1, 1)).sum()
+    tell()
+    raise OSError("no disk")
+
+def wrapped():
+    try:
+        train()
+    except OSError as error:
+        raise RuntimeError("training failed") from error
+
+gc.disable()
+try:
+    with Ranks(distributed.HashStore(), 0, 1, torch.device("cpu")).together(1):
+        wrapped()
+except RuntimeError as error:
+    tell()
+"""
 
 
 class Fails(fednot.Task):
@@ -77,3 +114,12 @@ def test_an_error_that_comes_of_another_ranks_failure_does_not_hide_it(store: An
     late = Fails(lambda: store.set("failed-1", b"rank 2: the cause"))
     distributed.follow(late, LeftAtOnce(store, 1, 3, CPU))
     assert store.get("failed-1") == b"rank 2: the cause"
+
+
+def test_a_rank_that_leaves_by_an_error_closes_its_connections() -> None:
+    """Else the others wait for it for minutes: an error's frames, and torch, hold the group."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", LEAVES], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.stdout.split() == ["True", "False"], done.stderr
