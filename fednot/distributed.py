@@ -13,10 +13,13 @@ leaves the group, the others get an error instead of waiting, and the next piece
 from __future__ import annotations
 
 import contextlib
+import gc
+import importlib
 import json
 import logging
 import os
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -46,6 +49,9 @@ LOOK_SECONDS: Final = 5.0
 WATCH_SECONDS: Final = 0.5
 SAY_SECONDS: Final = 5.0
 _END: Final = "end"
+_KEEPS_GROUP: Final = "torch._dynamo"
+"""What optimisers and DistributedDataParallel import when they are made; it keeps the process group
+that there is at its import, and its connections, as a default argument."""
 
 _log = logging.getLogger("client")
 
@@ -94,6 +100,7 @@ class Ranks:
     @contextlib.contextmanager
     def together(self, number: int) -> Iterator[None]:
         """The process group of one piece of work. Whoever leaves it ends it for all."""
+        importlib.import_module(_KEEPS_GROUP)
         backend = "cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo"
         distributed.init_process_group(
             backend,
@@ -104,8 +111,11 @@ class Ranks:
         )
         try:
             yield
-        finally:
+        except BaseException as error:
             distributed.destroy_process_group()
+            _close_connections(error)
+            raise
+        distributed.destroy_process_group()
 
     def placed(self, context: TrainContext) -> TrainContext:
         """A context with this rank's place in it."""
@@ -115,6 +125,19 @@ class Ranks:
         """Has the ranks that follow end."""
         with contextlib.suppress(RuntimeError):
             self.store.set(_END, b"1")
+
+
+def _close_connections(error: BaseException) -> None:
+    """Frees what an error holds of the group that was left.
+
+    A DistributedDataParallel is part of a reference cycle, and keeps the connections that the other
+    ranks wait on for COLLECTIVE_SECONDS.
+    """
+    fault: BaseException | None = error
+    while fault is not None:
+        traceback.clear_frames(fault.__traceback__)
+        fault = fault.__context__
+    gc.collect()
 
 
 def _store(seconds: float) -> Any:
@@ -269,10 +292,7 @@ def follow(task: Task, ranks: Ranks) -> None:
         try:
             _follow_once(task, data, ranks, number, (order, over))
         except Exception as error:
-            said = f"rank {ranks.rank}: {type(error).__name__}: {error}"
-            if not over.wait(2 * WATCH_SECONDS):
-                _log.error("training failed on %s", said)
-                ranks.store.set(f"failed-{number}", said.encode())
+            _log.debug("work %d ended here with %s", number, error)
         finally:
             over.set()
             watch.join()
@@ -282,16 +302,35 @@ def _follow_once(
     task: Task, data: SampleDataset, ranks: Ranks, number: int, work: tuple[_Order, threading.Event]
 ) -> None:
     order, over = work
-    model = task.build_model()
-    manifest = Manifest.of(model)
     given = TrainContext(ranks.device, order.seed, order.round, order.phase, order.config, over)
-    with ranks.together(number):
-        flat = torch.empty(manifest.nbytes, dtype=torch.uint8)
-        kept = torch.empty(order.size, dtype=torch.int64)
-        distributed.broadcast(flat, 0)
-        distributed.broadcast(kept, 0)
-        load_into(model, flat, manifest)
-        task.train(model.to(ranks.device), Subset(data, kept.tolist()), ranks.placed(given))
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(ranks.together(number))
+            model = task.build_model()
+            manifest = Manifest.of(model)
+            flat = torch.empty(manifest.nbytes, dtype=torch.uint8)
+            kept = torch.empty(order.size, dtype=torch.int64)
+            distributed.broadcast(flat, 0)
+            distributed.broadcast(kept, 0)
+            load_into(model, flat, manifest)
+            task.train(model.to(ranks.device), Subset(data, kept.tolist()), ranks.placed(given))
+        except Exception as error:
+            _tell_failure(ranks, number, error)
+            raise
+
+
+def _tell_failure(ranks: Ranks, number: int, error: Exception) -> None:
+    """Tells rank 0 why a piece of work failed here, before this rank leaves its group.
+
+    Every rank tells first and leaves then, so that an error which comes of another's leaving finds
+    the work over, or a failure told, and is kept quiet.
+    """
+    said = f"rank {ranks.rank}: {type(error).__name__}: {error}"
+    with contextlib.suppress(RuntimeError):
+        if ranks.store.check([f"over-{number}"]):
+            return
+        if ranks.store.compare_set(f"failed-{number}", "", said) == said.encode():
+            _log.error("training failed on %s", said)
 
 
 def _watch(number: int, over: threading.Event) -> None:

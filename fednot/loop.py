@@ -109,6 +109,7 @@ class Federation:
         self.initial = copy.deepcopy(model).cpu()
         self._waiting: queue.Queue[Work | None] = queue.Queue(maxsize=1)
         self.ready = threading.Event()
+        self._ended = threading.Event()
 
     def __enter__(self) -> Self:
         return self
@@ -118,7 +119,7 @@ class Federation:
 
     def __iter__(self) -> Iterator[Work]:
         """Yields work as it comes. Work that was not sent when the next is asked for has failed."""
-        while True:
+        while not self._ended.is_set():
             self.ready.set()
             work = self._waiting.get()
             self.ready.clear()
@@ -134,7 +135,8 @@ class Federation:
 
     def end(self) -> None:
         """Ends the script's loop once it asks for more work."""
-        with contextlib.suppress(queue.Full):  # it has work, or was told already
+        self._ended.set()
+        with contextlib.suppress(queue.Full):  # it is to take work first, and asks by then
             self._waiting.put_nowait(None)
 
 

@@ -36,6 +36,9 @@ T = TypeVar("T")
 
 POLL: Final = 1.0
 START_SECONDS: Final = 300.0
+HEARTBEAT_SECONDS: Final = 20.0
+"""Who is not heard for three of these is given up, and its round done again from other seeds; that
+a process has ended is seen without."""
 MOST_ROUNDS: Final = 100_000
 _ENDED: Final = (
     deletion_pb2.JOB_PHASE_COMPLETED,
@@ -177,7 +180,8 @@ class Processes:
         opening, defaults = self._opening, defaults_of(self._opening)
         state, spec = opening.folder, opening.scene.spec
         told = ["server", "--identity", str(self._identities.server), "--address", self._address]
-        told += ["--http-address", "", "--state-dir", str(state), "--heartbeat-interval", "2"]
+        told += ["--http-address", "", "--state-dir", str(state)]
+        told += ["--heartbeat-interval", str(HEARTBEAT_SECONDS)]
         told += ["--accumulator", "float64", "--seed", str(defaults.seed), "--quorum", "1.0"]
         told += ["--keep-versions", str(defaults.keep_versions), "--log-level", "info"]
         told += ["--recovery-momentum", str(defaults.recovery_momentum)]

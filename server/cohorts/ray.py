@@ -30,7 +30,11 @@ JOIN_SECONDS: Final = 300.0
 """How long an actor may take to build its Task and read its data."""
 
 
-_OWN: Final = {"include_dashboard": False, "_system_config": {"worker_niceness": 0}}
+_OWN: Final = {
+    "address": "local",
+    "include_dashboard": False,
+    "_system_config": {"worker_niceness": 0},
+}
 """A local Ray: nobody else works on it, and Ray's niceness of 15 would starve actors beside whoever
 waits for them (five minutes instead of half a one on two busy cores)."""
 

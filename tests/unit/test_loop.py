@@ -118,6 +118,16 @@ def test_a_script_that_ends_as_it_sends_has_sent(tmp_path: Path) -> None:
     Script(tmp_path / "train.py")._await(Late(), context())
 
 
+def test_the_end_is_told_to_a_script_that_has_not_yet_taken_its_work() -> None:
+    federation = loop.Federation(torch.nn.Linear(2, 2), data("a"), None, 0, None)
+    federation.give(loop.Work(torch.nn.Linear(2, 2), data("a"), context()))
+    federation.end()
+    reader = threading.Thread(target=lambda: list(federation), daemon=True)
+    reader.start()
+    reader.join(5.0)
+    assert not reader.is_alive()
+
+
 def test_its_own_evaluation_is_used(tmp_path: Path) -> None:
     join = "train_data=data, test_data=data, evaluate=lambda model: {'accuracy': 0.25}"
     task = script(tmp_path, join=join)

@@ -1,8 +1,11 @@
-"""A member of a Ray cohort, whose calls Ray may turn around."""
+"""A member of a Ray cohort, whose calls Ray may turn around, and which Ray it is on."""
 
 from __future__ import annotations
 
+import sys
 import threading
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +15,7 @@ import fednot
 from fednot import SampleDataset
 from fednot.data import InMemoryDataset
 from server.cohorts.cohort import WorkKind, WorkPlan
-from server.cohorts.ray import Member
+from server.cohorts.ray import Member, RayCohort
 from server.records import RoundPhase, Version, VersionOrigin
 
 LIMIT = 30.0
@@ -81,3 +84,20 @@ def test_an_end_reaches_work_that_goes_on(member: Member, task: Waits) -> None:
     member.end(1)
     worker.join(LIMIT)
     assert task.over == [True]
+
+
+def test_a_ray_of_its_own_is_no_other_that_is_on_the_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ray takes no address for that of RAY_ADDRESS, or of whoever did `ray start` here."""
+    told: list[dict[str, Any]] = []
+    given = SimpleNamespace(
+        init=lambda **how: told.append(how),
+        remote=lambda **_: lambda kind: SimpleNamespace(remote=kind),
+        get=lambda _, timeout: [],
+        shutdown=lambda: None,
+    )
+    monkeypatch.setitem(sys.modules, "ray", given)
+    RayCohort({}).close()
+    RayCohort({}, address="10.0.0.1:6379").close()
+    assert [how["address"] for how in told] == ["local", "10.0.0.1:6379"]
