@@ -26,7 +26,18 @@ from server.global_model import GlobalModel, InitialModel
 from server.interruption import WorkInterruptedError
 from server.ledger.opening import open_ledger
 from server.metrics import Metrics, new_registry
-from server.records import NOBODY, ClientRecord, DeletionAsk, JobPhase, RecoveryPolicy
+from server.records import (
+    NOBODY,
+    ClientRecord,
+    DeletionAsk,
+    JobPhase,
+    RecoveryPolicy,
+    Round,
+    RoundPolicy,
+    Run,
+    RunState,
+)
+from server.rounds import RoundOrder, Rounds
 from server.state import client_rows, job_rows
 from server.state.database import Database
 from server.state.stores.directory import DirectoryStore
@@ -135,6 +146,31 @@ async def test_a_refused_request_changes_nothing(federation: Federation) -> None
     assert refusal.value.reason is Reason.UNKNOWN_CLIENT
     assert not await federation.database.read(job_rows.open_jobs)
     assert len(federation.fences) == 0
+
+
+async def test_a_deletion_between_the_agenda_and_its_work_is_served_at_once(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There was nothing in hand to interrupt, and the round then waited for clients."""
+    coordinator, looks = Coordinator(federation), 0
+    left_running = Rounds._left_running
+
+    async def overtaken(rounds: Rounds, order: RoundOrder) -> Round | None:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            await coordinator.accept(ask())
+        return await left_running(rounds, order)
+
+    monkeypatch.setattr(Rounds, "_left_running", overtaken)
+    run = Run(0, 1, 0, RunState.ACTIVE, 1.0, RoundPolicy(min_clients=1, client_wait=600.0), {})
+    await coordinator.start_training(run, NOBODY)
+    running = asyncio.create_task(coordinator.run())
+    try:
+        assert await eventually(lambda: "a recovery round" in federation.activity.waiting_for)
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
 
 
 async def test_a_sweep_that_fails_does_not_keep_the_coordinator_from_ending(
