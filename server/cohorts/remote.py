@@ -70,6 +70,7 @@ class Assignment:
         self.deadline_at = time.time() + plan.deadline
         self.answered = False
         self.over: FednotError | None = None
+        self._given_up = ""
         self._answers = answers
         self._verdict: asyncio.Future[None] | None = None
         self._at_end: set[Callable[[], object]] = set()
@@ -86,14 +87,32 @@ class Assignment:
         flat = order.reference_of(self.client) if order is not None else None
         return f"{self.id}-reference" if flat is not None else ""
 
+    @property
+    def stands(self) -> bool:
+        """Whether it may count: an answer is awaited, or an update came that was not refused."""
+        if self.over is not None:
+            return self.over.reason is Reason.SHUTTING_DOWN
+        if self._verdict is None:
+            return not self.answered
+        return not self._verdict.done() or self._verdict.exception() is None
+
+    async def judged(self) -> None:
+        """Waits for the verdict on an update that came already, if there is one."""
+        if self._verdict is not None:
+            await asyncio.wait([self._verdict])
+
     def check_open(self) -> None:
         """Raises FednotError unless an answer is awaited: ROUND_OVER, or SHUTTING_DOWN; if it was
         given already, the verdict on it again, or DUPLICATE_UPDATE if it counts.
         """
         if self.over is not None:
             raise self.over
-        if self._verdict is not None and self._verdict.done() and not self._verdict.cancelled():
+        if self._verdict is not None and self._verdict.done():
             self._verdict.result()
+        if self._given_up:
+            raise FednotError(
+                Reason.ROUND_OVER, f"this work is no longer waited for: {self._given_up}"
+            )
         if self.answered:
             raise FednotError(Reason.DUPLICATE_UPDATE, "this work was answered already")
 
@@ -119,14 +138,17 @@ class Assignment:
         """Hands an answer to the round. Raises FednotError unless one is awaited."""
         self.check_open()
         self.answered = True
+        self._given_up = answer.reason if isinstance(answer, NoAnswer) else ""
         self._answers.put_nowait(answer)
 
     async def submit(self, update: Update) -> None:
         """Hands an update to the round and waits for its verdict; then the update is settled, too.
 
-        Raises FednotError if the round refuses the update, or ends first.
+        The verdict is kept if the sender hangs up. Raises FednotError if the round refuses the
+        update, or ends first.
         """
         verdict: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        verdict.add_done_callback(asyncio.Future.exception)  # of a sender that hung up, else logged
 
         def settle(refusal: FednotError | None) -> None:
             update.settle(refusal)
@@ -139,7 +161,7 @@ class Assignment:
 
         self.answer(replace(update, settle=settle))
         self._verdict = verdict
-        await verdict
+        await asyncio.shield(verdict)
 
     def end(self, why: FednotError | None = None) -> None:
         """Ends the work: an update whose verdict is open is refused, transfers are cut.

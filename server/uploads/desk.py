@@ -107,6 +107,7 @@ class UploadDesk:
     async def _admitted(self, header: federation_pb2.UpdateHeader, session: Session) -> Upload:
         federation = self._federation
         assignment = self._assignment(session.client, header.work_id)
+        await assignment.judged()
         assignment.check_fence(federation.fences)
         check_header(header, session, assignment, federation.model.manifest)
         _check_size(header.num_bytes, self._limits.most_bytes)

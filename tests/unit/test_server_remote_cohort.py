@@ -154,6 +154,60 @@ async def test_an_accepted_update_that_is_sent_again_is_a_duplicate() -> None:
     await answers.aclose()
 
 
+async def test_a_verdict_is_kept_though_the_sender_hung_up_before_it() -> None:
+    """Its connection broke while the round looked at its update, and it asks again."""
+    cohort = cohort_of("a", "b")
+    answers = cohort.work(plan("a", "b"))
+    coming = asyncio.create_task(anext(answers))
+    assignment = await given(cohort, "a")
+    sending = asyncio.create_task(assignment.submit(update("a")))
+    answer = await coming
+    sending.cancel()
+    await asyncio.wait([sending])
+    assert assignment.stands
+    asking = asyncio.create_task(assignment.judged())
+    await asyncio.sleep(0.05)
+    assert not asking.done()
+    answer.settle(FednotError(Reason.NOT_FINITE, "it holds NaN"))
+    await asking
+    with pytest.raises(FednotError, match="NaN"):
+        assignment.check_open()
+    assert not assignment.stands
+    await answers.aclose()
+
+
+async def test_work_stands_while_its_update_is_looked_at_and_once_it_counts() -> None:
+    """A heartbeat that says otherwise has the client drop what the round has counted."""
+    cohort = cohort_of("a", "b")
+    answers = cohort.work(plan("a", "b"))
+    coming = asyncio.create_task(anext(answers))
+    assignment = await given(cohort, "a")
+    assert assignment.stands
+    sending = asyncio.create_task(assignment.submit(update("a")))
+    answer = await coming
+    assert assignment.stands
+    answer.settle(None)
+    await sending
+    assert assignment.stands
+    await answers.aclose()
+    assert not assignment.stands
+
+
+async def test_an_update_of_a_client_that_was_given_up_on_is_no_duplicate() -> None:
+    """DUPLICATE_UPDATE would tell the client that it counts, and the round lists it as missing."""
+    cohort = cohort_of("a", "b")
+    answers = cohort.work(plan("a", "b"))
+    coming = asyncio.create_task(anext(answers))
+    assignment = await given(cohort, "a")
+    assignment.answer(NoAnswer("a", "lost; last seen 7 s ago"))
+    await coming
+    assert not assignment.stands
+    with pytest.raises(FednotError, match="lost; last seen 7 s ago") as refused:
+        await assignment.submit(update("a"))
+    assert refused.value.reason is Reason.ROUND_OVER
+    await answers.aclose()
+
+
 async def test_the_end_of_the_work_settles_updates_and_cuts_downloads() -> None:
     cohort = cohort_of("a")
     answers = cohort.work(plan("a"))
