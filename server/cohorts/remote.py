@@ -335,7 +335,10 @@ class RemoteCohort:
         return found
 
     async def work(self, plan: WorkPlan) -> AsyncGenerator[Answer, None]:
-        """Yields one answer for each client of the plan, until its deadline."""
+        """Yields one answer for each client of the plan, until its deadline.
+
+        As with silence, what counts is the time in which the server could hear.
+        """
         answers: asyncio.Queue[Answer] = asyncio.Queue()
         broadcast = Broadcast(plan.flat, plan.release)
         batch = [Assignment(client, plan, broadcast, answers) for client in plan.clients]
@@ -346,17 +349,16 @@ class RemoteCohort:
             plan.masked.assigned({assignment.client: assignment for assignment in batch})
         self._pulse.beat()
         started = time.monotonic()
-        until, back_by = started + plan.deadline, started
-        if plan.resumed:
-            back_by += max(self._lapse, REJOIN_SECONDS)
+        grace = max(self._lapse, REJOIN_SECONDS) if plan.resumed else 0.0
         waiting = set(plan.clients)
         try:
-            while waiting and (left := until - time.monotonic()) > 0:
+            while waiting and (left := plan.deadline - self.pauses.listened(started)) > 0:
                 try:
                     async with asyncio.timeout(min(left, LIVENESS_TICK)):
                         answer = await answers.get()
                 except TimeoutError:
-                    self._give_up_on_lapsed(batch, back_by)
+                    early = self.pauses.listened(started) < grace
+                    self._give_up_on_lapsed(batch, early=early)
                     continue
                 waiting.discard(answer.client)
                 yield answer
@@ -371,8 +373,7 @@ class RemoteCohort:
                 beside.close()
             self._pulse.beat()
 
-    def _give_up_on_lapsed(self, batch: Iterable[Assignment], back_by: float) -> None:
-        early = time.monotonic() < back_by
+    def _give_up_on_lapsed(self, batch: Iterable[Assignment], *, early: bool) -> None:
         for assignment in batch:
             if early and assignment.client not in self._sessions:
                 continue

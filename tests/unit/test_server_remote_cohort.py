@@ -363,3 +363,22 @@ async def test_a_client_that_came_back_and_fell_silent_is_given_up_on() -> None:
         (answer,) = await answers_of(cohort, replace(plan("a"), resumed=True))
     assert isinstance(answer, NoAnswer)
     assert answer.reason.startswith("lost; last seen")
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+async def test_a_server_that_stood_still_gives_nobody_up_for_it(
+    monkeypatch: pytest.MonkeyPatch, resumed: bool
+) -> None:
+    """Past the deadline of a round, or the grace of one that is resumed; a's answer comes then."""
+    monkeypatch.setattr("server.cohorts.remote.REJOIN_SECONDS", 1.0)
+    cohort = cohort_of(*(() if resumed else ("a",)), lapse=0.6)
+    cohort.pauses.tick(0.0)
+    work = replace(plan("a", deadline=30.0 if resumed else 1.0), resumed=resumed)
+    running = asyncio.create_task(answers_of(cohort, work))
+    await asyncio.sleep(0)
+    time.sleep(1.5)  # noqa: ASYNC251  # nothing runs, as in a process that is suspended
+    await asyncio.sleep(0.1)
+    cohort.open(session_of("a", ""))
+    (await given(cohort, "a")).answer(NoAnswer("a", "done"))
+    async with asyncio.timeout(5):
+        assert await running == [NoAnswer("a", "done")]
