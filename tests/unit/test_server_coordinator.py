@@ -6,7 +6,7 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -91,8 +91,7 @@ async def hung_up(call: Awaitable[object], path: Path) -> None:
         calling = asyncio.ensure_future(call)
         await asyncio.sleep(0.1)
         calling.cancel()
-        with suppress(asyncio.CancelledError):
-            await asyncio.wait_for(asyncio.shield(calling), 0.1)
+        await asyncio.wait([calling], timeout=0.1)
 
 
 async def eventually(holds: Callable[[], bool]) -> bool:
