@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.small_digits import SmallDigits
 from support.state import BY_TEST
 
 from fednot.errors import FednotError, Reason
@@ -19,6 +21,7 @@ from fednot.manifest import Manifest
 from fednot.tensors import flatten_module
 from fednot.zoo import Mlp
 from server.blocks import Memory
+from server.cohorts.cohort import Answer, WorkPlan
 from server.cohorts.in_process import InProcessCohort
 from server.coordinator import Coordinator
 from server.federation import Defaults, Federation
@@ -33,14 +36,16 @@ from server.records import (
     JobPhase,
     RecoveryPolicy,
     Round,
+    RoundOutcome,
     RoundPolicy,
     Run,
     RunState,
 )
 from server.rounds import RoundOrder, Rounds
-from server.state import client_rows, job_rows
+from server.state import client_rows, job_rows, round_rows
 from server.state.database import Database
 from server.state.stores.directory import DirectoryStore
+from server.update_history import UpdateHistory
 
 
 @pytest.fixture
@@ -170,6 +175,41 @@ async def test_a_deletion_between_the_agenda_and_its_work_is_served_at_once(
     finally:
         running.cancel()
         await asyncio.wait([running])
+
+
+async def test_a_deletion_just_after_a_round_was_begun_keeps_it_from_being_played(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    """It comes while the server looks whether the updates are kept; its round is aborted then."""
+    coordinator, looks, sent = Coordinator(federation), 0, []
+    federation.cohort = InProcessCohort({name: SmallDigits(name[1:]) for name in ("c1", "c2")})
+
+    async def overtaken(_history: UpdateHistory, _base: int) -> bool:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            await coordinator.accept(ask())
+        return False
+
+    def work(_cohort: InProcessCohort, plan: WorkPlan) -> AsyncIterator[Answer]:
+        sent.append(plan)
+        raise RuntimeError("the round was played")
+
+    monkeypatch.setattr(UpdateHistory, "keeps", overtaken)
+    monkeypatch.setattr(InProcessCohort, "work", work)
+    run = Run(0, 1, 0, RunState.ACTIVE, 1.0, RoundPolicy(min_clients=2), {})
+    await coordinator.start_training(run, NOBODY)
+    running = asyncio.create_task(coordinator.run())
+    try:
+        assert await eventually(lambda: "a recovery round" in federation.activity.waiting_for)
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+    assert not sent
+    (row,) = await federation.database.read(lambda c: round_rows.list_rounds(c, 0, 10))
+    assert row.outcome is RoundOutcome.ABORTED
+    gc.collect()
+    assert not [each for each in recwarn if "never awaited" in str(each.message)]
 
 
 async def test_a_sweep_that_fails_does_not_keep_the_coordinator_from_ending(
