@@ -236,8 +236,9 @@ async def test_a_server_that_stops_says_so(tmp_path: Path) -> None:
     async with stage(tmp_path, *[Dies.NEVER] * 3, Dies.SHARED) as made:
         running = asyncio.create_task(made.round(deadline=1000.0))
         others = asyncio.create_task(all_work(made.clients, made.cohort))
-        await asyncio.sleep(0.3)
+        await eventually("three updates are in", lambda: made.accepted() == 3)
         made.federation.activity.stopping = True
         running.cancel()
         became = await others
-        assert {e.reason for e in became.values() if e} == {Reason.SHUTTING_DOWN}
+        told = [became[name] for name in ("c0", "c1", "c2")]
+        assert [e.reason for e in told if e is not None] == 3 * [Reason.SHUTTING_DOWN]
