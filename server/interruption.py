@@ -14,11 +14,21 @@ class WorkInterruptedError(Exception):
 
 
 class Interruptible:
-    """Runs one piece of work at a time; another task may interrupt it."""
+    """Runs one piece of work at a time; another task may interrupt it.
+
+    Whoever decides by a state what to run calls `begin` before it looks at that state: an
+    interruption after that ends the next piece of work, too, if none is in hand when it comes.
+    """
 
     def __init__(self) -> None:
         self._task: asyncio.Task[Any] | None = None
         self._interrupted = False
+        self._interruptions = 0
+        self._begun_at: int | None = None
+
+    def begin(self) -> None:
+        """Says that what is run from now on is decided anew."""
+        self._begun_at = self._interruptions
 
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Runs the work. Raises WorkInterruptedError if it was interrupted before its end.
@@ -28,6 +38,9 @@ class Interruptible:
         if self._task is not None:
             work.close()
             raise RuntimeError("one piece of work at a time")
+        if self._begun_at not in (None, self._interruptions):
+            work.close()
+            raise WorkInterruptedError
         self._interrupted = False
         task = self._task = asyncio.create_task(work)
         try:
@@ -43,6 +56,7 @@ class Interruptible:
 
     async def interrupt(self) -> None:
         """Interrupts the work in hand, if any, and returns once it has ended."""
+        self._interruptions += 1
         task = self._task
         if task is None or task.done():
             return

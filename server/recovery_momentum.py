@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Any
 
 from fednot.errors import FednotError
 from server.aggregation.momentum import add_momentum
@@ -18,7 +17,7 @@ async def with_momentum(
     federation: Federation,
     phase: RoundPhase,
     base: Version,
-    summing: Coroutine[Any, Any, Sum],
+    summing: Callable[[], Awaitable[Sum]],
 ) -> Sum:
     """What a round's summing gives, and the momentum of the step that made its base.
 
@@ -26,7 +25,7 @@ async def with_momentum(
     point, and what made that was no step. The step before is read back from the store, so that a
     server that starts again goes on as it would have. A result that is not finite is none.
     """
-    summed = await summing
+    summed = await summing()
     beta = federation.defaults.recovery_momentum
     steps_on = phase is RoundPhase.RECOVERY and base.origin is VersionOrigin.RECOVERY
     if not beta or not steps_on or summed.model is None:

@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import structlog
 import torch
@@ -298,7 +299,8 @@ class Rounds:
         federation = self._federation
         base = federation.model.current
         handling = Handling(keeps=await federation.history.keeps(base.number))
-        summing = self._summing.sum(
+        summing = partial(
+            self._summing.sum,
             self._plan(order, begun, base, resumed=resumed),
             federation.model.block,
             order.policy.quorum,

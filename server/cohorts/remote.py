@@ -70,6 +70,7 @@ class Assignment:
         self.deadline_at = time.time() + plan.deadline
         self.answered = False
         self.over: FednotError | None = None
+        self._given_up = ""
         self._answers = answers
         self._verdict: asyncio.Future[None] | None = None
         self._at_end: set[Callable[[], object]] = set()
@@ -86,14 +87,32 @@ class Assignment:
         flat = order.reference_of(self.client) if order is not None else None
         return f"{self.id}-reference" if flat is not None else ""
 
+    @property
+    def stands(self) -> bool:
+        """Whether it may count: an answer is awaited, or an update came that was not refused."""
+        if self.over is not None:
+            return self.over.reason is Reason.SHUTTING_DOWN
+        if self._verdict is None:
+            return not self.answered
+        return not self._verdict.done() or self._verdict.exception() is None
+
+    async def judged(self) -> None:
+        """Waits for the verdict on an update that came already, if there is one."""
+        if self._verdict is not None:
+            await asyncio.wait([self._verdict])
+
     def check_open(self) -> None:
         """Raises FednotError unless an answer is awaited: ROUND_OVER, or SHUTTING_DOWN; if it was
         given already, the verdict on it again, or DUPLICATE_UPDATE if it counts.
         """
         if self.over is not None:
             raise self.over
-        if self._verdict is not None and self._verdict.done() and not self._verdict.cancelled():
+        if self._verdict is not None and self._verdict.done():
             self._verdict.result()
+        if self._given_up:
+            raise FednotError(
+                Reason.ROUND_OVER, f"this work is no longer waited for: {self._given_up}"
+            )
         if self.answered:
             raise FednotError(Reason.DUPLICATE_UPDATE, "this work was answered already")
 
@@ -119,14 +138,17 @@ class Assignment:
         """Hands an answer to the round. Raises FednotError unless one is awaited."""
         self.check_open()
         self.answered = True
+        self._given_up = answer.reason if isinstance(answer, NoAnswer) else ""
         self._answers.put_nowait(answer)
 
     async def submit(self, update: Update) -> None:
         """Hands an update to the round and waits for its verdict; then the update is settled, too.
 
-        Raises FednotError if the round refuses the update, or ends first.
+        The verdict is kept if the sender hangs up. Raises FednotError if the round refuses the
+        update, or ends first.
         """
         verdict: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        verdict.add_done_callback(asyncio.Future.exception)  # of a sender that hung up, else logged
 
         def settle(refusal: FednotError | None) -> None:
             update.settle(refusal)
@@ -139,7 +161,7 @@ class Assignment:
 
         self.answer(replace(update, settle=settle))
         self._verdict = verdict
-        await verdict
+        await asyncio.shield(verdict)
 
     def end(self, why: FednotError | None = None) -> None:
         """Ends the work: an update whose verdict is open is refused, transfers are cut.
@@ -313,7 +335,10 @@ class RemoteCohort:
         return found
 
     async def work(self, plan: WorkPlan) -> AsyncGenerator[Answer, None]:
-        """Yields one answer for each client of the plan, until its deadline."""
+        """Yields one answer for each client of the plan, until its deadline.
+
+        As with silence, what counts is the time in which the server could hear.
+        """
         answers: asyncio.Queue[Answer] = asyncio.Queue()
         broadcast = Broadcast(plan.flat, plan.release)
         batch = [Assignment(client, plan, broadcast, answers) for client in plan.clients]
@@ -324,17 +349,16 @@ class RemoteCohort:
             plan.masked.assigned({assignment.client: assignment for assignment in batch})
         self._pulse.beat()
         started = time.monotonic()
-        until, back_by = started + plan.deadline, started
-        if plan.resumed:
-            back_by += max(self._lapse, REJOIN_SECONDS)
+        grace = max(self._lapse, REJOIN_SECONDS) if plan.resumed else 0.0
         waiting = set(plan.clients)
         try:
-            while waiting and (left := until - time.monotonic()) > 0:
+            while waiting and (left := plan.deadline - self.pauses.listened(started)) > 0:
                 try:
                     async with asyncio.timeout(min(left, LIVENESS_TICK)):
                         answer = await answers.get()
                 except TimeoutError:
-                    self._give_up_on_lapsed(batch, back_by)
+                    early = self.pauses.listened(started) < grace
+                    self._give_up_on_lapsed(batch, early=early)
                     continue
                 waiting.discard(answer.client)
                 yield answer
@@ -349,8 +373,7 @@ class RemoteCohort:
                 beside.close()
             self._pulse.beat()
 
-    def _give_up_on_lapsed(self, batch: Iterable[Assignment], back_by: float) -> None:
-        early = time.monotonic() < back_by
+    def _give_up_on_lapsed(self, batch: Iterable[Assignment], *, early: bool) -> None:
         for assignment in batch:
             if early and assignment.client not in self._sessions:
                 continue

@@ -318,7 +318,6 @@ class FederationServicer(federation_pb2_grpc.FederationServiceServicer):
         if self._federation.attempts.works_on(client, work_id):
             return True
         try:
-            self._cohort.assignment(client, work_id).check_open()
+            return self._cohort.assignment(client, work_id).stands
         except FednotError as refusal:
             return refusal.reason is Reason.SHUTTING_DOWN
-        return True

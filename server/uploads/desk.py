@@ -107,6 +107,7 @@ class UploadDesk:
     async def _admitted(self, header: federation_pb2.UpdateHeader, session: Session) -> Upload:
         federation = self._federation
         assignment = self._assignment(session.client, header.work_id)
+        await assignment.judged()
         assignment.check_fence(federation.fences)
         check_header(header, session, assignment, federation.model.manifest)
         _check_size(header.num_bytes, self._limits.most_bytes)
@@ -176,13 +177,14 @@ class UploadDesk:
             arrival.received,
             arrival.num_bytes,
         )
+        arrival.cuts += 1
         asyncio.get_running_loop().call_later(
-            self._limits.expiry, self._drop_if_cut, work_id, arrival
+            self._limits.expiry, self._drop_if_cut, work_id, arrival, arrival.cuts
         )
         self._show()
 
-    def _drop_if_cut(self, work_id: str, arrival: Arrival) -> None:
-        if arrival.holder is None:
+    def _drop_if_cut(self, work_id: str, arrival: Arrival, cuts: int) -> None:
+        if arrival.holder is None and arrival.cuts == cuts:
             self._drop(work_id, arrival)
 
     def _kept(self, upload: Upload) -> Arrival | None:
@@ -210,6 +212,12 @@ class UploadDesk:
                 retry_after=RETRY_AFTER,
             ) from error
         except BaseException:
+            self._slots.release()
+            raise
+        try:
+            self._check_newest(upload)  # again: the buffer took its time
+        except FednotError:
+            self._buffers.give(block)
             self._slots.release()
             raise
         arrival = Arrival(block, header.num_bytes, header.xxh3_128)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
+from support.small_digits import SmallDigits
 from support.state import BY_TEST
 
 from fednot.errors import FednotError, Reason
@@ -19,6 +21,7 @@ from fednot.manifest import Manifest
 from fednot.tensors import flatten_module
 from fednot.zoo import Mlp
 from server.blocks import Memory
+from server.cohorts.cohort import Answer, WorkPlan
 from server.cohorts.in_process import InProcessCohort
 from server.coordinator import Coordinator
 from server.federation import Defaults, Federation
@@ -26,10 +29,23 @@ from server.global_model import GlobalModel, InitialModel
 from server.interruption import WorkInterruptedError
 from server.ledger.opening import open_ledger
 from server.metrics import Metrics, new_registry
-from server.records import NOBODY, ClientRecord, DeletionAsk, JobPhase, RecoveryPolicy
-from server.state import client_rows, job_rows
+from server.records import (
+    NOBODY,
+    ClientRecord,
+    DeletionAsk,
+    JobPhase,
+    RecoveryPolicy,
+    Round,
+    RoundOutcome,
+    RoundPolicy,
+    Run,
+    RunState,
+)
+from server.rounds import RoundOrder, Rounds
+from server.state import client_rows, job_rows, round_rows
 from server.state.database import Database
 from server.state.stores.directory import DirectoryStore
+from server.update_history import UpdateHistory
 
 
 @pytest.fixture
@@ -80,8 +96,7 @@ async def hung_up(call: Awaitable[object], path: Path) -> None:
         calling = asyncio.ensure_future(call)
         await asyncio.sleep(0.1)
         calling.cancel()
-        with suppress(asyncio.CancelledError):
-            await asyncio.wait_for(asyncio.shield(calling), 0.1)
+        await asyncio.wait([calling], timeout=0.1)
 
 
 async def eventually(holds: Callable[[], bool]) -> bool:
@@ -135,6 +150,66 @@ async def test_a_refused_request_changes_nothing(federation: Federation) -> None
     assert refusal.value.reason is Reason.UNKNOWN_CLIENT
     assert not await federation.database.read(job_rows.open_jobs)
     assert len(federation.fences) == 0
+
+
+async def test_a_deletion_between_the_agenda_and_its_work_is_served_at_once(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There was nothing in hand to interrupt, and the round then waited for clients."""
+    coordinator, looks = Coordinator(federation), 0
+    left_running = Rounds._left_running
+
+    async def overtaken(rounds: Rounds, order: RoundOrder) -> Round | None:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            await coordinator.accept(ask())
+        return await left_running(rounds, order)
+
+    monkeypatch.setattr(Rounds, "_left_running", overtaken)
+    run = Run(0, 1, 0, RunState.ACTIVE, 1.0, RoundPolicy(min_clients=1, client_wait=600.0), {})
+    await coordinator.start_training(run, NOBODY)
+    running = asyncio.create_task(coordinator.run())
+    try:
+        assert await eventually(lambda: "a recovery round" in federation.activity.waiting_for)
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+
+
+async def test_a_deletion_just_after_a_round_was_begun_keeps_it_from_being_played(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    """It comes while the server looks whether the updates are kept; its round is aborted then."""
+    coordinator, looks, sent = Coordinator(federation), 0, []
+    federation.cohort = InProcessCohort({name: SmallDigits(name[1:]) for name in ("c1", "c2")})
+
+    async def overtaken(_history: UpdateHistory, _base: int) -> bool:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            await coordinator.accept(ask())
+        return False
+
+    def work(_cohort: InProcessCohort, plan: WorkPlan) -> AsyncIterator[Answer]:
+        sent.append(plan)
+        raise RuntimeError("the round was played")
+
+    monkeypatch.setattr(UpdateHistory, "keeps", overtaken)
+    monkeypatch.setattr(InProcessCohort, "work", work)
+    run = Run(0, 1, 0, RunState.ACTIVE, 1.0, RoundPolicy(min_clients=2), {})
+    await coordinator.start_training(run, NOBODY)
+    running = asyncio.create_task(coordinator.run())
+    try:
+        assert await eventually(lambda: "a recovery round" in federation.activity.waiting_for)
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+    assert not sent
+    (row,) = await federation.database.read(lambda c: round_rows.list_rounds(c, 0, 10))
+    assert row.outcome is RoundOutcome.ABORTED
+    gc.collect()
+    assert not [each for each in recwarn if "never awaited" in str(each.message)]
 
 
 async def test_a_sweep_that_fails_does_not_keep_the_coordinator_from_ending(
