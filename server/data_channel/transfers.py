@@ -137,7 +137,7 @@ class Transfers:
         grant = data_channel_pb2.UploadGrant(offset=upload.offset)
         call.answer(data_channel_pb2.DataResponse(grant=grant))
         try:
-            with call.link.looking(self._watching(call, upload)):
+            with upload.saying_why(), call.link.looking(self._watching(call, upload)):
                 self._take_bytes(call, upload)
                 raw = call.link.receive(time.monotonic() + MESSAGE_SECONDS)
         except TimeoutError:
