@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from fednot.data_link import DataLink
 from fednot.data_messages import response_in
 from fednot.errors import FednotError, Reason
 from fednot.tensors import as_bytes
+from fednot.v1 import data_channel_pb2, federation_pb2
 from server.data_channel.event_loop import EventLoop
 from server.data_channel.transfers import Call, Transfers
 from server.services.door import Door
@@ -40,6 +41,17 @@ def ends() -> Iterator[tuple[DataLink, DataLink]]:
     yield links
     for link in links:
         link.close()
+
+
+class Interrupted(Call):
+    """Calls `then` once its first answer was sent."""
+
+    then: Callable[[], object] = staticmethod(lambda: None)
+
+    def answer(self, response: data_channel_pb2.DataResponse) -> None:
+        super().answer(response)
+        then, self.then = self.then, lambda: None
+        then()
 
 
 def transfers(desk: Counter) -> Transfers:
@@ -70,3 +82,26 @@ async def test_bytes_that_come_after_the_end_of_a_round_are_told_of_it(
     with pytest.raises(FednotError) as error:
         await serving
     assert error.value.reason is Reason.ROUND_OVER
+
+
+async def test_a_download_whose_round_ends_before_its_bytes_has_no_trailer(
+    desk: Counter, ends: tuple[DataLink, DataLink]
+) -> None:
+    """Else the client takes the trailer for the first bytes of the model, and waits for more."""
+    client, server = ends
+    session, assignment = desk.work["a"]
+    loop, call = asyncio.get_running_loop(), Interrupted(server, None)
+
+    async def end() -> None:
+        assignment.end()
+        assignment.broadcast.close()
+
+    call.then = lambda: asyncio.run_coroutine_threadsafe(end(), loop).result(SECONDS)
+    message = federation_pb2.Session(client="a", id=session.id)
+    request = federation_pb2.DownloadModelRequest(session=message, work_id=assignment.id)
+    with pytest.raises(FednotError) as error:
+        await asyncio.to_thread(transfers(desk).download, call, request)
+    assert error.value.reason is Reason.ROUND_OVER
+    raw = await asyncio.to_thread(client.receive, time.monotonic() + SECONDS)
+    assert response_in(raw).header.num_bytes
+    assert not client.has_news()
