@@ -235,7 +235,7 @@ async def test_training_that_nobody_asks_for_again_is_dropped(
     async with in_this_process(stage):
         await play.next(pb.JoinRequest)
         await play.train("w1", linger=1.0)
-        await at_work(stage, "w1")
+        await until(lambda: "training on version 1" in caplog.text, asyncio.sleep)
         play.known.clear()
         await play.next(pb.JoinRequest)
         await until(lambda: "nobody has asked for it in 0 s" in caplog.text, asyncio.sleep)
