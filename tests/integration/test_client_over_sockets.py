@@ -125,10 +125,10 @@ async def test_a_final_refusal_ends_the_process_with_the_servers_sentence(stage:
 
 
 async def test_a_stopped_client_without_a_server_ends_at_once(stage: Stage) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        free = probe.getsockname()[1]
-    process = await stage.client("--server", f"127.0.0.1:{free}")
-    await process.said(f"waiting for the server at 127.0.0.1:{free}")
-    code, log = await terminated(process)
+    with socket.socket() as silent:  # holds its port and does not listen on it
+        silent.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        process = await stage.client("--server", address)
+        await process.said(f"waiting for the server at {address}")
+        code, log = await terminated(process)
     assert code == 0, log
