@@ -77,8 +77,7 @@ class Runtime:
         finally:
             self._rounds.cancel()
             await _end(serving, stopping)
-            await self._leave()
-            await self._worker.stopped(CANCEL_SECONDS)
+            await asyncio.gather(self._leave(), self._worker.stopped(CANCEL_SECONDS))
         if _ended(serving):
             serving.result()
 
