@@ -176,10 +176,10 @@ class DataChannel:
     def _fill(self, line: _Line, receiver: Receiver) -> None:
         until = time.monotonic() + MESSAGE_SECONDS
         while receiver.filled < receiver.num_bytes:
+            line.link.look()  # what is given up may go on over another line, from where this stands
             count = receiver.read_from(line.link.read_some, STEP_BYTES)
             if count:
                 self._moved("download", count)
-                line.link.look()
                 until = time.monotonic() + MESSAGE_SECONDS
             else:
                 line.link.await_more(until)

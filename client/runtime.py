@@ -62,7 +62,7 @@ class Runtime:
         self._asking = Asking(dialler, prepared.connection, prepared.trainer.tombstones, rounds)
         self._poll_wait = prepared.settings.poll_wait
         self._session: Session | None = None
-        self._forgetting = False
+        self._counting = asyncio.Lock()
         self._told_train = self._request.num_train_examples
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -77,8 +77,7 @@ class Runtime:
         finally:
             self._rounds.cancel()
             await _end(serving, stopping)
-            await self._leave()
-            await self._worker.stopped(CANCEL_SECONDS)
+            await asyncio.gather(self._leave(), self._worker.stopped(CANCEL_SECONDS))
         if _ended(serving):
             serving.result()
 
@@ -211,27 +210,25 @@ class Runtime:
         while True:
             await self._asking.look(session.message.client or self._request.client)
             await asyncio.sleep(session.heartbeat_seconds)
-            idle = self._rounds.current is None and not self._forgetting
+            idle = self._rounds.current is None and not self._counting.locked()
             if idle and await self._counts_differ():
                 raise SessionLostError("the server is told how many samples are left")
 
     async def _forget(self, session: Session, order: federation_pb2.ForgetWork) -> bool:
         trainer = self._prepared.trainer
-        self._forgetting = True
-        try:
+        async with self._counting:
             obeyed = await forgetting.obey(session, order, self._rounds, trainer)
             self._told_train, _ = await asyncio.to_thread(trainer.own.counts)
-        finally:
-            self._forgetting = False
         return obeyed
 
     async def _counts_differ(self) -> bool:
         """Whether samples were barred since the server was told how many there are."""
-        try:
-            num_train, _ = await asyncio.to_thread(self._prepared.trainer.own.counts)
-        except OSError:
-            return False
-        return num_train != self._told_train
+        async with self._counting:  # an order that bars samples meanwhile tells it, too
+            try:
+                num_train, _ = await asyncio.to_thread(self._prepared.trainer.own.counts)
+            except OSError:
+                return False
+            return num_train != self._told_train
 
     async def _leave(self) -> None:
         self._connection.closed()

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 JOIN_SECONDS: Final = 30.0
 CALL_SECONDS: Final = 15.0
-LEAVE_SECONDS: Final = 2.0
+LEAVE_SECONDS: Final = 4.0
+"""A server that is busy for longer than this hears of the leave only when the session lapses."""
 DEFAULT_HEARTBEAT_SECONDS: Final = 5.0
 SHORTEST_HEARTBEAT_SECONDS: Final = 0.05
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -102,7 +103,7 @@ class Transfer:
                     if offset is not None:
                         await self._send(call, payload, offset, cancelled)
                         await _written(call, federation_pb2.UploadUpdateRequest(trailer=trailer))
-                        await call.done_writing()
+                        await _ended(call)
                 return await call
             finally:
                 call.cancel()
@@ -164,6 +165,12 @@ async def _written(call: UploadCall, request: federation_pb2.UploadUpdateRequest
     except (aio.AioRpcError, asyncio.InvalidStateError):
         return False
     return True
+
+
+async def _ended(call: UploadCall) -> None:
+    """Ends the stream; if the call has ended just now, awaiting it tells why."""
+    with contextlib.suppress(Exception):  # an error of grpcio's own, which has no public name
+        await call.done_writing()
 
 
 async def _in_time(step: Awaitable[T]) -> T:

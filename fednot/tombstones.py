@@ -111,8 +111,7 @@ class Tombstones:
     def __init__(self, state_dir: Path) -> None:
         self.path: Final = state_dir / TOMBSTONES_FILE
         self._lock = state_dir / LOCK_FILE
-        self._seen: _Signature = None
-        self._book = Book()
+        self._seen: tuple[_Signature, Book] = None, Book()
 
     def now(self) -> Book:
         """The tombstones as they stand; cheap if nothing was written since the last look.
@@ -120,10 +119,10 @@ class Tombstones:
         Raises TombstoneError if they cannot be read: then nothing may be trained on.
         """
         signature = self._signature()
-        if signature != self._seen:
-            self._book = self._read()
-            self._seen = signature
-        return self._book
+        seen = self._seen
+        if signature != seen[0]:
+            seen = self._seen = signature, self._read()  # at once, since threads share it
+        return seen[1]
 
     def bar_samples(
         self, ids: Iterable[str], *, name: str = "", job_id: str = "", own: bool = False

@@ -32,7 +32,8 @@ class EventLoop:
         """Runs a coroutine on the loop; gives its value or raises its error.
 
         Meanwhile `look` is called again and again and ends the wait by raising; the coroutine is
-        cancelled then, and if it had just come to its end, `lost` is given its value on the loop.
+        cancelled then, and if it comes to its end all the same, `lost` is given its value on the
+        loop, however late.
         Raises TimeoutError after so many seconds, LinkClosedError if the loop has ended.
         """
         running = _Running(work)
@@ -43,10 +44,8 @@ class EventLoop:
                 look()
                 _check(until)
         except BaseException:
-            self._soon(running.abandon, work)
+            self._soon(lambda: running.abandon(lost), work)
             wait({running.outcome}, ABANDON_SECONDS)
-            if lost is not None and running.came_to_its_end():
-                self._soon(lambda: lost(running.outcome.result()), work)
             raise
         return running.outcome.result()
 
@@ -63,6 +62,11 @@ def _check(until: float) -> None:
         raise TimeoutError("the event loop did not answer in time")
 
 
+def _give(task: asyncio.Task[T], lost: Callable[[T], object]) -> None:
+    if not task.cancelled() and task.exception() is None:
+        lost(task.result())
+
+
 class _Running(Generic[T]):
     """A coroutine on its way through the loop; only `outcome` is for other threads."""
 
@@ -76,14 +80,13 @@ class _Running(Generic[T]):
         self._task = asyncio.get_running_loop().create_task(self._work)
         self._task.add_done_callback(self._settle)
 
-    def abandon(self) -> None:
-        """Cancels it."""
-        if self._task is not None:
-            self._task.cancel()
-
-    def came_to_its_end(self) -> bool:
-        """Whether it gave a value."""
-        return self.outcome.done() and self.outcome.exception() is None
+    def abandon(self, lost: Callable[[T], object] | None) -> None:
+        """Cancels it; `lost` is given the value that it has or still comes to."""
+        if self._task is None:
+            return
+        self._task.cancel()
+        if lost is not None:
+            self._task.add_done_callback(lambda task: _give(task, lost))
 
     def _settle(self, task: asyncio.Task[T]) -> None:
         if task.cancelled():

@@ -115,7 +115,8 @@ class Transfers:
 
     def _send(self, call: Call, found: Download) -> None:
         assignment, session, broadcast = found.assignment, found.session, found.assignment.broadcast
-        until = time.monotonic() + longest_transfer(broadcast.num_bytes)
+        num_bytes = found.header.num_bytes
+        until = time.monotonic() + longest_transfer(num_bytes)
 
         def look() -> None:
             self._door.caller(call.pem)
@@ -124,10 +125,11 @@ class Transfers:
                 raise TimeoutError("the download took longer than any may")
 
         with call.link.looking(look):
-            for start in range(found.header.offset, broadcast.num_bytes, STEP_BYTES):
-                look()
-                stop = min(start + STEP_BYTES, broadcast.num_bytes)
-                call.link.send(broadcast.view(start, stop), MESSAGE_SECONDS)
+            for start in range(found.header.offset, num_bytes, STEP_BYTES):
+                stop = min(start + STEP_BYTES, num_bytes)
+                part = broadcast.view(start, stop)
+                look()  # after the view, which is empty once the work has ended
+                call.link.send(part, MESSAGE_SECONDS)
                 broadcast.done_with(start, stop)
                 self._metrics.transfers.moved_beside_grpc("sent", stop - start)
                 session.last_seen = time.monotonic()
@@ -137,7 +139,7 @@ class Transfers:
         grant = data_channel_pb2.UploadGrant(offset=upload.offset)
         call.answer(data_channel_pb2.DataResponse(grant=grant))
         try:
-            with call.link.looking(self._watching(call, upload)):
+            with upload.saying_why(), call.link.looking(self._watching(call, upload)):
                 self._take_bytes(call, upload)
                 raw = call.link.receive(time.monotonic() + MESSAGE_SECONDS)
         except TimeoutError:

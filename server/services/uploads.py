@@ -52,10 +52,11 @@ class UploadStream:
             arrival = upload.check()
             if not isinstance(part, memoryview):
                 return _checksum(part)
-            if arrival.spilled:
-                await asyncio.to_thread(arrival.write, part)
-            else:
-                arrival.write(part)
+            with upload.saying_why():
+                if arrival.spilled:
+                    await asyncio.to_thread(arrival.write, part, upload)
+                else:
+                    arrival.write(part, upload)
             self._transfers.moved("received", len(part))
 
     async def _next(self, stream: Stream) -> Part:

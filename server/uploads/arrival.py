@@ -46,10 +46,16 @@ class Arrival:
         """Whether a write may have to wait for a disk."""
         return self.block.spilled
 
-    def write(self, chunk: memoryview) -> None:
-        """Takes the next bytes. Raises FednotError (WRONG_SIZE) if they are too many."""
+    def write(self, chunk: memoryview, holder: object) -> None:
+        """Takes the next bytes from its holder.
+
+        Raises FednotError: WRONG_SIZE if they are too many, UPLOAD_REPLACED if it has another
+        holder by now, which was told where to go on.
+        """
         with self._lock:
             self._check_open()
+            if self.holder is not holder:
+                raise FednotError(Reason.UPLOAD_REPLACED, "a newer upload of this work has begun")
             end = self.received + len(chunk)
             if end > self.num_bytes:
                 raise FednotError(Reason.WRONG_SIZE, f"more than {self.num_bytes} bytes were sent")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from fednot.errors import FednotError, Reason
@@ -54,6 +56,16 @@ class Upload:
         if self.arrival is None or self.arrival.holder is not self:
             raise FednotError(Reason.UPLOAD_REPLACED, "a newer upload of this work has begun")
         return self.arrival
+
+    @contextmanager
+    def saying_why(self) -> Iterator[None]:
+        """An arrival is closed when its work ends, too: then that is what the sender is told."""
+        try:
+            yield
+        except FednotError as error:
+            if error.reason is Reason.UPLOAD_REPLACED:
+                self.check()
+            raise
 
     def check(self) -> Arrival:
         """The arrival, if more bytes may be taken, and marks the client as seen. Thread-safe.

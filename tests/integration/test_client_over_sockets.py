@@ -117,6 +117,16 @@ async def test_a_signal_ends_even_work_that_ignores_it(stage: Stage) -> None:
     assert code == 0, log
 
 
+async def test_a_busy_server_is_told_of_the_end(stage: Stage) -> None:
+    process = await stage.client()
+    await stage.play.next(pb.JoinRequest)
+    stage.play.busy_at_leave = 3.0
+    code, log = await terminated(process)
+    await stage.play.next(pb.LeaveRequest)
+    assert code == 0, log
+    assert "left 127.0.0.1" in log
+
+
 async def test_a_final_refusal_ends_the_process_with_the_servers_sentence(stage: Stage) -> None:
     stage.play.refuse_join = FednotError(Reason.MANIFEST_MISMATCH, "0.weight is missing")
     code, log = await (await stage.client()).ended()
@@ -125,10 +135,10 @@ async def test_a_final_refusal_ends_the_process_with_the_servers_sentence(stage:
 
 
 async def test_a_stopped_client_without_a_server_ends_at_once(stage: Stage) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        free = probe.getsockname()[1]
-    process = await stage.client("--server", f"127.0.0.1:{free}")
-    await process.said(f"waiting for the server at 127.0.0.1:{free}")
-    code, log = await terminated(process)
+    with socket.socket() as silent:  # holds its port and does not listen on it
+        silent.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        process = await stage.client("--server", address)
+        await process.said(f"waiting for the server at {address}")
+        code, log = await terminated(process)
     assert code == 0, log

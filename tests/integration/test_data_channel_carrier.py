@@ -143,9 +143,12 @@ async def client_of(
         await made.dialler.close()
 
 
-def closed_port() -> int:
-    with socket.create_server((HOST, 0)) as listener:
-        return int(listener.getsockname()[1])
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """A port that is held, so that nobody else listens on it either."""
+    with socket.socket() as silent:
+        silent.bind((HOST, 0))
+        yield int(silent.getsockname()[1])
 
 
 async def test_all_goes_over_the_data_channel_that_the_server_has(served: DataServed) -> None:
@@ -171,19 +174,18 @@ async def test_all_goes_over_grpc_without_one_or_if_none_is_wanted(
 
 
 async def test_a_port_that_is_closed_is_told_once_in_a_session_and_left_out(
-    served: DataServed, caplog: pytest.LogCaptureFixture
+    served: DataServed, closed_port: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     def told() -> list[str]:
         return [row.message for row in caplog.records if "go over gRPC" in row.message]
 
     async with client_of(served) as client:
-        port = closed_port()
-        client.carrier.joined(port)
+        client.carrier.joined(closed_port)
         for _ in range(2):
             assert torch.equal(await client.download(), served.flat)
         assert len(told()) == 1
         assert "Connection refused" in told()[0]
-        client.carrier.joined(port)
+        client.carrier.joined(closed_port)
         assert torch.equal(await client.download(), served.flat)
         assert await client.upload(served.update()) == 1
         assert len(told()) == 2

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 import torch
-from support.client_process import ClientProcess
+from support.client_process import WAIT, ClientProcess
 from support.played_server import TASK, Stage, terminated, until
 
 from client.__main__ import run
 from client.encoder import Encoder
+from client.own_data import OwnData
 from client.settings import ClientSettings
 from client.startup import prepare
 from client.worker import Worker
 from fednot.codecs import codec_of
 from fednot.errors import FednotError, Reason
 from fednot.tensors import as_bytes
+from fednot.tombstones import Tombstones
 from fednot.v1 import federation_pb2 as pb
 from fednot.v1 import model_pb2
+
+OVERTAKEN = 2.0
 
 HELD = """
 from pathlib import Path
@@ -235,7 +240,7 @@ async def test_training_that_nobody_asks_for_again_is_dropped(
     async with in_this_process(stage):
         await play.next(pb.JoinRequest)
         await play.train("w1", linger=1.0)
-        await at_work(stage, "w1")
+        await until(lambda: "training on version 1" in caplog.text, asyncio.sleep)
         play.known.clear()
         await play.next(pb.JoinRequest)
         await until(lambda: "nobody has asked for it in 0 s" in caplog.text, asyncio.sleep)
@@ -256,6 +261,32 @@ async def test_training_is_dropped_when_no_session_can_be_had(
         stage.play.refuse_join = FednotError(Reason.CLIENT_CONNECTED, "another process is c7")
         stage.play.known.clear()
         await until(lambda: "dropped recovery round 3: nobody" in caplog.text, asyncio.sleep)
+
+
+async def test_a_count_that_an_order_overtakes_loses_no_session(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client counts beside its polls; what an order bars meanwhile is told by its report."""
+    tombstones, counting, counts = Tombstones(stage.path / "state"), asyncio.Event(), OwnData.counts
+    loop = asyncio.get_running_loop()
+
+    def overtaken(own: OwnData) -> tuple[int, int]:
+        loop.call_soon_threadsafe(counting.set)
+        ends = time.monotonic() + OVERTAKEN
+        while not tombstones.now().barred and time.monotonic() < ends:
+            time.sleep(0.01)
+        return counts(own)
+
+    async with in_this_process(stage):
+        await stage.play.next(pb.JoinRequest)
+        monkeypatch.setattr(OwnData, "counts", overtaken)
+        async with asyncio.timeout(WAIT):
+            await counting.wait()
+        await stage.play.forget("o1", "t1", class_label=1)
+        assert (await stage.play.next(pb.ReportForgettingRequest)).order_id == "o1"
+        beats = len(stage.play.beats)
+        await until(lambda: len(stage.play.beats) > beats + 5, asyncio.sleep)
+        assert len(stage.play.sessions) == 1
 
 
 @asynccontextmanager

@@ -107,6 +107,7 @@ class Play(FederationServiceServicer, IdentityServiceServicer, DeletionServiceSe
         self.resumed_at = 0
         self.downloads = 0
         self.forget_at_upload = 0
+        self.busy_at_leave = 0.0
         self.bars = False
         self.polled: list[float] = []
         self.refuse_unlearn: FednotError | None = None
@@ -216,6 +217,7 @@ class Play(FederationServiceServicer, IdentityServiceServicer, DeletionServiceSe
         return pb.HeartbeatResponse(work_stands=self.standing, trust_digest=self.trust_digest)
 
     async def Leave(self, request: Any, context: Any) -> pb.LeaveResponse:
+        await asyncio.sleep(self.busy_at_leave)
         await self.seen.put(request)
         return pb.LeaveResponse()
 

@@ -59,7 +59,7 @@ class Counter:
 
     async def send(self, upload: Upload, update: torch.Tensor, stop: int | None = None) -> None:
         """Writes the bytes from the upload's offset on."""
-        upload.check().write(as_bytes(update)[upload.offset : stop])
+        upload.check().write(as_bytes(update)[upload.offset : stop], upload)
 
     async def whole(self, name: str, update: torch.Tensor) -> int:
         """A complete upload; the round it counts in."""

@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -22,8 +23,10 @@ from server.blocks import Block, Memory
 from server.federation import Federation
 from server.services.uploads import Part, UploadStream
 from server.uploads import upload
+from server.uploads.arrival import Arrival
 from server.uploads.buffers import Buffers
 
+LIMIT = 20.0
 SPILLED = "fednot_spilled_uploads_total"
 
 
@@ -343,21 +346,51 @@ async def test_bytes_that_come_after_the_end_touch_no_buffer(federation: Federat
     """A thread may be about to write when its round ends; the buffer is another upload's then."""
     update = update_of(federation, 1.0)
     async with counter(federation, "a", "b", slots=1) as desk:
-        late = (await desk.open("a", update)).check()
+        late = await desk.open("a", update)
+        arrival = late.check()
         desk.work["a"][1].end()
         other = await desk.open("b", update_of(federation, 2.0))
-        assert other.held().block is late.block, "buffers are used again"
+        assert other.held().block is arrival.block, "buffers are used again"
         with pytest.raises(FednotError):
-            late.write(as_bytes(update))
+            arrival.write(as_bytes(update), late)
         assert other.offset == 0
+
+
+async def test_bytes_that_wait_for_the_disk_are_not_written_for_a_newer_connection(
+    federation: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The newer one was told where to go on; the older one's thread may begin only then."""
+    update, write = update_of(federation, 1.0), Arrival.write
+    raw, begun, go_on = as_bytes(update), threading.Event(), threading.Event()
+
+    def late(arrival: Arrival, *what: Any) -> None:
+        begun.set()
+        assert go_on.wait(LIMIT)
+        write(arrival, *what)
+
+    async with counter(federation, "a", memory=Memory(0, tmp_path / "more")) as desk:
+        monkeypatch.setattr(Arrival, "write", late)
+        stream = UploadStream(desk.desk, federation.metrics)
+        header = federation_pb2.UploadUpdateRequest(header=desk.header("a", update))
+        older = asyncio.create_task(stream.take(parts(header, raw[:33]), ignored))
+        await asyncio.to_thread(begun.wait, LIMIT)
+        newer = await desk.open("a", update)
+        assert newer.offset == 0
+        go_on.set()
+        with pytest.raises(FednotError) as error:
+            await older
+        assert error.value.reason is Reason.UPLOAD_REPLACED
+        newer.check().write(raw, newer)
+        assert await desk.desk.finish(newer, newer.header.xxh3_128) == 1
+    assert torch.equal(desk.counted[0], update)
 
 
 async def test_too_many_bytes_are_refused(federation: Federation) -> None:
     update = update_of(federation, 1.0)
     async with counter(federation, "a") as desk:
-        arrival = (await desk.open("a", update)).check()
-        with pytest.raises(FednotError) as error:
-            arrival.write(memoryview(bytes(update.numel() + 1)))
+        upload = await desk.open("a", update)
+        with pytest.raises(FednotError, match="bytes were sent") as error:
+            upload.check().write(memoryview(bytes(update.numel() + 1)), upload)
         assert error.value.reason is Reason.WRONG_SIZE
 
 

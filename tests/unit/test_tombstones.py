@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import multiprocessing
 import stat
+import threading
 from pathlib import Path
 
 import pytest
 
 import fednot
-from fednot.tombstones import TombstoneError, Tombstones
+from fednot.tombstones import Book, TombstoneError, Tombstones
+
+LIMIT = 20.0
 
 
 def test_no_id_is_written_and_the_file_is_the_owners(tmp_path: Path) -> None:
@@ -121,3 +124,39 @@ def test_the_salt_stays(tmp_path: Path) -> None:
     salt = json.loads(stones.path.read_text())["salt"]
     stones.bar_class(3, name="t")
     assert json.loads(stones.path.read_text())["salt"] == salt
+
+
+class Looked(Tombstones):
+    """A thread that has read pauses until another look has noted its own find, or a part of it."""
+
+    paused: threading.Thread | None = None
+
+    def __init__(self, folder: Path) -> None:
+        self.has_read, self.go_on = threading.Event(), threading.Event()
+        super().__init__(folder)
+
+    def _read(self) -> Book:
+        found = super()._read()
+        if threading.current_thread() is self.paused:
+            self.has_read.set()
+            assert self.go_on.wait(LIMIT)
+        return found
+
+    def __setattr__(self, name: str, value: object) -> None:
+        super().__setattr__(name, value)
+        beside = self.paused
+        if name != "paused" and beside is not None and threading.current_thread() is not beside:
+            self.go_on.set()
+            beside.join(LIMIT)
+
+
+def test_a_look_of_another_thread_hides_no_tombstone(tmp_path: Path) -> None:
+    """The slower thread has read the file before it was changed."""
+    stones, other = Looked(tmp_path), Tombstones(tmp_path)
+    other.bar_class(1, name="first")
+    stones.paused = threading.Thread(target=stones.now)
+    stones.paused.start()
+    assert stones.has_read.wait(LIMIT)
+    other.bar_class(2, name="second")
+    stones.now()
+    assert stones.now().labels == {1, 2}
