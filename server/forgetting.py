@@ -5,6 +5,7 @@ The servicer asks here before it gives a client any other work; who keeps the or
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import time
@@ -83,8 +84,12 @@ class StoredForgettings:
     async def confirm(self, client: str, order_id: str, said: Answer) -> None:
         """Notes what a client has barred, and queues its job if that was all that it waited for.
 
-        Raises FednotError (UNKNOWN_WORK).
+        It ends even if the client hangs up, which may never report again. Raises FednotError
+        (UNKNOWN_WORK).
         """
+        await asyncio.shield(asyncio.create_task(self._confirm(client, order_id, said)))
+
+    async def _confirm(self, client: str, order_id: str, said: Answer) -> None:
         federation = self._federation
 
         def command(connection: Connection) -> bool:

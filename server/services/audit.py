@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from fednot.errors import FednotError, Reason
 from fednot.v1 import audit_pb2, audit_pb2_grpc
 from server.audit import RefusalLog, destroy_pseudonym
 from server.federation import Federation
+from server.records import Caller
 from server.services import callers
 from server.services.messages import audit_message
 from server.services.paging import next_token, page_of
@@ -55,14 +57,11 @@ class AuditServicer(audit_pb2_grpc.AuditServiceServicer):
     async def DestroyPseudonym(
         self, request: audit_pb2.DestroyPseudonymRequest, context: Context
     ) -> audit_pb2.DestroyPseudonymResponse:
-        """Destroys the key of a name, and empties the log that might still hold it."""
-        name, caller = request.name, callers.current()
-        try:
-            pseudonym = await self._refusals.forget(
-                name, lambda c: destroy_pseudonym(c, name, caller, time.time())
-            )
-        finally:
-            emptied = await self._database.scrub()
+        """Destroys the key of a name, and empties the log that might still hold it; both even if
+        the caller hangs up.
+        """
+        destroying = self._destroyed(request.name, callers.current())
+        pseudonym, emptied = await asyncio.shield(asyncio.create_task(destroying))
         log.info("the key of pseudonym %s was destroyed", pseudonym)
         if not emptied:
             raise FednotError(
@@ -72,6 +71,16 @@ class AuditServicer(audit_pb2_grpc.AuditServiceServicer):
                 retry_after=5.0,
             )
         return audit_pb2.DestroyPseudonymResponse(pseudonym=pseudonym)
+
+    async def _destroyed(self, name: str, caller: Caller) -> tuple[str, bool]:
+        """The pseudonym, and whether the log could be emptied after it."""
+        try:
+            pseudonym = await self._refusals.forget(
+                name, lambda c: destroy_pseudonym(c, name, caller, time.time())
+            )
+        finally:
+            emptied = await self._database.scrub()
+        return pseudonym, emptied
 
 
 def _next_token(entries: Sequence[Entry], size: int, *, newest_first: bool) -> str:

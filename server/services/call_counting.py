@@ -22,6 +22,11 @@ NEARLY_LATE: Final = 0.1
 """A call that is cancelled so many seconds before its deadline, or later, ran out of time: the
 caller's clock began a little earlier than the server's."""
 
+HANG_UP_SECONDS: Final = 0.1
+"""Within so many seconds gRPC says of a caller whose messages have ended that it hung up: it takes
+some 20 us, and 4 ms on a busy machine.
+"""
+
 
 class CallCounter(aio.ServerInterceptor):
     """Counts calls and their messages by method, and how they ended.
@@ -64,8 +69,6 @@ def _unary(serve: Serve, counts: MethodMetrics, *, stream: bool) -> Serve:
         request = _begun(request, counts, stream=stream)
         try:
             response = await serve(request, context)
-            if stream:
-                await _told_of_an_end()
         except BaseException as error:
             counts.ended(_code_of(error, context), time.perf_counter() - began)
             del request, context  # an AbortError keeps this frame: see Guard
@@ -86,8 +89,6 @@ def _streaming(serve: Serve, counts: MethodMetrics, *, stream: bool) -> Serve:
                 async for response in responses:
                     counts.sent()
                     yield response
-            if stream:
-                await _told_of_an_end()
         except BaseException as error:
             counts.ended(_code_of(error, context), time.perf_counter() - began)
             del request, context
@@ -105,14 +106,13 @@ def _begun(request: Any, counts: MethodMetrics, *, stream: bool) -> Any:
     return request
 
 
-async def _told_of_an_end() -> None:
-    """A caller's messages end alike when it has sent all and when it has hung up; that it did
-    cancels this task in the loop's next turn."""
-    await asyncio.sleep(0)
-
-
 class _Counted:
-    """The messages of a caller, counted."""
+    """The messages of a caller, counted.
+
+    They end alike when it has sent all and when it has hung up, which gRPC tells by cancelling the
+    call a moment later: their end is told after that moment, so that no servicer takes a cut
+    connection for a message that is missing.
+    """
 
     def __init__(self, messages: AsyncIterator[Any], counts: MethodMetrics) -> None:
         self._messages = messages
@@ -122,7 +122,11 @@ class _Counted:
         return self
 
     async def __anext__(self) -> Any:
-        message = await anext(self._messages)
+        try:
+            message = await anext(self._messages)
+        except StopAsyncIteration:
+            await asyncio.sleep(HANG_UP_SECONDS)
+            raise
         self._counts.received()
         return message
 

@@ -92,8 +92,12 @@ class Database:
         return self._waited_for(lambda: self._write(commit, command))
 
     def when_lost(self, call: Callable[[], object]) -> None:
-        """Has a function called, in the writer thread, when another server has the state."""
+        """Has a function called when another server has the state: in the writer thread, or at once
+        if that is known already. It may be called twice.
+        """
         self._on_lost = call
+        if self._lost:
+            call()
 
     def when_failed(self, call: Callable[[str], object]) -> None:
         """Has a function called, in the writer thread, with "read" or "write" whenever a command

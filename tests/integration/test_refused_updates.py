@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
 import torch
-from support.federation import CALL, LocalFederation, refusal
+from support.federation import CALL, LocalFederation, eventually, refusal
 from support.raw_client import (
     Part,
     RawClient,
@@ -184,6 +185,24 @@ def test_a_bad_upload_is_refused_with_its_reason_and_counted(opened: OpenRound, 
     beat = federation_pb2.HeartbeatRequest(session=opened.bad.session, work_id=opened.work.work_id)
     answer = opened.bad.stub.Heartbeat(beat, timeout=CALL)
     assert answer.work_stands, "a stream that was refused may be sent again, made right"
+
+
+def test_a_client_that_is_cut_off_in_an_upload_has_sent_nothing_odd(opened: OpenRound) -> None:
+    receiving = 'fednot_uploads{state="receiving"}'
+    refused = 'fednot_updates_total{outcome="refused"}'
+    before, odd = opened.counted(refused), opened.anomalies()
+    over = threading.Event()
+
+    def parts() -> Iterator[Part]:
+        yield from stream_of("header", "half")(opened)
+        over.wait(CALL)
+
+    call = opened.bad.stub.UploadUpdate.future(parts(), timeout=CALL)
+    eventually("it is on its way", lambda: opened.counted(receiving) == 1)
+    call.cancel()
+    over.set()
+    eventually("it is cut", lambda: opened.counted(receiving) == 0)
+    assert (opened.counted(refused), opened.anomalies()) == (before, odd)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

@@ -6,17 +6,23 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from sqlalchemy import Connection, select
+from support.served import eventually
 from support.state import BY_TEST, DORA, EMIL, client
 
 from fednot.audit_chain import Entry, check
 from fednot.errors import FednotError, Reason
 from fednot.identity.subject import Role
+from fednot.v1 import audit_pb2
 from server.audit import MOST_KINDS, SEVERAL, RefusalLog, destroy_pseudonym
 from server.records import NOBODY, AuditEvent, Caller
+from server.services.audit import AuditServicer
 from server.state import audit_rows, client_rows, pseudonym_rows, schema
 from server.state.database import Database
 
@@ -340,3 +346,39 @@ async def test_a_name_is_destroyed_though_its_caller_hung_up(
     await log.flush()
     assert await names_in(database) == {"officer/emil"}
     assert [entry.count for entry in await entries(database)] == [1, 1, 2, 1]
+
+
+async def test_the_log_is_emptied_after_a_name_is_destroyed_though_its_caller_hung_up(
+    database: Database, log: RefusalLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refusal that is being written is waited for before the name is destroyed."""
+    await database.write(
+        BY_TEST, lambda c: audit_rows.append(c, replace(BY_EMIL, caller=DORA), 1.0)
+    )
+    order: list[str] = []
+    scrub = database._scrub
+
+    def destroys(*told: Any) -> str:
+        order.append("destroyed")
+        return destroy_pseudonym(*told)
+
+    def scrubs() -> bool:
+        order.append("emptied")
+        return scrub()
+
+    monkeypatch.setattr("server.services.audit.destroy_pseudonym", destroys)
+    monkeypatch.setattr(database, "_scrub", scrubs)
+    servicer = AuditServicer(SimpleNamespace(database=database), log)  # type: ignore[arg-type]
+    request = audit_pb2.DestroyPseudonymRequest(name="officer/dora")
+    with locked(tmp_path / "state.sqlite3"):
+        noting = asyncio.create_task(
+            log.note(Caller(Role.CLIENT, "c1"), UNLEARN, Reason.WRONG_ROLE)
+        )
+        await asyncio.sleep(0.05)
+        calling = asyncio.create_task(servicer.DestroyPseudonym(request, None))  # type: ignore[arg-type]
+        await asyncio.sleep(0.05)
+        calling.cancel()
+        await asyncio.wait([calling], timeout=0.2)
+    await noting
+    await eventually("both are done", lambda: len(order) == 2)
+    assert order == ["destroyed", "emptied"]

@@ -230,6 +230,45 @@ async def test_a_reader_that_goes_in_the_middle_of_a_stream_is_counted(rig: Rig)
     assert await rig.code("bidi_stream") == "Canceled"
 
 
+@pytest.mark.parametrize("kind", ["client_stream", "bidi_stream"])
+async def test_a_hang_up_that_is_told_late_is_no_end_of_the_messages(kind: str) -> None:
+    """gRPC ends the messages first and cancels the call then, at times in a later turn."""
+    registry = new_registry()
+    counter = CallCounter(Metrics(registry, "test").calls, [descriptor(kind)])
+    ended = False
+
+    async def messages() -> AsyncIterator[bytes]:
+        yield b"a"
+
+    async def read(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+        nonlocal ended
+        async for request in requests:
+            yield request
+        ended = True
+
+    async def answer(requests: AsyncIterator[bytes], context: Context) -> bytes:
+        return b"".join([request async for request in read(requests, context)])
+
+    both = kind == "bidi_stream"
+    one, many = grpc.stream_unary_rpc_method_handler, grpc.stream_stream_rpc_method_handler
+    made = many(read) if both else one(answer)
+    found = await _intercepted(counter, f"/{SERVICE}/{kind}", lambda _: _found(made))
+    context = SimpleNamespace(time_remaining=lambda: None, code=lambda: None)
+
+    async def served() -> None:
+        if both:
+            assert [each async for each in found.stream_stream(messages(), context)]
+        else:
+            await found.stream_unary(messages(), context)
+
+    call = asyncio.create_task(served())
+    asyncio.get_running_loop().call_later(0.02, call.cancel)
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert not ended
+    assert await Rig(None, registry).code(kind) == "Canceled"  # type: ignore[arg-type]
+
+
 async def _send_for_ever(call: aio.StreamStreamCall[bytes, bytes]) -> None:
     while True:
         await call.write(b"x" * (1 << 20))
@@ -250,8 +289,8 @@ async def test_a_name_that_is_not_served_is_no_label(kind: str) -> None:
 
 async def _intercepted(
     counter: CallCounter, method: str, find: Callable[[Any], Awaitable[Any]]
-) -> None:
-    await counter.intercept_service(find, SimpleNamespace(method=method))  # type: ignore[arg-type]
+) -> Any:
+    return await counter.intercept_service(find, SimpleNamespace(method=method))  # type: ignore[arg-type]
 
 
 async def _found(handler: Any) -> Any:

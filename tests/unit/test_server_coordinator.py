@@ -7,7 +7,12 @@ import gc
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+<<<<<<< HEAD
 from contextlib import contextmanager
+=======
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+>>>>>>> race-state
 from pathlib import Path
 
 import pytest
@@ -23,8 +28,10 @@ from fednot.zoo import Mlp
 from server.blocks import Memory
 from server.cohorts.cohort import Answer, WorkPlan
 from server.cohorts.in_process import InProcessCohort
+from server.cohorts.remote import RemoteCohort
 from server.coordinator import Coordinator
 from server.federation import Defaults, Federation
+from server.forgetting import StoredForgettings, name_of
 from server.global_model import GlobalModel, InitialModel
 from server.interruption import WorkInterruptedError
 from server.ledger.opening import open_ledger
@@ -35,6 +42,7 @@ from server.records import (
     DeletionAsk,
     JobPhase,
     RecoveryPolicy,
+<<<<<<< HEAD
     Round,
     RoundOutcome,
     RoundPolicy,
@@ -43,7 +51,14 @@ from server.records import (
 )
 from server.rounds import RoundOrder, Rounds
 from server.state import client_rows, job_rows, round_rows
+=======
+    Scope,
+    ScopeKind,
+)
+from server.state import client_rows, job_rows
+>>>>>>> race-state
 from server.state.database import Database
+from server.state.forget_rows import Answer
 from server.state.stores.directory import DirectoryStore
 from server.update_history import UpdateHistory
 
@@ -139,6 +154,22 @@ async def test_a_cancelled_deletion_lifts_its_fence_though_its_caller_hung_up(
     assert federation.fences.bar_of("c1") is not None
     await hung_up(coordinator.cancel("r1", NOBODY), tmp_path / "state.sqlite3")
     assert await eventually(lambda: federation.fences.bar_of("c1") is None)
+
+
+async def test_a_confirmation_lets_its_client_train_though_it_hung_up(
+    federation: Federation, tmp_path: Path
+) -> None:
+    """A client that was killed and started again has nothing more to report."""
+    of_class = replace(ask(), client="", scopes=(Scope(ScopeKind.CLASS, label=1),))
+    await Coordinator(federation).accept(of_class)
+    assert federation.fences.owes("c1")
+    forgettings = StoredForgettings(federation, RemoteCohort(lapse=1.0))
+    order = await forgettings.pending("c1")
+    assert order is not None
+    said = Answer(1, "0" * 64, num_train_examples=9)
+    await hung_up(forgettings.confirm("c1", name_of(order), said), tmp_path / "state.sqlite3")
+    assert await eventually(lambda: not federation.fences.owes("c1"))
+    assert await forgettings.pending("c1") is None
 
 
 async def test_a_refused_request_changes_nothing(federation: Federation) -> None:

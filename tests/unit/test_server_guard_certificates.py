@@ -232,7 +232,7 @@ async def test_a_call_that_lasts_is_not_answered_once_the_certificate_is_revoked
     """
     stub, session = await joined(server, "c1")
     poll = stub.PollWork(poll_of(session), timeout=CALL)
-    await asyncio.sleep(0.5)
+    await eventually("the poll is admitted", lambda: started(server, "PollWork") == 1)
     await revoked(server, Subject(Role.CLIENT, "c1"))
     async with aclosing(server.cohort.work(plan(server, 2.0))) as answers:
         await anext(answers)
@@ -336,6 +336,13 @@ async def test_over_plaintext_names_are_what_clients_say(tmp_path: Path) -> None
         assert server.cohort.sessions()["c9"].certificate_expires_at is None
         told = await refusal(stub.Join(join_request(), timeout=CALL))
         assert told.reason is Reason.INVALID_CLIENT_NAME
+
+
+def started(server: Served, method: str) -> float:
+    """How many calls of a method the server has begun to serve."""
+    lines = server.federation.metrics.render()[0].decode().splitlines()
+    counts = (line for line in lines if line.startswith("grpc_server_started_total{"))
+    return sum(float(line.split()[-1]) for line in counts if f'grpc_method="{method}"' in line)
 
 
 def poll_of(session: str) -> federation_pb2.PollWorkRequest:
