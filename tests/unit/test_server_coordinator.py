@@ -7,12 +7,8 @@ import gc
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-<<<<<<< HEAD
 from contextlib import contextmanager
-=======
-from contextlib import contextmanager, suppress
 from dataclasses import replace
->>>>>>> race-state
 from pathlib import Path
 
 import pytest
@@ -26,7 +22,8 @@ from fednot.manifest import Manifest
 from fednot.tensors import flatten_module
 from fednot.zoo import Mlp
 from server.blocks import Memory
-from server.cohorts.cohort import Answer, WorkPlan
+from server.cohorts import cohort
+from server.cohorts.cohort import WorkPlan
 from server.cohorts.in_process import InProcessCohort
 from server.cohorts.remote import RemoteCohort
 from server.coordinator import Coordinator
@@ -42,21 +39,16 @@ from server.records import (
     DeletionAsk,
     JobPhase,
     RecoveryPolicy,
-<<<<<<< HEAD
     Round,
     RoundOutcome,
     RoundPolicy,
     Run,
     RunState,
-)
-from server.rounds import RoundOrder, Rounds
-from server.state import client_rows, job_rows, round_rows
-=======
     Scope,
     ScopeKind,
 )
-from server.state import client_rows, job_rows
->>>>>>> race-state
+from server.rounds import RoundOrder, Rounds
+from server.state import client_rows, job_rows, round_rows
 from server.state.database import Database
 from server.state.forget_rows import Answer
 from server.state.stores.directory import DirectoryStore
@@ -222,7 +214,7 @@ async def test_a_deletion_just_after_a_round_was_begun_keeps_it_from_being_playe
             await coordinator.accept(ask())
         return False
 
-    def work(_cohort: InProcessCohort, plan: WorkPlan) -> AsyncIterator[Answer]:
+    def work(_cohort: InProcessCohort, plan: WorkPlan) -> AsyncIterator[cohort.Answer]:
         sent.append(plan)
         raise RuntimeError("the round was played")
 
