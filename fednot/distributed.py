@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import importlib
 import json
 import logging
 import os
@@ -49,9 +48,6 @@ LOOK_SECONDS: Final = 5.0
 WATCH_SECONDS: Final = 0.5
 SAY_SECONDS: Final = 5.0
 _END: Final = "end"
-_KEEPS_GROUP: Final = "torch._dynamo"
-"""What optimisers and DistributedDataParallel import when they are made; it keeps the process group
-that there is at its import, and its connections, as a default argument."""
 
 _log = logging.getLogger("client")
 
@@ -100,7 +96,7 @@ class Ranks:
     @contextlib.contextmanager
     def together(self, number: int) -> Iterator[None]:
         """The process group of one piece of work. Whoever leaves it ends it for all."""
-        importlib.import_module(_KEEPS_GROUP)
+        _import_before_group()
         backend = "cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo"
         distributed.init_process_group(
             backend,
@@ -125,6 +121,13 @@ class Ranks:
         """Has the ranks that follow end."""
         with contextlib.suppress(RuntimeError):
             self.store.set(_END, b"1")
+
+
+def _import_before_group() -> None:
+    """Optimisers and DistributedDataParallel import torch._dynamo when they are made; it keeps the
+    process group that there is at its import, and its connections, as a default argument.
+    """
+    import torch._dynamo  # noqa: F401
 
 
 def _close_connections(error: BaseException) -> None:

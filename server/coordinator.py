@@ -135,7 +135,7 @@ class Coordinator:
                 raise
 
     async def _step(self) -> bool:
-        self._federation.work.begin()
+        self._federation.work.look_anew()
         job, run = await self._federation.database.read(_agenda)
         if job is not None or run is not None:
             await self._federation.work.run(self._await_room())

@@ -16,7 +16,7 @@ class WorkInterruptedError(Exception):
 class Interruptible:
     """Runs one piece of work at a time; another task may interrupt it.
 
-    Whoever decides by a state what to run calls `begin` before it looks at that state: an
+    Whoever decides by a state what to run calls `look_anew` before it looks at that state: an
     interruption after that ends the next piece of work, too, if none is in hand when it comes.
     """
 
@@ -24,11 +24,11 @@ class Interruptible:
         self._task: asyncio.Task[Any] | None = None
         self._interrupted = False
         self._interruptions = 0
-        self._begun_at: int | None = None
+        self._looked_at: int | None = None
 
-    def begin(self) -> None:
-        """Says that what is run from now on is decided anew."""
-        self._begun_at = self._interruptions
+    def look_anew(self) -> None:
+        """Says that what is run from now on is decided by a state that is looked at now."""
+        self._looked_at = self._interruptions
 
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Runs the work. Raises WorkInterruptedError if it was interrupted before its end.
@@ -38,7 +38,7 @@ class Interruptible:
         if self._task is not None:
             work.close()
             raise RuntimeError("one piece of work at a time")
-        if self._begun_at not in (None, self._interruptions):
+        if self._looked_at not in (None, self._interruptions):
             work.close()
             raise WorkInterruptedError
         self._interrupted = False

@@ -120,7 +120,8 @@ async def test_a_signal_ends_even_work_that_ignores_it(stage: Stage) -> None:
 async def test_a_busy_server_is_told_of_the_end(stage: Stage) -> None:
     process = await stage.client()
     await stage.play.next(pb.JoinRequest)
-    stage.play.busy_at_leave = 3.0
+    await process.said("joined 127.0.0.1")
+    stage.play.busy_at_leave = 2.5
     code, log = await terminated(process)
     await stage.play.next(pb.LeaveRequest)
     assert code == 0, log

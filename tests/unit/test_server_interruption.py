@@ -163,14 +163,14 @@ async def test_an_interruption_after_the_end_does_nothing() -> None:
 async def test_an_interruption_between_two_pieces_of_work_ends_the_next_one() -> None:
     """What the next one was decided by is out of date; decided anew, it runs."""
     interruptible, work = Interruptible(), Work()
-    interruptible.begin()
+    interruptible.look_anew()
     assert await interruptible.run(quick()) == "done"
     await interruptible.interrupt()
     for _ in range(2):
         with pytest.raises(WorkInterruptedError):
             await interruptible.run(work.sleep())
     assert not work.begun.is_set()
-    interruptible.begin()
+    interruptible.look_anew()
     assert await interruptible.run(quick()) == "done"
 
 

@@ -208,13 +208,14 @@ def test_a_server_may_call_health_and_reflection_only() -> None:
 
 
 async def test_the_enrolment_listener_serves_enrolment_alone(server: Served) -> None:
-    channel = server.dial_enrolment()
+    """Each is called over a connection of its own, which may have one call at a time."""
     for method in ALL:
-        if method.path == ENROLL:
-            error = await method.call(channel)
-            assert error is not None
-            assert error.reason is Reason.INVALID_TOKEN
-        else:
+        async with server.dial_enrolment() as channel:
+            if method.path == ENROLL:
+                error = await method.call(channel)
+                assert error is not None
+                assert error.reason is Reason.INVALID_TOKEN
+                continue
             with pytest.raises(aio.AioRpcError) as caught:
                 await channel.unary_unary(method.path)(b"", timeout=CALL)
             assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
