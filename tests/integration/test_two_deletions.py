@@ -1,8 +1,8 @@
 """Two deletions in a row, each target with a backdoor of its own (DESIGN.md 2.4 (b)).
 
 On the demonstration's digits, with production's coordinator over an in-process cohort. The base of
-the second deletion is kept aside, so that what the same layer again, and the second convolution,
-would have done can be looked at beside what the default did (docs/decisions/0006).
+the second deletion is kept aside, so that what other layers would have done can be looked at beside
+what the default did (docs/decisions/0006).
 """
 
 from __future__ import annotations
