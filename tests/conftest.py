@@ -26,6 +26,18 @@ settings.load_profile("fednot")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long tests come by their limits, the longest first, lest one begin when the rest ends."""
+    items.sort(key=_limit_of_long, reverse=True)
+
+
+def _limit_of_long(item: pytest.Item) -> float:
+    limit = item.get_closest_marker("timeout")
+    if limit is None or item.get_closest_marker("long") is None:
+        return 0.0
+    return float(limit.args[0])
+
+
 @pytest.fixture(autouse=True)
 def logging_is_left_as_it_was() -> Iterator[None]:
     """Whatever a test calls in this process: command lines and servers set up what they log."""
