@@ -28,7 +28,7 @@ RECOVERY = 8
 LITTLE = 0.15
 """One and a half of what a guess among ten classes comes to; it was 0.98."""
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
 
 class Digits:

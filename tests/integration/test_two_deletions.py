@@ -46,7 +46,7 @@ class Story:
 
 pytestmark = [
     pytest.mark.long,
-    pytest.mark.timeout(400),
+    pytest.mark.timeout(900),
     pytest.mark.asyncio(loop_scope="module"),
 ]
 
