@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
@@ -95,11 +96,19 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return made
 
 
+def bridge_address() -> str:
+    """The address of this machine that containers reach: an engine names the bridge's network, and
+    its gateway, the first address in there, only once it was started again.
+    """
+    (found,) = json.loads(run("docker", "network", "inspect", "bridge"))
+    config = found["IPAM"]["Config"][0]
+    return str(config.get("Gateway") or next(ip_network(config["Subnet"]).hosts()))
+
+
 def projects(folders: dict[str, Path], identities: Path) -> Machines:
     grpc, enrolment, data, metrics = free_ports(4)
-    gateway = "{{(index .IPAM.Config 0).Gateway}}"
     shared = {
-        "FEDNOT_HOST": run("docker", "network", "inspect", "bridge", "-f", gateway).strip(),
+        "FEDNOT_HOST": bridge_address(),
         "FEDNOT_TASK": "my_task.py:MyTask",
         "FEDNOT_TASK_FOLDER": str(folders["task"]),
         "FEDNOT_ENROLMENT_PORT": str(enrolment),
