@@ -53,6 +53,13 @@ def _mean(metric: str, window: str = "15m") -> str:
     return f"rate({metric}_sum{{$here}}[{window}]) / rate({metric}_count{{$here}}[{window}])"
 
 
+ACCURACY: Final = Panel(
+    "Accuracy",
+    "percentunit",
+    "newest version",
+    "fednot_evaluation_accuracy_ratio{$here}",
+    "A gap means that the newest version is not scored, as after a negation.",
+)
 OVERVIEW: Final = (
     Panel("Server is up", "bool_yes_no", "server", "up{$here}", "FednotServerDown."),
     Panel(
@@ -80,13 +87,7 @@ OVERVIEW: Final = (
         "fednot_clients{$here}",
         "Of all that ever joined. Gone ones are not connected: FednotClientsGone.",
     ),
-    Panel(
-        "Accuracy",
-        "percentunit",
-        "newest version",
-        "fednot_evaluation_accuracy_ratio{$here}",
-        "A gap means that the newest version is not scored, as after a negation.",
-    ),
+    ACCURACY,
     Panel("Loss", "none", "newest version", "fednot_evaluation_loss{$here}", "On held-out data."),
     Panel(
         "Version",
@@ -322,13 +323,7 @@ DELETIONS: Final = (
         "fednot_model_released_version{$here}",
         "0 while none may be downloaded.",
     ),
-    Panel(
-        "Accuracy",
-        "percentunit",
-        "newest version",
-        "fednot_evaluation_accuracy_ratio{$here}",
-        "A gap means that the newest version is not scored, as after a negation.",
-    ),
+    ACCURACY,
 )
 DASHBOARDS: Final = {"overview": OVERVIEW, "deletions": DELETIONS}
 

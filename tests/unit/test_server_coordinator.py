@@ -175,6 +175,18 @@ async def test_a_refused_request_changes_nothing(federation: Federation) -> None
     assert len(federation.fences) == 0
 
 
+async def trained_until_it_recovers(
+    coordinator: Coordinator, run: Run, federation: Federation
+) -> None:
+    await coordinator.start_training(run, NOBODY)
+    running = asyncio.create_task(coordinator.run())
+    try:
+        assert await eventually(lambda: "a recovery round" in federation.activity.waiting_for)
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+
+
 async def test_a_deletion_between_the_agenda_and_its_work_is_served_at_once(
     federation: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,13 +203,7 @@ async def test_a_deletion_between_the_agenda_and_its_work_is_served_at_once(
 
     monkeypatch.setattr(Rounds, "_left_running", overtaken)
     run = Run(0, 1, 0, RunState.ACTIVE, 1.0, RoundPolicy(min_clients=1, client_wait=600.0), {})
-    await coordinator.start_training(run, NOBODY)
-    running = asyncio.create_task(coordinator.run())
-    try:
-        assert await eventually(lambda: "a recovery round" in federation.activity.waiting_for)
-    finally:
-        running.cancel()
-        await asyncio.wait([running])
+    await trained_until_it_recovers(coordinator, run, federation)
 
 
 async def test_a_deletion_just_after_a_round_was_begun_keeps_it_from_being_played(
@@ -221,13 +227,7 @@ async def test_a_deletion_just_after_a_round_was_begun_keeps_it_from_being_playe
     monkeypatch.setattr(UpdateHistory, "keeps", overtaken)
     monkeypatch.setattr(InProcessCohort, "work", work)
     run = Run(0, 1, 0, RunState.ACTIVE, 1.0, RoundPolicy(min_clients=2), {})
-    await coordinator.start_training(run, NOBODY)
-    running = asyncio.create_task(coordinator.run())
-    try:
-        assert await eventually(lambda: "a recovery round" in federation.activity.waiting_for)
-    finally:
-        running.cancel()
-        await asyncio.wait([running])
+    await trained_until_it_recovers(coordinator, run, federation)
     assert not sent
     (row,) = await federation.database.read(lambda c: round_rows.list_rounds(c, 0, 10))
     assert row.outcome is RoundOutcome.ABORTED

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 import weakref
-from contextlib import aclosing
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 
 import pytest
@@ -127,56 +128,57 @@ async def test_a_client_that_joins_again_gets_its_work_again() -> None:
     await running
 
 
-async def test_a_refused_update_that_is_sent_again_is_refused_again() -> None:
-    """Its first reply may have been lost; DUPLICATE_UPDATE would tell the client that it counts."""
-    cohort = cohort_of("a", "b")
+@asynccontextmanager
+async def looked_at(
+    cohort: RemoteCohort,
+) -> AsyncIterator[tuple[Assignment, asyncio.Task[None], Update]]:
+    """The work of "a", the sending of its update, and that update as its round has it in hand."""
     answers = cohort.work(plan("a", "b"))
     coming = asyncio.create_task(anext(answers))
     assignment = await given(cohort, "a")
     sending = asyncio.create_task(assignment.submit(update("a")))
     answer = await coming
-    answer.settle(FednotError(Reason.NOT_FINITE, "it holds NaN"))
-    with pytest.raises(FednotError, match="NaN"):
-        await sending
-    with pytest.raises(FednotError, match="NaN"):
-        cohort.assignment("a", assignment.id).check_open()
+    assert isinstance(answer, Update)
+    yield assignment, sending, answer
     await answers.aclose()
+
+
+async def test_a_refused_update_that_is_sent_again_is_refused_again() -> None:
+    """Its first reply may have been lost; DUPLICATE_UPDATE would tell the client that it counts."""
+    cohort = cohort_of("a", "b")
+    async with looked_at(cohort) as (assignment, sending, answer):
+        answer.settle(FednotError(Reason.NOT_FINITE, "it holds NaN"))
+        with pytest.raises(FednotError, match="NaN"):
+            await sending
+        with pytest.raises(FednotError, match="NaN"):
+            cohort.assignment("a", assignment.id).check_open()
 
 
 async def test_an_accepted_update_that_is_sent_again_is_a_duplicate() -> None:
     cohort = cohort_of("a", "b")
-    answers = cohort.work(plan("a", "b"))
-    coming = asyncio.create_task(anext(answers))
-    assignment = await given(cohort, "a")
-    sending = asyncio.create_task(assignment.submit(update("a")))
-    (await coming).settle(None)
-    await sending
-    with pytest.raises(FednotError) as refused:
-        assignment.check_open()
-    assert refused.value.reason is Reason.DUPLICATE_UPDATE
-    await answers.aclose()
+    async with looked_at(cohort) as (assignment, sending, answer):
+        answer.settle(None)
+        await sending
+        with pytest.raises(FednotError) as refused:
+            assignment.check_open()
+        assert refused.value.reason is Reason.DUPLICATE_UPDATE
 
 
 async def test_a_verdict_is_kept_though_the_sender_hung_up_before_it() -> None:
     """Its connection broke while the round looked at its update, and it asks again."""
     cohort = cohort_of("a", "b")
-    answers = cohort.work(plan("a", "b"))
-    coming = asyncio.create_task(anext(answers))
-    assignment = await given(cohort, "a")
-    sending = asyncio.create_task(assignment.submit(update("a")))
-    answer = await coming
-    sending.cancel()
-    await asyncio.wait([sending])
-    assert assignment.stands
-    asking = asyncio.create_task(assignment.judged())
-    await asyncio.sleep(0.05)
-    assert not asking.done()
-    answer.settle(FednotError(Reason.NOT_FINITE, "it holds NaN"))
-    await asking
-    with pytest.raises(FednotError, match="NaN"):
-        assignment.check_open()
-    assert not assignment.stands
-    await answers.aclose()
+    async with looked_at(cohort) as (assignment, sending, answer):
+        sending.cancel()
+        await asyncio.wait([sending])
+        assert assignment.stands
+        asking = asyncio.create_task(assignment.judged())
+        await asyncio.sleep(0.05)
+        assert not asking.done()
+        answer.settle(FednotError(Reason.NOT_FINITE, "it holds NaN"))
+        await asking
+        with pytest.raises(FednotError, match="NaN"):
+            assignment.check_open()
+        assert not assignment.stands
 
 
 async def test_work_stands_while_its_update_is_looked_at_and_once_it_counts() -> None:
